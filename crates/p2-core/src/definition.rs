@@ -1,0 +1,239 @@
+//! Definitions: agents, tools, personas and prices, as data in `registry`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::AgentId;
+
+/// An agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// What it is.
+    pub kind: AgentKind,
+}
+
+/// The three kinds of agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AgentKind {
+    /// A language model with tools.
+    Llm(LlmAgent),
+    /// Fixed answers.
+    Rule(RuleAgent),
+    /// A person.
+    Human(HumanAgent),
+}
+
+/// A language model with tools.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LlmAgent {
+    /// `provider/model`.
+    pub model: String,
+    /// System prompt as a minijinja template; none: the built-in one.
+    pub system_prompt: Option<String>,
+    /// Persona (`persona/<id>`), none for none.
+    pub behavior: Option<String>,
+    /// Tools by id.
+    pub tools: Vec<String>,
+    /// How the stack is rendered.
+    pub render: RenderPolicy,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// Nucleus sampling.
+    pub top_p: Option<f64>,
+    /// Longest reply in tokens.
+    pub max_tokens: Option<i64>,
+    /// Ask the agent to look at its own answer once more (at most three reflections per user message).
+    pub self_reflection: bool,
+    /// Ask another agent to criticise the answer.
+    pub reflection_agent: Option<AgentId>,
+    /// What happens at the limit of entries.
+    pub at_limit: AtLimit,
+    /// Deadline of a model call over all retries, milliseconds.
+    pub model_timeout_ms: i64,
+    /// Deadline of a call to another agent, milliseconds.
+    pub agent_timeout_ms: i64,
+}
+
+/// How a stack is rendered for a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "snake_case")]
+pub enum RenderPolicy {
+    /// The newest `window` rendered messages (internal entries do not count).
+    Default {
+        /// How many.
+        window: usize,
+    },
+    /// As many of the newest messages as fit.
+    Tokens {
+        /// Budget in tokens of the `o200k_base` encoding, system messages included.
+        budget: usize,
+    },
+    /// Everything since the newest summary, the summary first.
+    Compact,
+}
+
+/// What happens when 2,000 entries have gathered since the newest summary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtLimit {
+    /// Append a summary and go on.
+    Compact,
+    /// Refuse the message, visibly.
+    Refuse,
+}
+
+/// Fixed answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleAgent {
+    /// Question (trimmed, lower case) → answer.
+    pub rules: BTreeMap<String, String>,
+}
+
+/// A person.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HumanAgent {
+    /// Told of each request, with its id.
+    pub callback_url: Option<String>,
+}
+
+/// A tool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Its id, which is its name for the model.
+    pub id: String,
+    /// For the model.
+    pub description: String,
+    /// JSON Schema (draft 2020-12) of the arguments: an object schema.
+    pub parameters: Value,
+    /// Who carries it out.
+    #[serde(default)]
+    pub executor: Executor,
+    /// Reads only: repeating it changes nothing, strict dedup lets it pass. Implies `idempotent`.
+    #[serde(default)]
+    pub side_effect_free: bool,
+    /// May be repeated with the same idempotency key. Otherwise a claim is committed before each call.
+    #[serde(default)]
+    pub idempotent: bool,
+    /// Can say what became of a claimed call.
+    #[serde(default)]
+    pub reconcile: bool,
+    /// How long a repetition counts as a duplicate, milliseconds.
+    #[serde(default = "day_ms")]
+    pub dedup_ttl_ms: i64,
+    /// How long a success is answered from the cache, milliseconds; none: never.
+    #[serde(default)]
+    pub cache_ttl_ms: Option<i64>,
+    /// After each result the agent is asked to reflect on it.
+    #[serde(default)]
+    pub reflect: bool,
+    /// Custom effects to emit after a success.
+    #[serde(default)]
+    pub post_effects: Vec<String>,
+    /// Deadline of a call, milliseconds.
+    #[serde(default = "tool_timeout_ms")]
+    pub timeout_ms: i64,
+    /// Whether a person must approve each call.
+    #[serde(default)]
+    pub approval: Approval,
+    /// Moves money: never given to auto-created agents.
+    #[serde(default)]
+    pub spends: bool,
+}
+
+const fn day_ms() -> i64 {
+    86_400_000
+}
+
+const fn tool_timeout_ms() -> i64 {
+    30_000
+}
+
+/// Who carries a tool out.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Executor {
+    /// `tool-exec`, a built-in of that id.
+    #[default]
+    Builtin,
+    /// Core: `delegate` and `ask_user` are transitions, not effects.
+    Core,
+    /// Somebody else's consumer of `effects`; `tool-exec` leaves it alone.
+    External,
+}
+
+/// Whether a person must approve each call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Approval {
+    /// No.
+    #[default]
+    None,
+    /// Yes.
+    Required,
+}
+
+/// A persona: a second system message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Persona {
+    /// Its id.
+    pub id: String,
+    /// A minijinja template; sees `question` (the last user message), `agent`, `conversation`.
+    pub template: String,
+    /// Tools that an agent with this persona always has.
+    #[serde(default)]
+    pub required_tools: Vec<String>,
+}
+
+/// What a model costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// The model, `provider/model`.
+    pub id: String,
+    /// US dollars per million prompt tokens, decimal text.
+    pub prompt_usd_per_million: String,
+    /// US dollars per million completion tokens, decimal text.
+    pub completion_usd_per_million: String,
+}
+
+/// Any definition.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Definition {
+    /// `agent`.
+    Agent(Agent),
+    /// `tool`.
+    Tool(Tool),
+    /// `persona`.
+    Persona(Persona),
+    /// `price`.
+    Price(Price),
+}
+
+impl Definition {
+    /// The kind's name in `registry`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Definition::Agent(_) => "agent",
+            Definition::Tool(_) => "tool",
+            Definition::Persona(_) => "persona",
+            Definition::Price(_) => "price",
+        }
+    }
+
+    /// The definition's id.
+    pub fn id(&self) -> &str {
+        match self {
+            Definition::Agent(agent) => agent.id.as_str(),
+            Definition::Tool(tool) => &tool.id,
+            Definition::Persona(persona) => &persona.id,
+            Definition::Price(price) => &price.id,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Rendering a stack for a model.

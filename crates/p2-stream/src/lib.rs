@@ -1,0 +1,7 @@
+//! The shared runtime of all processors, the ports to the outside, and the wire contract.
+//!
+//! A processor is one pure decision ([`processor::Processor`]) plus one port. Everything that makes it exactly
+//! once (batches, epochs, progress, claims, timers, catch-up) is here, as a value without IO in `runtime`.
+
+pub mod ports;
+pub mod processor;

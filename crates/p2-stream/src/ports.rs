@@ -1,0 +1,304 @@
+//! The ports: what the runtime needs from the outside, each with one embedded and one real implementation.
+
+use async_trait::async_trait;
+use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
+use p2_core::model::{ModelOutcome, ModelRequest};
+use p2_core::record::{Header, Position, StateTransition, Topic};
+use p2_core::state::Entry;
+
+/// A record to be written: encoded, and already assigned to its partition (murmur2 of the key).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRecord {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition.
+    pub partition: i32,
+    /// The key, UTF-8.
+    pub key: String,
+    /// CloudEvents headers, `traceparent`, `content-type`, causes.
+    pub headers: Vec<Header>,
+    /// Avro single-object encoding; empty for a tombstone.
+    pub value: Vec<u8>,
+    /// Milliseconds since the epoch.
+    pub time_ms: i64,
+}
+
+/// A record as read from the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRecord {
+    /// Its offset in (topic, partition).
+    pub offset: i64,
+    /// What was written.
+    pub record: NewRecord,
+}
+
+impl StoredRecord {
+    /// Where it lies.
+    pub fn position(&self) -> Position {
+        Position { topic: self.record.topic, partition: self.record.partition, offset: self.offset }
+    }
+}
+
+/// What a commit records for one input partition: Kafka's committed offset and its metadata string.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CommittedOffset {
+    /// The low watermark: every offset below it is done.
+    pub offset: i64,
+    /// Batch number, nonce and the bitmap of the window ahead; at most 4,096 bytes, ASCII.
+    pub metadata: String,
+}
+
+/// One transaction: all of it, or nothing of it, becomes visible and durable.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Batch {
+    /// Records to append, in order.
+    pub outputs: Vec<NewRecord>,
+    /// Progress of the input partitions that they came from: (topic, partition, progress).
+    pub progress: Vec<(Topic, i32, CommittedOffset)>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing of it is visible, and it may be tried again.
+    #[error("commit aborted: {0}")]
+    Aborted(String),
+    /// Nothing of it is visible, and this member may no longer commit for these partitions.
+    #[error("commit refused: this member was fenced: {0}")]
+    Fenced(String),
+    /// It may or may not be visible: read the committed batch number back.
+    #[error("commit outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// A failure of the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Worth retrying.
+    #[error("log unavailable: {0}")]
+    Unavailable(String),
+    /// A topic, partition or offset that is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The log is damaged or of another format; nothing was changed.
+    #[error("{0}")]
+    Corrupt(String),
+    /// A record over the limit.
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// What a member of a group is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MemberEvent {
+    /// A partition is now this member's. `committed` is absent where the group never committed for it.
+    Assigned {
+        /// Topic.
+        topic: Topic,
+        /// Partition.
+        partition: i32,
+        /// The group's progress.
+        committed: Option<CommittedOffset>,
+    },
+    /// A partition is no longer this member's.
+    Revoked {
+        /// Topic.
+        topic: Topic,
+        /// Partition.
+        partition: i32,
+    },
+    /// Records of one assigned partition, ascending, after the last ones.
+    Records {
+        /// Topic.
+        topic: Topic,
+        /// Partition.
+        partition: i32,
+        /// The records.
+        records: Vec<StoredRecord>,
+    },
+}
+
+/// The log: topics of partitions of records.
+#[async_trait]
+pub trait Log: Send + Sync {
+    /// Partitions of a topic.
+    fn partitions(&self, topic: Topic) -> i32;
+
+    /// Appends records outside of any group (CLI, HTTP API): all or none, durable when it returns.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, LogError>;
+
+    /// Committed records from `from` on, at most `records_max`, ascending. Empty at the end.
+    async fn read(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError>;
+
+    /// (first offset kept, high watermark: the offset after the last record).
+    async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError>;
+
+    /// Joins a consumer group on these topics.
+    async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError>;
+}
+
+/// A member of a consumer group.
+#[async_trait]
+pub trait Member: Send {
+    /// The next event; waits until there is one. Cancel-safe.
+    async fn next(&mut self) -> Result<MemberEvent, LogError>;
+
+    /// Starts delivery of an assigned partition at `offset` (after catch-up, or to start over).
+    async fn seek(&mut self, topic: Topic, partition: i32, offset: i64) -> Result<(), LogError>;
+
+    /// No more records of that partition until resumed. Those on their way may still arrive.
+    fn pause(&mut self, topic: Topic, partition: i32);
+
+    /// Records of that partition again.
+    fn resume(&mut self, topic: Topic, partition: i32);
+
+    /// A handle that commits beside `next`.
+    fn committer(&self) -> std::sync::Arc<dyn Committer>;
+}
+
+/// Commits batches of one member, one at a time, in order.
+#[async_trait]
+pub trait Committer: Send + Sync {
+    /// Commits one batch. Returns where the outputs lie, in order.
+    async fn commit(&self, batch: Batch) -> Result<Vec<Position>, CommitError>;
+}
+
+/// A failure of the store.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Worth retrying: the processor pauses, says so and goes on when it is back.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// The store belongs to another log or generation.
+    #[error("{0}")]
+    Foreign(String),
+    /// A row that cannot be read.
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// One line of the list of conversations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationSummary {
+    /// Its id.
+    pub id: ConversationId,
+    /// Its root agent.
+    pub root: AgentId,
+    /// When it began, milliseconds since the epoch.
+    pub opened_ms: i64,
+    /// When it last changed.
+    pub changed_ms: i64,
+    /// Its transitions so far.
+    pub transitions: i64,
+    /// Open waits.
+    pub open_waits: i64,
+}
+
+/// The view of `state-transitions`: stacks, branches, waits. Written only from committed records, in offset
+/// order per partition, by the owner of that partition.
+#[async_trait]
+pub trait StackStore: Send + Sync {
+    /// Writes the view of these committed transitions of one partition, then notes `applied` (the offset
+    /// after the last one). Writing the same again changes nothing.
+    async fn write(
+        &self,
+        partition: i32,
+        transitions: Vec<(i64, StateTransition)>,
+        applied: i64,
+    ) -> Result<(), StoreError>;
+
+    /// The offset up to which a partition is in the store; 0 for none.
+    async fn applied(&self, partition: i32) -> Result<i64, StoreError>;
+
+    /// A conversation's transitions in order; empty where there is none.
+    async fn load(&self, conversation: &ConversationId) -> Result<Vec<StateTransition>, StoreError>;
+
+    /// The newest `entries_max` own entries of one branch below `before`, newest first. One query whatever
+    /// the depth; the caller goes on in the parent for inherited ones.
+    async fn tail(
+        &self,
+        conversation: &ConversationId,
+        agent: &AgentId,
+        branch: &BranchId,
+        before: i64,
+        entries_max: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
+
+    /// Conversations of a partition that have open waits.
+    async fn open(&self, partition: i32) -> Result<Vec<ConversationId>, StoreError>;
+
+    /// All conversations, by id, after `after`, at most `max`.
+    async fn list(
+        &self,
+        after: Option<&ConversationId>,
+        max: usize,
+    ) -> Result<Vec<ConversationSummary>, StoreError>;
+
+    /// Removes every row (a rebuild starts from offset 0).
+    async fn wipe(&self) -> Result<(), StoreError>;
+}
+
+/// A model provider.
+#[async_trait]
+pub trait Model: Send + Sync {
+    /// Asks, with retries, until there is a whole reply, a permanent error or the deadline (milliseconds since
+    /// the epoch). Dropping the future cancels the call.
+    async fn ask(&self, request: &ModelRequest, deadline_ms: i64) -> ModelOutcome;
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolRequest {
+    /// The effect's id: the idempotency key.
+    pub key: Id,
+    /// The tool.
+    pub tool: String,
+    /// Validated arguments, a JSON object.
+    pub arguments: serde_json::Value,
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// The agent that asks.
+    pub agent: AgentId,
+    /// Its branch.
+    pub branch: BranchId,
+    /// Cut at this time, milliseconds since the epoch.
+    pub deadline_ms: i64,
+}
+
+/// What a tool answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToolReply {
+    /// It did it.
+    Success(serde_json::Value),
+    /// It said no: nothing was done.
+    Failure(String),
+    /// No answer before the deadline: it may or may not have been done.
+    Unknown(String),
+}
+
+/// What a reconciler says of a claimed call.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reconciled {
+    /// It was done, with this answer.
+    Done(ToolReply),
+    /// It was not done and will not be.
+    NotDone,
+    /// It cannot say.
+    Unknown,
+}
+
+/// The tools of a process.
+#[async_trait]
+pub trait Toolbox: Send + Sync {
+    /// Calls a tool. Dropping the future cuts the call.
+    async fn call(&self, request: &ToolRequest) -> ToolReply;
+
+    /// Asks what became of a claimed call.
+    async fn reconcile(&self, request: &ToolRequest) -> Reconciled;
+}
