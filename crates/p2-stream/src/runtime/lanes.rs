@@ -1,0 +1,359 @@
+//! Lanes: the inputs of one key, decided in order.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use p2_core::ids::Id;
+use p2_core::record::{Message, Payload, StateTransition};
+
+use super::{Action, Actions, Epoch, Incoming, OffsetMark, Part, Runtime};
+use crate::processor::{LaneInput, LaneStep, Mark, Processor};
+
+/// (partition, key).
+pub(super) type LaneKey = (i32, String);
+
+/// One lane.
+pub(super) struct Lane<P: Processor> {
+    /// None while it is loading.
+    pub(super) state: Option<P::Lane>,
+    /// Inputs that wait: for the state to load, or (lanes without a view) for the record before them.
+    backlog: VecDeque<(i64, LaneInput<P::Reply>)>,
+    /// Lanes without a view: the offset of the record that is under way.
+    record: Option<i64>,
+    /// Timers that are set.
+    timers: Vec<(i64, Id)>,
+    /// Timers that fired: each does so once per ownership.
+    fired: BTreeSet<Id>,
+}
+
+impl<P: Processor> Lane<P> {
+    pub(super) fn loading() -> Lane<P> {
+        Lane {
+            state: None,
+            backlog: VecDeque::new(),
+            record: None,
+            timers: Vec::new(),
+            fired: BTreeSet::new(),
+        }
+    }
+}
+
+impl<P: Processor> Runtime<P> {
+    pub(super) fn loaded(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        key: String,
+        transitions: Vec<StateTransition>,
+        now_ms: i64,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let mut state = P::Lane::default();
+        for transition in transitions {
+            let message = view_message(transition);
+            if let Err(reason) = self.processor.apply(&mut state, &message) {
+                self.refold(index, &reason, actions);
+                return;
+            }
+        }
+        let calls = self.processor.open_calls(&state);
+        let Some(lane) = self.lanes.get_mut(&(index, key.clone())).filter(|lane| lane.state.is_none()) else {
+            return;
+        };
+        lane.state = Some(state);
+        self.refresh_timers(index, &key);
+        for call in calls {
+            self.start_call(index, epoch, &key, call, actions);
+        }
+        self.opened(index, 1, actions);
+        self.run_backlog(index, epoch, &key, now_ms, actions);
+    }
+
+    pub(super) fn record(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        offset: i64,
+        record: Incoming,
+        now_ms: i64,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        if offset < partition.next {
+            self.counters.redelivered += 1;
+            return;
+        }
+        // Offsets in between are transaction markers and aborted records: done.
+        for gap in partition.next..offset {
+            partition.progress.mark(gap, OffsetMark::Done);
+        }
+        partition.next = offset + 1;
+        let mark = partition.progress.mark_of(offset);
+        if mark == Some(OffsetMark::Done) {
+            return;
+        }
+        let message = match record {
+            Incoming::Message(message) => message,
+            Incoming::Misplaced(message) => {
+                self.finish_record(index, epoch, offset, message);
+                return;
+            }
+            Incoming::Poison(letter) => {
+                self.counters.dead_letters += 1;
+                self.finish_record(index, epoch, offset, letter_message(letter));
+                return;
+            }
+        };
+        if let Some((code, reason)) = self.poisoned.get(&(index, offset)).cloned() {
+            self.dead_letter(index, epoch, offset, &message, (&code, &reason), now_ms);
+            return;
+        }
+        let key = self.processor.lane_key(&message);
+        let input = match mark {
+            Some(OffsetMark::Claimed) => LaneInput::Claimed(message),
+            _ => LaneInput::Record(message),
+        };
+        let has_view = self.processor.view().is_some();
+        let lane = self.lanes.entry((index, key.clone())).or_insert_with(|| {
+            if has_view {
+                actions.push(Action::Load { partition: index, epoch, key: key.clone() });
+                Lane::loading()
+            } else {
+                Lane { state: Some(P::Lane::default()), ..Lane::loading() }
+            }
+        });
+        lane.backlog.push_back((offset, input));
+        self.run_backlog(index, epoch, &key, now_ms, actions);
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        call: Id,
+        reply: P::Reply,
+        now_ms: i64,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        // A call that was cut is not known any more: whoever closed its wait won.
+        let Some(running) = self.calls.get(&call).filter(|running| running.epoch == epoch) else { return };
+        let key = running.key.clone();
+        self.calls.remove(&call);
+        self.decide(index, epoch, &key, None, &LaneInput::Reply { call, reply }, now_ms, actions);
+        self.run_backlog(index, epoch, &key, now_ms, actions);
+    }
+
+    pub(super) fn fire_timers(&mut self, now_ms: i64, actions: &mut Actions<P>) {
+        while let Some((due, ..)) = self.timers.first() {
+            if *due > now_ms {
+                return;
+            }
+            let Some((_, index, key, timer)) = self.timers.pop_first() else { return };
+            let Some(epoch) = self.partitions.get(&index).map(|partition| partition.epoch) else { continue };
+            let Some(lane) = self.lanes.get_mut(&(index, key.clone())) else { continue };
+            lane.timers.retain(|(_, id)| *id != timer);
+            lane.fired.insert(timer);
+            self.counters.timers += 1;
+            self.decide(index, epoch, &key, None, &LaneInput::Timer { timer }, now_ms, actions);
+        }
+    }
+
+    fn run_backlog(&mut self, index: i32, epoch: Epoch, key: &str, now_ms: i64, actions: &mut Actions<P>) {
+        let lane_key = (index, key.to_owned());
+        loop {
+            let Some(lane) = self.lanes.get_mut(&lane_key) else { return };
+            if lane.state.is_none() || lane.record.is_some() {
+                return;
+            }
+            let Some((offset, input)) = lane.backlog.pop_front() else { return };
+            self.decide(index, epoch, key, Some(offset), &input, now_ms, actions);
+        }
+    }
+
+    /// Decides one input of a loaded lane and puts what follows into the batch.
+    #[allow(clippy::too_many_arguments, reason = "one place, and every argument names itself")]
+    fn decide(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        key: &str,
+        offset: Option<i64>,
+        input: &LaneInput<P::Reply>,
+        now_ms: i64,
+        actions: &mut Actions<P>,
+    ) {
+        let lane_key = (index, key.to_owned());
+        let Some(lane) = self.lanes.get_mut(&lane_key) else { return };
+        let Some(state) = lane.state.as_mut() else { return };
+        self.counters.inputs += 1;
+        let has_view = self.processor.view().is_some();
+        if !has_view && let LaneInput::Record(message) | LaneInput::Claimed(message) = input {
+            // A lane without a view knows its record only through this.
+            let _ = self.processor.apply(state, message);
+        }
+        let step = self.processor.decide(key, state, input, now_ms);
+        let bytes = match self.outputs_bytes(&step) {
+            Ok(bytes) => bytes,
+            Err((code, reason)) => {
+                if let (Some(offset), LaneInput::Record(message) | LaneInput::Claimed(message)) =
+                    (offset, input)
+                {
+                    self.dead_letter(index, epoch, offset, message, (&code, &reason), now_ms);
+                }
+                // A reply that does not fit is left to the deadline of its wait, which closes it visibly.
+                return;
+            }
+        };
+        let Some(lane) = self.lanes.get_mut(&lane_key) else { return };
+        let Some(state) = lane.state.as_mut() else { return };
+        for output in
+            step.outputs.iter().filter(|output| Some(output.payload.topic()) == self.processor.view())
+        {
+            if let Err(reason) = self.processor.apply(state, output) {
+                self.refold(index, &reason, actions);
+                return;
+            }
+        }
+        let record = offset.or(lane.record);
+        let mark = match step.mark {
+            Mark::Done => record.map(|offset| (offset, OffsetMark::Done)),
+            Mark::Claimed => record.map(|offset| (offset, OffsetMark::Claimed)),
+            Mark::Pending => None,
+        };
+        lane.record = if has_view || step.mark == Mark::Done { None } else { record };
+        let spent = !has_view && step.mark == Mark::Done && lane.backlog.is_empty();
+        if spent {
+            self.lanes.remove(&lane_key);
+        } else {
+            self.refresh_timers(index, key);
+        }
+        for id in &step.cancel {
+            self.cut(*id, actions);
+        }
+        let (now, after): (Vec<_>, Vec<_>) =
+            if step.mark == Mark::Claimed { (Vec::new(), step.calls) } else { (step.calls, Vec::new()) };
+        if !step.outputs.is_empty() || mark.is_some() || !after.is_empty() {
+            let key = key.to_owned();
+            let part =
+                Part { partition: index, epoch, key, outputs: step.outputs, bytes, mark, calls: after };
+            self.building.push_back(part);
+        }
+        for call in now {
+            self.start_call(index, epoch, key, call, actions);
+        }
+    }
+
+    fn outputs_bytes(&self, step: &LaneStep<P::Request>) -> Result<usize, (String, String)> {
+        step.outputs.iter().map(|output| self.codec.size(output)).sum()
+    }
+
+    fn dead_letter(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        offset: i64,
+        message: &Message,
+        (code, reason): (&str, &str),
+        now_ms: i64,
+    ) {
+        self.counters.dead_letters += 1;
+        let letter = self.codec.letter((index, offset), message, code, reason, now_ms);
+        self.finish_record(index, epoch, offset, letter_message(letter));
+    }
+
+    /// A record that ends in one other record instead of a decision.
+    fn finish_record(&mut self, index: i32, epoch: Epoch, offset: i64, output: Message) {
+        let bytes = self.codec.size(&output).unwrap_or_default();
+        let mark = Some((offset, OffsetMark::Done));
+        let key = output.payload.key().to_owned();
+        let outputs = vec![output];
+        self.building.push_back(Part {
+            partition: index,
+            epoch,
+            key,
+            outputs,
+            bytes,
+            mark,
+            calls: Vec::new(),
+        });
+    }
+
+    fn refresh_timers(&mut self, index: i32, key: &str) {
+        let Some(lane) = self.lanes.get_mut(&(index, key.to_owned())) else { return };
+        let Some(state) = lane.state.as_ref() else { return };
+        for (due, id) in lane.timers.drain(..) {
+            self.timers.remove(&(due, index, key.to_owned(), id));
+        }
+        for (id, due) in self.processor.timers(state) {
+            if !lane.fired.contains(&id) {
+                lane.timers.push((due, id));
+                self.timers.insert((due, index, key.to_owned(), id));
+            }
+        }
+    }
+
+    /// Rows are in the store: lanes with nothing open may leave memory now.
+    pub(super) fn rows_acknowledged(&mut self, index: i32) {
+        let Some(partition) = self.partitions.get(&index) else { return };
+        let pending: BTreeSet<&str> = partition
+            .to_write
+            .iter()
+            .map(|(_, transition)| transition.conversation.as_str())
+            .chain(self.building.iter().map(|part| part.key.as_str()))
+            .chain(self.sealed.iter().flat_map(|sealed| sealed.parts.iter().map(|part| part.key.as_str())))
+            .collect();
+        let calling: BTreeSet<&str> = self.calls.values().map(|call| call.key.as_str()).collect();
+        if self.lanes.len() <= self.limits.lanes_max {
+            return;
+        }
+        let spare = self.lanes.len() - self.limits.lanes_max;
+        let evict: Vec<LaneKey> = self
+            .lanes
+            .iter()
+            .filter(|((partition, key), lane)| {
+                *partition == index
+                    && lane.state.is_some()
+                    && lane.backlog.is_empty()
+                    && lane.timers.is_empty()
+                    && !pending.contains(key.as_str())
+                    && !calling.contains(key.as_str())
+            })
+            .map(|(key, _)| key.clone())
+            .take(spare)
+            .collect();
+        for key in evict {
+            self.lanes.remove(&key);
+        }
+    }
+}
+
+/// A transition as read from the store or the log, in the envelope that `Processor::apply` takes.
+fn view_message(transition: StateTransition) -> Message {
+    Message {
+        id: transition.id,
+        cause: transition.input,
+        cause_position: None,
+        time_ms: transition.time_ms,
+        traceparent: None,
+        payload: Payload::Transition(transition),
+    }
+}
+
+fn letter_message(letter: p2_core::record::DeadLetter) -> Message {
+    Message {
+        id: letter.id,
+        cause: letter.id,
+        cause_position: None,
+        time_ms: letter.time_ms,
+        traceparent: None,
+        payload: Payload::DeadLetter(letter),
+    }
+}

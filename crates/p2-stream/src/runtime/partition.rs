@@ -1,0 +1,289 @@
+//! One owned partition: catch-up of its view, the window, and the end of its ownership.
+
+use p2_core::record::StateTransition;
+
+use super::lanes::Lane;
+use super::{Action, Actions, Epoch, Progress, Runtime, Start};
+use crate::ports::CommittedOffset;
+use crate::processor::Processor;
+
+/// How far a partition is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The view is brought up to `mark`.
+    CatchingUp {
+        /// High watermark of the view at assignment.
+        mark: i64,
+    },
+    /// Lanes with open waits are loading; how many are left.
+    Opening {
+        /// How many.
+        left: usize,
+    },
+    /// Records are delivered.
+    Running,
+}
+
+/// One owned partition.
+#[derive(Clone, Debug)]
+pub(super) struct Partition {
+    pub(super) epoch: Epoch,
+    pub(super) phase: Phase,
+    /// As of the newest sealed batch.
+    pub(super) progress: Progress,
+    /// The offset after the newest one delivered.
+    pub(super) next: i64,
+    pub(super) paused: bool,
+    /// Committed transitions whose rows are not written yet.
+    pub(super) to_write: Vec<(i64, StateTransition)>,
+    /// Rows up to here are being written.
+    pub(super) writing: Option<i64>,
+    /// The view was folded from the beginning once: a lane that still does not fit is a bug.
+    pub(super) refolded: bool,
+}
+
+impl Partition {
+    pub(super) fn view_is_written(&self) -> bool {
+        self.to_write.is_empty() && self.writing.is_none()
+    }
+}
+
+impl<P: Processor> Runtime<P> {
+    pub(super) fn assigned(
+        &mut self,
+        index: i32,
+        committed: Option<CommittedOffset>,
+        start: i64,
+        end: i64,
+        actions: &mut Actions<P>,
+    ) {
+        self.forget(index, actions);
+        let progress = match self.first_progress(committed, start, end) {
+            Ok(progress) => progress,
+            Err(reason) => {
+                actions.push(Action::Halt { partition: index, reason });
+                return;
+            }
+        };
+        self.epochs += 1;
+        let epoch = self.epochs;
+        let next = progress.low;
+        self.partitions.insert(
+            index,
+            Partition {
+                epoch,
+                phase: Phase::CatchingUp { mark: 0 },
+                progress,
+                next,
+                paused: false,
+                to_write: Vec::new(),
+                writing: None,
+                refolded: self.refolding.remove(&index),
+            },
+        );
+        match self.processor.view() {
+            Some(_) => actions.push(Action::ReadViewBounds { partition: index, epoch }),
+            None => self.deliver(index, actions),
+        }
+    }
+
+    fn first_progress(
+        &self,
+        committed: Option<CommittedOffset>,
+        start: i64,
+        end: i64,
+    ) -> Result<Progress, String> {
+        let Some(committed) = committed else {
+            return match self.limits.start {
+                _ if start == end => Ok(Progress::at(end)),
+                Start::Earliest => Ok(Progress::at(start)),
+                Start::Latest => Ok(Progress::at(end)),
+                Start::Refuse => Err(format!(
+                    "group p2.{} has no progress on a topic that has records ({start}..{end}): start once with \
+                     --from earliest, latest, a time or outputs",
+                    self.processor.name(),
+                )),
+            };
+        };
+        let progress = Progress::decode(&committed)?;
+        if progress.low < start {
+            return Err(format!(
+                "the log begins at offset {start}, but group p2.{} is only at {}: records were deleted before \
+                 they were processed; raise the topic's retention and start once with --from earliest",
+                self.processor.name(),
+                progress.low,
+            ));
+        }
+        Ok(progress)
+    }
+
+    pub(super) fn view_bounds(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        applied: i64,
+        mark: i64,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        partition.phase = Phase::CatchingUp { mark };
+        let from = if partition.refolded { 0 } else { (applied - self.limits.resync_offsets).max(0) };
+        if from >= mark {
+            actions.push(Action::ListOpenLanes { partition: index, epoch });
+        } else {
+            actions.push(Action::ReadView { partition: index, epoch, from });
+        }
+    }
+
+    pub(super) fn view_records(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        transitions: Vec<(i64, StateTransition)>,
+        next: i64,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        if partition.phase == Phase::Running {
+            return;
+        }
+        partition.writing = Some(next);
+        actions.push(Action::WriteView { partition: index, epoch, transitions, applied: next });
+    }
+
+    pub(super) fn view_written(&mut self, index: i32, epoch: Epoch, applied: i64, actions: &mut Actions<P>) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        partition.writing = None;
+        match partition.phase {
+            Phase::CatchingUp { mark } if applied < mark => {
+                actions.push(Action::ReadView { partition: index, epoch, from: applied });
+            }
+            Phase::CatchingUp { .. } => actions.push(Action::ListOpenLanes { partition: index, epoch }),
+            Phase::Opening { .. } | Phase::Running => {
+                self.rows_acknowledged(index);
+                self.write_views(actions);
+            }
+        }
+    }
+
+    pub(super) fn open_lanes(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        keys: Vec<String>,
+        actions: &mut Actions<P>,
+    ) {
+        if !self.is_current(index, epoch) {
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        partition.phase = Phase::Opening { left: keys.len() };
+        for key in keys {
+            self.lanes.insert((index, key.clone()), Lane::loading());
+            actions.push(Action::Load { partition: index, epoch, key });
+        }
+        self.opened(index, 0, actions);
+    }
+
+    /// `loaded` lanes of those with open waits have arrived; with the last one, delivery begins.
+    pub(super) fn opened(&mut self, index: i32, loaded: usize, actions: &mut Actions<P>) {
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        let Phase::Opening { left } = partition.phase else { return };
+        let left = left.saturating_sub(loaded);
+        partition.phase = Phase::Opening { left };
+        if left == 0 {
+            self.deliver(index, actions);
+        }
+    }
+
+    fn deliver(&mut self, index: i32, actions: &mut Actions<P>) {
+        let Some(partition) = self.partitions.get_mut(&index) else { return };
+        partition.phase = Phase::Running;
+        actions.push(Action::Deliver { partition: index, epoch: partition.epoch, offset: partition.next });
+    }
+
+    /// A lane's view does not fit: folds the whole view of its partition from the log, once.
+    pub(super) fn refold(&mut self, index: i32, reason: &str, actions: &mut Actions<P>) {
+        let Some(old) = self.partitions.get(&index) else { return };
+        let refolded = old.refolded;
+        self.forget(index, actions);
+        if refolded {
+            let reason = format!("the view of partition {index} does not fold, even from offset 0: {reason}");
+            actions.push(Action::Halt { partition: index, reason });
+            return;
+        }
+        self.refolding.insert(index);
+        self.start_over(index, actions);
+    }
+
+    /// Asks for the partition's committed progress anew, once no commit is under way that could still change
+    /// it.
+    pub(super) fn start_over(&mut self, index: i32, actions: &mut Actions<P>) {
+        if self.sealed.is_some() {
+            self.starting_over.insert(index);
+        } else {
+            actions.push(Action::StartOver { partition: index });
+        }
+    }
+
+    /// Ends an ownership: its lanes, calls, timers and unsealed parts are dropped.
+    pub(super) fn forget(&mut self, index: i32, actions: &mut Actions<P>) {
+        self.starting_over.remove(&index);
+        if self.partitions.remove(&index).is_none() {
+            return;
+        }
+        self.lanes.retain(|(partition, _), _| *partition != index);
+        self.timers.retain(|(_, partition, ..)| *partition != index);
+        self.building.retain(|part| part.partition != index);
+        self.queued.retain(|(partition, ..)| *partition != index);
+        let cut: Vec<_> =
+            self.calls.iter().filter(|(_, call)| call.partition == index).map(|(id, _)| *id).collect();
+        for id in cut {
+            self.cut(id, actions);
+        }
+    }
+
+    /// Writes the views of committed transitions, one write per partition at a time.
+    pub(super) fn write_views(&mut self, actions: &mut Actions<P>) {
+        for (index, partition) in &mut self.partitions {
+            if partition.writing.is_some() || partition.to_write.is_empty() {
+                continue;
+            }
+            let transitions = std::mem::take(&mut partition.to_write);
+            let applied = transitions.last().map_or(0, |(offset, _)| offset + 1);
+            partition.writing = Some(applied);
+            actions.push(Action::WriteView {
+                partition: *index,
+                epoch: partition.epoch,
+                transitions,
+                applied,
+            });
+        }
+    }
+
+    /// Pauses partitions whose window is full, resumes them when half of it is free again.
+    pub(super) fn regulate(&mut self, actions: &mut Actions<P>) {
+        for (index, partition) in &mut self.partitions {
+            if partition.phase != Phase::Running {
+                continue;
+            }
+            let ahead = partition.next - partition.progress.low;
+            if !partition.paused && (self.draining || ahead >= self.limits.window_offsets) {
+                partition.paused = true;
+                actions.push(Action::Pause { partition: *index });
+            } else if partition.paused && !self.draining && ahead < self.limits.window_offsets / 2 {
+                partition.paused = false;
+                actions.push(Action::Resume { partition: *index });
+            }
+        }
+    }
+}
