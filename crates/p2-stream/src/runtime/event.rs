@@ -12,11 +12,11 @@ pub type Epoch = u64;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Incoming {
     /// A message for a lane.
-    Message(Message),
+    Message(Box<Message>),
     /// It lies in another partition than its key says: it is written again to the right one, never applied.
-    Misplaced(Message),
+    Misplaced(Box<Message>),
     /// It cannot be read: it goes to `dead-letters`.
-    Poison(DeadLetter),
+    Poison(Box<DeadLetter>),
 }
 
 /// What the runtime is told.

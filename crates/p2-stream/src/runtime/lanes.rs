@@ -98,14 +98,14 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         let message = match record {
-            Incoming::Message(message) => message,
+            Incoming::Message(message) => *message,
             Incoming::Misplaced(message) => {
-                self.finish_record(index, epoch, offset, message);
+                self.finish_record(index, epoch, offset, *message);
                 return;
             }
             Incoming::Poison(letter) => {
                 self.counters.dead_letters += 1;
-                self.finish_record(index, epoch, offset, letter_message(letter));
+                self.finish_record(index, epoch, offset, letter_message(*letter));
                 return;
             }
         };
