@@ -6,3 +6,4 @@
 pub mod ports;
 pub mod processor;
 pub mod runtime;
+pub mod shell;
