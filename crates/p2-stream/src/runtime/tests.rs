@@ -274,8 +274,10 @@ fn load(runtime: &mut Counter, epoch: u64, key: &str) -> Vec<Action<String>> {
     runtime.on(Event::Loaded { partition: 0, epoch, key: key.into(), transitions: vec![] }, 0)
 }
 
-/// (batch, notes of the outputs, progress) of the commit among these actions.
-fn commit<R: Clone>(actions: &[Action<R>]) -> Option<(u64, Vec<Message>, Vec<(i32, CommittedOffset)>)> {
+/// (batch, outputs, progress) of the commit among these actions.
+type Committing = (u64, Vec<Message>, Vec<(i32, CommittedOffset)>);
+
+fn commit<R: Clone>(actions: &[Action<R>]) -> Option<Committing> {
     actions.iter().find_map(|action| match action {
         Action::Commit { batch, outputs, progress } => Some((*batch, outputs.clone(), progress.clone())),
         _ => None,
