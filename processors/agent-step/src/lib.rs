@@ -107,10 +107,13 @@ pub struct Meta {
 /// Each record's id is that of the thing it carries, so a second run of the same step writes records that are
 /// recognised as the same.
 pub fn messages(decision: &Decision, meta: &Meta) -> Vec<Message> {
-    let transitions =
-        decision.transitions.iter().map(|transition| (transition.id, Payload::Transition(transition.clone())));
+    let transitions = decision
+        .transitions
+        .iter()
+        .map(|transition| (transition.id, Payload::Transition(transition.clone())));
     let effects = decision.effects.iter().map(|effect| (effect.id, Payload::Effect(effect.clone())));
-    let artifacts = decision.artifacts.iter().map(|artifact| (artifact.id, Payload::Artifact(artifact.clone())));
+    let artifacts =
+        decision.artifacts.iter().map(|artifact| (artifact.id, Payload::Artifact(artifact.clone())));
     transitions
         .chain(effects)
         .chain(artifacts)

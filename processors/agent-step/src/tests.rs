@@ -104,7 +104,8 @@ fn inbox_record() -> Message {
 }
 
 fn outcome() -> ModelOutcome {
-    let error = ModelError { class: ModelErrorClass::Timeout, code: "timeout".into(), message: "late".into() };
+    let error =
+        ModelError { class: ModelErrorClass::Timeout, code: "timeout".into(), message: "late".into() };
     ModelOutcome { result: Err(error), latency_ms: 3, attempts: 1 }
 }
 
@@ -163,10 +164,8 @@ fn an_ask_becomes_a_call_named_by_its_wait_and_the_offset_is_done_at_once() {
 fn lane_inputs_become_core_inputs() {
     let message = inbox_record();
     let Payload::Inbox(inbox) = message.payload.clone() else { panic!("not an inbox record") };
-    let from_record = Some((
-        Input::Inbox { id: id("record"), message: inbox },
-        Some("00-aa-bb-01".to_owned()),
-    ));
+    let from_record =
+        Some((Input::Inbox { id: id("record"), message: inbox }, Some("00-aa-bb-01".to_owned())));
     assert_eq!(core_input(&LaneInput::Record(message.clone())), from_record);
     assert_eq!(core_input(&LaneInput::Claimed(message)), from_record);
     assert_eq!(
@@ -203,8 +202,7 @@ fn only_transitions_change_a_lane() {
 fn waits_with_a_deadline_are_timers_and_waits_without_are_not() {
     let mut lane = Conversation::default();
     for (name, deadline_ms) in [("timed", Some(99)), ("open", None)] {
-        let waiting =
-            Waiting { id: id(name), kind: WaitKind::Tool, deadline_ms, correlation: String::new() };
+        let waiting = Waiting { id: id(name), kind: WaitKind::Tool, deadline_ms, correlation: String::new() };
         let wait = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 1, waiting };
         lane.waits.insert(id(name), wait);
     }

@@ -229,7 +229,10 @@ fn in_doubt(call: &CallTool, why: &str) -> End {
 }
 
 fn expired() -> End {
-    End::without_reward(ToolStatus::Expired, "The time for this call had passed before it could be made; it was not done.")
+    End::without_reward(
+        ToolStatus::Expired,
+        "The time for this call had passed before it could be made; it was not done.",
+    )
 }
 
 fn unknown_tool(call: &CallTool) -> String {

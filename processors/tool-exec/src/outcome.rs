@@ -80,7 +80,11 @@ impl End {
 /// with `"status": "error"`. A value that is no object becomes `{"data": value}`.
 pub(crate) fn normalised(value: &Value) -> Result<Value, String> {
     let Value::Object(object) = value else { return Ok(json!({ "data": value })) };
-    if object.get("status").and_then(Value::as_str) == Some("error") { Err(message_of(object)) } else { Ok(value.clone()) }
+    if object.get("status").and_then(Value::as_str) == Some("error") {
+        Err(message_of(object))
+    } else {
+        Ok(value.clone())
+    }
 }
 
 fn message_of(object: &Map<String, Value>) -> String {
@@ -173,7 +177,11 @@ impl Writer<'_> {
             "message": cut(message, MESSAGE_CHARS_MAX),
         });
         let event = Event { name: "webhook_failed".to_owned(), data: data.into() };
-        self.artifact(Id::derive(&self.effect.id, "webhook_failed", 0), Vec::new(), ArtifactBody::Event(event))
+        self.artifact(
+            Id::derive(&self.effect.id, "webhook_failed", 0),
+            Vec::new(),
+            ArtifactBody::Event(event),
+        )
     }
 
     fn artifact(&self, id: Id, parents: Vec<Id>, body: ArtifactBody) -> Message {
@@ -241,7 +249,9 @@ pub enum Resolution {
 
 /// An effect that has no outcome to settle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("effect {0} is not a tool call: only tool calls can be in doubt (`effects in-doubt list` names them)")]
+#[error(
+    "effect {0} is not a tool call: only tool calls can be in doubt (`effects in-doubt list` names them)"
+)]
 pub struct NotACall(pub Id);
 
 /// The inbox message that settles an effect in doubt, and its record id. The id depends on the effect alone:

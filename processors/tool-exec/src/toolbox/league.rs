@@ -3,11 +3,8 @@
 use p2_stream::ports::ToolReply;
 use serde_json::{Value, json};
 
-const LEADERS: [(&str, &str); 3] = [
-    ("Ligue 1", "Paris Saint-Germain"),
-    ("Premier League", "Manchester City"),
-    ("La Liga", "Real Madrid"),
-];
+const LEADERS: [(&str, &str); 3] =
+    [("Ligue 1", "Paris Saint-Germain"), ("Premier League", "Manchester City"), ("La Liga", "Real Madrid")];
 
 /// `{league}` → `{league, leader}`.
 pub(super) fn get_league_leader(arguments: &Value) -> ToolReply {
