@@ -141,7 +141,8 @@ fn replied(registry: &Registry, lane: &ToolLane, id: &Id, reply: &ToolExecReply,
         {
             let repeatable = is_repeatable(registry, call);
             let end = End {
-                latency_ms: Some(*latency_ms),
+                // From the cache: nothing was called.
+                latency_ms: (!*cache_hit).then_some(*latency_ms),
                 cache_hit: *cache_hit,
                 ..reply_end(call, reply, repeatable)
             };

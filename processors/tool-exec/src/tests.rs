@@ -578,13 +578,13 @@ fn an_answer_from_the_cache_says_so_and_triggers_no_further_effects() {
         &paris("kept"),
         [Event::Record, Event::Reply(hit)],
         expect![[r#"
-        call kept@1 {"city":"Paris"} until 31000 cache=Some(60000)
-        Pending
-        --
-        inbox talk: call_1 success reward=Some(1.0) latency=Some(0) {"sky":"blue"}
-        artifact tool_run: kept cache_hit reward=Some(1.0) latency=Some(0) parents=0
-        Done
-    "#]],
+            call kept@1 {"city":"Paris"} until 31000 cache=Some(60000)
+            Pending
+            --
+            inbox talk: call_1 success reward=Some(1.0) latency=None {"sky":"blue"}
+            artifact tool_run: kept cache_hit reward=Some(1.0) latency=None parents=0
+            Done
+        "#]],
     );
 }
 
