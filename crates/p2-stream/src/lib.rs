@@ -7,3 +7,4 @@ pub mod ports;
 pub mod processor;
 pub mod runtime;
 pub mod shell;
+pub mod wire;

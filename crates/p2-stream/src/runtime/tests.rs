@@ -186,7 +186,9 @@ impl Processor for Claiming {
     }
 
     fn apply(&self, lane: &mut bool, message: &Message) -> Result<(), String> {
-        *lane = message.payload.key() == "claim";
+        if message.payload.topic() == Topic::Inbox {
+            *lane = message.payload.key() == "claim";
+        }
         Ok(())
     }
 
