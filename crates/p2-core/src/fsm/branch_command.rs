@@ -5,7 +5,7 @@ use serde_json::json;
 use super::builder::Step;
 use super::{applied, refused, turn};
 use crate::conversation::{Conversation, Stack};
-use crate::ids::{AgentId, BranchId};
+use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{BranchCommand, BranchOperation, CallLink, Change, CheckedOut, Forked, Hidden, Outcome};
 use crate::state::{Entry, State};
 
@@ -42,7 +42,12 @@ pub(super) fn decide(step: &mut Step<'_>, command: &BranchCommand) -> Outcome {
         return hide(step, &agent, &from, seq);
     }
     let entries = step.conv.visible(&agent, &from);
-    let at = if command.keep_wait { with_waits(&entries, seq) } else { safe_cut(&entries, seq) };
+    let kept = with_waits(&entries, seq);
+    let at = if command.keep_wait && all_held(&step.conv, &entries, kept) {
+        kept
+    } else {
+        safe_cut(&entries, seq)
+    };
     let new = fork(step, command, &agent, &from, at);
     Outcome { reference: Some(new.0), ..applied() }
 }
@@ -168,6 +173,33 @@ fn safe_cut(entries: &[&Entry], seq: i64) -> i64 {
         kept.pop();
     }
     kept.last().map_or(-1, |entry| entry.seq)
+}
+
+/// Whether all that is open up to `seq` has its open wait there too, so that its result will come to a fork.
+fn all_held(conv: &Conversation, entries: &[&Entry], seq: i64) -> bool {
+    let kept: Vec<&Entry> = entries.iter().copied().filter(|entry| entry.seq <= seq).collect();
+    let open = |id: &Id| {
+        conv.waits.contains_key(id)
+            && kept.iter().any(|entry| matches!(&entry.state, State::Waiting(waiting) if waiting.id == *id))
+    };
+    kept.iter().all(|entry| match &entry.state {
+        State::ToolCall(call) => kept.iter().any(|other| match &other.state {
+            State::ToolResult(result) => result.call_id == call.call_id,
+            State::Waiting(waiting) => waiting.correlation == call.call_id && open(&waiting.id),
+            State::AgentCall(agent) => agent.call_id == call.call_id && open(&agent.id),
+            State::UserInputRequest(request) => request.call_id == call.call_id && open(&request.id),
+            _ => false,
+        }),
+        State::AgentCall(call) => {
+            open(&call.id)
+                || kept.iter().any(|other| matches!(&other.state, State::AgentResult(r) if r.id == call.id))
+        }
+        State::UserInputRequest(request) if request.call_id.is_empty() => {
+            open(&request.id)
+                || kept.iter().any(|e| matches!(&e.state, State::UserResponse(r) if r.request == request.id))
+        }
+        _ => true,
+    })
 }
 
 /// The open step that begins at or before `seq`, whole.
