@@ -77,6 +77,26 @@ pub(super) fn resume(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     }
     if waits.is_empty() && step.conv.branch(agent, branch).is_some_and(|branch| !branch.entries.is_empty()) {
         go_on(step, agent, branch);
+        deliver(step, agent, branch);
+    }
+}
+
+/// Ends a callee's turn whose last words were recorded while its caller was parked.
+fn deliver(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
+    let Some(call) = step.conv.open_call(agent, branch).cloned() else { return };
+    if step.conv.is_parked(agent, branch) || !step.conv.waits_on(agent, branch).is_empty() {
+        return;
+    }
+    let newest = step.conv.indexed(agent, branch).last().map(|entry| (entry.seq, entry.state.clone()));
+    match newest {
+        Some((seq, State::AssistantMessage(said))) if said.error.is_none() => {
+            end(step, agent, branch, seq, &said.text);
+        }
+        Some((_, State::AssistantMessage(said))) => {
+            finish(step, agent, branch, StopReason::Error);
+            delegation::answer(step, &call.id, AgentStatus::Error, said.text);
+        }
+        _ => {}
     }
 }
 

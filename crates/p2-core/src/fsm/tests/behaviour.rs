@@ -440,3 +440,78 @@ fn an_unknown_agent_or_conversation_is_refused_with_a_hint() {
     assert!(!w.conv.is_open());
     assert_eq!(w.say("hey").verdict, Verdict::Applied);
 }
+
+#[test]
+fn a_childs_answer_recorded_while_the_parent_was_parked_is_delivered_at_checkout() {
+    let mut w = World::new();
+    w.say("go");
+    w.reply("alpha", "", &[to_helper("x")]);
+    w.branch(BranchCommand { at: Some(0), ..command(BranchOperation::Rewind) });
+    w.reply("helper", "y", &[]);
+    assert!(!w.main().contains("agent result"));
+    assert!(w.asks.is_empty());
+    w.branch(BranchCommand { branch: Some("main".into()), ..command(BranchOperation::Checkout) });
+    w.reply("alpha", "done", &[]);
+    check(
+        &w.main(),
+        expect![[r#"
+            0 user: go
+            1 assistant +1: 
+            2 call delegate {"agent_id":"helper","message":"x"}
+            3 agent call helper: x
+            4 agent result helper success: y
+            5 result delegate success Some(1.0)
+            6 assistant: done
+        "#]],
+    );
+}
+
+#[test]
+fn reflections_are_at_most_three_for_a_message() {
+    let mut w = World::new();
+    let Definition::Agent(mut agent) = llm("mirror", &[]) else { unreachable!() };
+    let AgentKind::Llm(llm) = &mut agent.kind else { unreachable!() };
+    llm.self_reflection = true;
+    w.registry.insert(Definition::Agent(agent), 1);
+    w.say_to("mirror", "think");
+    for n in 0..4 {
+        w.reply("mirror", &format!("draft {n}"), &[]);
+    }
+    assert!(w.asks.is_empty());
+    let shown = w.show("mirror", "main");
+    assert_eq!(shown.matches("user (reflection)").count(), 3);
+    assert!(matches!(&w.effects[..], [effect] if matches!(&effect.body,
+        EffectBody::PublishReply(reply) if reply.text == "draft 3")));
+}
+
+#[test]
+fn calls_nest_eight_deep_and_then_the_model_is_told() {
+    let mut w = World::new();
+    w.say("go");
+    w.reply("alpha", "", &[to_helper("x")]);
+    for _ in 0..8 {
+        w.reply("helper", "", &[to_helper("deeper")]);
+    }
+    let refused = w.conv.stacks[&AgentId::from("helper")].branches.values().filter(|branch| {
+        branch
+            .entries
+            .iter()
+            .any(|e| matches!(&e.state, State::ToolResult(r) if r.status == ToolStatus::Error))
+    });
+    assert_eq!(refused.count(), 1);
+    assert_eq!(w.asks.len(), 1);
+}
+
+#[test]
+fn a_full_branch_is_summed_up_and_the_question_is_still_asked() {
+    let mut w = World::new();
+    for _ in 0..667 {
+        w.say("q");
+        w.reply("alpha", "a", &[]);
+    }
+    assert!(!w.main().contains("Summary of"));
+    w.say("after");
+    assert!(w.main().contains("Summary of 2001 earlier entries."));
+    w.reply("alpha", "here", &[]);
+    assert!(w.main().ends_with("assistant: here\n"));
+}
