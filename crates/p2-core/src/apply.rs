@@ -135,8 +135,11 @@ pub fn parse_file(text: &str, path: &str) -> Result<Vec<Definition>, ApplyError>
     Ok(definitions)
 }
 
-/// The definitions of one document as (kind, keys without `kind`).
-fn bodies(document: Value) -> Result<Vec<(String, Map<String, Value>)>, String> {
+/// A definition still to be read: its kind and its keys without `kind`.
+type Body = (String, Map<String, Value>);
+
+/// The definitions of one document.
+fn bodies(document: Value) -> Result<Vec<Body>, String> {
     match document {
         Value::Null => Ok(Vec::new()),
         Value::Array(agents) => agents.into_iter().map(listed_agent).collect(),
@@ -161,7 +164,7 @@ fn bodies(document: Value) -> Result<Vec<(String, Map<String, Value>)>, String> 
     }
 }
 
-fn listed_agent(item: Value) -> Result<(String, Map<String, Value>), String> {
+fn listed_agent(item: Value) -> Result<Body, String> {
     let Value::Object(mut object) = item else {
         return Err(format!("every agent of the list must be a mapping, found {}", fields::describe(&item)));
     };

@@ -142,10 +142,10 @@ pub fn request(spec: &RenderSpec<'_>, entries: &[&Entry]) -> Result<ModelRequest
 }
 
 fn check(spec: &RenderSpec<'_>) -> Result<(), String> {
-    if let Some(id) = &spec.llm.behavior {
-        if spec.persona.is_none_or(|persona| persona.id != *id) {
-            return Err(missing_persona(spec.agent, id));
-        }
+    if let Some(id) = &spec.llm.behavior
+        && spec.persona.is_none_or(|persona| persona.id != *id)
+    {
+        return Err(missing_persona(spec.agent, id));
     }
     let missing =
         tool_ids(spec.llm, spec.persona).into_iter().find(|id| spec.tools.iter().all(|tool| tool.id != *id));

@@ -102,11 +102,11 @@ impl<'a> Parts<'a> {
 
     /// A reply's text of which no tool call follows (a fork may cut between them) is a plain message.
     fn flush(&mut self) {
-        if let Some((seq, text)) = self.text.take() {
-            if !text.is_empty() {
-                let content = Some(text.to_owned());
-                self.message(seq, false, ChatMessage::Assistant { content, tool_calls: Vec::new() });
-            }
+        if let Some((seq, text)) = self.text.take()
+            && !text.is_empty()
+        {
+            let content = Some(text.to_owned());
+            self.message(seq, false, ChatMessage::Assistant { content, tool_calls: Vec::new() });
         }
     }
 
