@@ -493,6 +493,23 @@ fn a_registry_record_that_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn one_agent_may_build_on_another_with_a_yaml_anchor() {
+    let text =
+        "- &base {id: a, type: llm, model: x/y, tools: [get_weather]}\n- {<<: *base, id: b, top_p: 0.5}\n";
+    let agents = parse_file(text, "a.yml").unwrap();
+    let expected = LlmAgent { top_p: Some(0.5), ..llm(&agents[0]).clone() };
+    assert_eq!((agents[1].id(), llm(&agents[1])), ("b", &expected));
+}
+
+#[test]
+fn only_the_earlier_list_of_agents_has_a_default_model() {
+    refused(
+        "kind: agent\nid: a\ntype: llm\n",
+        expect!["a.yml: agent 'a': the key 'model' is missing; add it"],
+    );
+}
+
+#[test]
 fn a_body_that_is_no_object_is_refused() {
     expect!["agent: its body must be a JSON object, found a list"]
         .assert_eq(&definition_from_json("agent", &json!([])).unwrap_err());

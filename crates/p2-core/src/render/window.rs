@@ -11,7 +11,7 @@ use crate::model::ChatMessage;
 const MESSAGE_TOKENS: usize = 4;
 /// Longest text that is encoded at once, in bytes: encoding one unbroken piece takes quadratic time. Cutting
 /// adds a token per cut at most, so the count stays on the safe side.
-const PIECE_BYTES: usize = 4_096;
+const PIECE_BYTES: usize = 1_024;
 
 /// The newest items that have at most `most` messages together.
 pub(super) fn newest(items: Vec<Item>, most: usize) -> Vec<Item> {
