@@ -656,6 +656,29 @@ fn overrides_change_what_they_name_and_leave_the_rest() {
     assert_eq!(effective(&agent, &all), expected);
 }
 
+#[test]
+fn a_pinned_version_of_a_tool_or_persona_is_used_although_a_newer_one_was_applied() {
+    let mut registry = builtin::registry();
+    let newer = "
+{kind: persona, id: weather_expert, template: newer}
+---
+{kind: tool, id: get_weather, description: newer, parameters: {type: object}}";
+    let newer = crate::apply::parse_file(newer, "a.yml").unwrap();
+    for record in crate::apply::records(&newer, &registry) {
+        registry.apply(&record).unwrap();
+    }
+    let agent = LlmAgent { behavior: Some("weather_expert".to_owned()), ..llm(RenderPolicy::Compact) };
+    let newest = |pins: &[&str]| {
+        let pins = pins.iter().map(|key| ((*key).to_owned(), 0)).collect();
+        let (conversation, id) = ("talk".into(), "alpha".into());
+        let spec = RenderSpec::resolve(&registry, &pins, &conversation, &id, &agent).unwrap();
+        (spec.persona.unwrap().template == "newer", spec.tools[0].description == "newer")
+    };
+    assert_eq!(newest(&[]), (true, true));
+    assert_eq!(newest(&["persona/weather_expert"]), (false, true));
+    assert_eq!(newest(&["tool/get_weather"]), (true, false));
+}
+
 fn any_status() -> impl Strategy<Value = ToolStatus> {
     prop::sample::select(vec![ToolStatus::Success, ToolStatus::InDoubt, ToolStatus::Timeout])
 }
