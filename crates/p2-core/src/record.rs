@@ -370,6 +370,8 @@ pub enum Change {
     Decided(Decided),
     /// Definitions were pinned after the conversation began (an agent that joined by delegation).
     Pinned(Pinned),
+    /// Waits that this transition closed.
+    Closed(Closed),
 }
 
 /// The conversation began.
@@ -384,6 +386,13 @@ pub struct Opened {
 pub struct Pinned {
     /// `kind/id` → version.
     pub versions: BTreeMap<String, i32>,
+}
+
+/// Waits that this transition closed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Their ids.
+    pub waits: Vec<Id>,
 }
 
 /// Entries were appended.
