@@ -123,3 +123,53 @@ fn a_file_that_is_no_journal_is_refused() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
 }
+
+/// The batches of the whole frames in a cut-off copy of a journal.
+fn batches(bytes: &[u8]) -> Result<Vec<crate::codec::FoundBatch>, JournalError> {
+    let mut found = Vec::new();
+    scan(Path::new("journal"), bytes, &mut |frame| {
+        found.extend(crate::codec::decode_payload(frame.payload)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+#[tokio::test]
+async fn the_last_64_kib_cut_at_every_byte_open_to_a_prefix_of_the_acknowledged_batches() {
+    use p2_core::record::Topic;
+    use p2_stream::ports::{Log, NewRecord};
+
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = crate::Embedded::open(dir.path(), &crate::Options::with_partitions(4)).unwrap();
+    let log = embedded.log();
+    let record = |partition: i32| NewRecord {
+        topic: Topic::Inbox,
+        partition,
+        key: "key".to_owned(),
+        headers: Vec::new(),
+        value: vec![0x5A; 600],
+        time_ms: 1,
+    };
+    let mut acknowledged = 0;
+    for _ in 0..14 {
+        let batch = || log.append((0..3).map(record).collect());
+        // Three callers at a time, so that frames have one batch or several.
+        let (first, second, third) = tokio::join!(batch(), batch(), batch());
+        for positions in [first, second, third] {
+            assert_eq!(positions.unwrap().len(), 3);
+            acknowledged += 1;
+        }
+    }
+    drop((log, embedded));
+    let whole = std::fs::read(dir.path().join("journal")).unwrap();
+    assert!(whole.len() > 64 * 1024, "{} bytes", whole.len());
+    let all = batches(&whole).unwrap();
+    assert_eq!(all.len(), acknowledged);
+    let mut fewest = all.len();
+    for length in whole.len() - 64 * 1024..whole.len() {
+        let found = batches(&whole[..length]).unwrap();
+        assert_eq!(found, all[..found.len()], "cut to {length}");
+        fewest = fewest.min(found.len());
+    }
+    assert!(fewest < 8, "the cuts reach back over most batches, but {fewest} are always there");
+}
