@@ -93,9 +93,11 @@ fn journal(path: &Path, batch: u64) -> Result<Vec<Duration>, Failure> {
 fn probe(name: &str, scratch: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let original = scratch.join(format!("{name}-1"));
     let (file, used) = newest_file(&original)?;
-    for (what, from_end, cut) in
-        [("cut 1 byte", 1, true), ("cut 1000 bytes", 1_000, true), ("bit flipped in the middle", used / 2, false)]
-    {
+    for (what, from_end, cut) in [
+        ("cut 1 byte", 1, true),
+        ("cut 1000 bytes", 1_000, true),
+        ("bit flipped in the middle", used / 2, false),
+    ] {
         let copy = scratch.join("copy");
         let _ = fs::remove_dir_all(&copy);
         copy_all(&original, &copy)?;
@@ -110,7 +112,9 @@ fn probe(name: &str, scratch: &Path, out: &mut impl Write) -> Result<(), Failure
         fs::write(&target, &bytes)?;
         let found = if name == "redb" { count_redb(&copy) } else { count_fjall(&copy) };
         match found {
-            Ok(count) => writeln!(out, "{name:8} {what} at {at} of {used}: opens, {count} of {COMMITS} commits")?,
+            Ok(count) => {
+                writeln!(out, "{name:8} {what} at {at} of {used}: opens, {count} of {COMMITS} commits")?
+            }
             Err(error) => writeln!(out, "{name:8} {what} at {at} of {used}: refused: {error}")?,
         }
     }
@@ -143,7 +147,11 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() { copy_all(&entry.path(), &target)? } else { drop(fs::copy(entry.path(), target)?) }
+        if entry.path().is_dir() {
+            copy_all(&entry.path(), &target)?
+        } else {
+            drop(fs::copy(entry.path(), target)?)
+        }
     }
     Ok(())
 }
@@ -151,7 +159,8 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
 fn count_redb(path: &Path) -> Result<u64, Failure> {
     let database = Redb::create(path.join("data"))?;
     let table = database.begin_read()?.open_table(TABLE)?;
-    let whole = table.iter()?.filter(|row| row.as_ref().is_ok_and(|(_, value)| value.value() == VALUE)).count();
+    let whole =
+        table.iter()?.filter(|row| row.as_ref().is_ok_and(|(_, value)| value.value() == VALUE)).count();
     writeln!(std::io::stdout(), "         ({whole} values as written, {} rows)", table.len()?)?;
     Ok(whole as u64)
 }

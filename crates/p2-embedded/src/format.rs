@@ -38,7 +38,8 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, Ope
         Err(source) => return Err(OpenError::Io { path: path.to_owned(), source }),
     };
     let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-    let version = lines.next().filter(|(name, _)| *name == "p2engine-data").map(|(_, version)| version.parse::<u32>());
+    let version =
+        lines.next().filter(|(name, _)| *name == "p2engine-data").map(|(_, version)| version.parse::<u32>());
     let Some(Ok(version)) = version else {
         return Err(bad("this is not a data directory of p2engine: choose another one".to_owned()));
     };
@@ -52,7 +53,8 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, Ope
         if name == "log-id" {
             value.clone_into(&mut format.log_id);
         } else if let Some(topic) = name.strip_prefix("partitions.").and_then(Topic::parse) {
-            let count = value.parse().map_err(|_| bad(format!("'{name} {value}' is not a number of partitions")))?;
+            let count =
+                value.parse().map_err(|_| bad(format!("'{name} {value}' is not a number of partitions")))?;
             format.partitions.insert(topic, count);
         } else {
             return Err(bad(format!("'{name}' is not known: restore the file from a copy of the directory")));

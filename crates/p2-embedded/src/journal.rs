@@ -219,8 +219,11 @@ fn scan(
     bytes: &[u8],
     visit: &mut impl FnMut(&Frame<'_>) -> Result<(), String>,
 ) -> Result<Option<Scan>, JournalError> {
-    let damaged =
-        |at: usize, what: &str| JournalError::Damaged { path: path.to_owned(), at: at as u64, what: what.to_owned() };
+    let damaged = |at: usize, what: &str| JournalError::Damaged {
+        path: path.to_owned(),
+        at: at as u64,
+        what: what.to_owned(),
+    };
     let Some(salt) = read_file_header(path, bytes)? else { return Ok(None) };
     let mut at = FILE_HEADER;
     let mut frames = 0;
@@ -292,8 +295,13 @@ fn read_frame_header(bytes: &[u8], at: usize, salt: u64) -> Option<FrameHeader> 
 
 /// Whether any frame header behind `at` says that frame `seq` was on the disk when it was written.
 fn was_acknowledged(bytes: &[u8], at: usize, salt: u64, seq: u64) -> bool {
-    (at + 1..bytes.len())
-        .filter_map(|at| read_frame_header(bytes, at, salt))
+    let behind = bytes.get(at + 1..).unwrap_or_default();
+    // The cheap look at `seq` comes first: hardly any other place passes it.
+    let last = seq.saturating_add((behind.len() / FRAME_HEADER) as u64 + 1);
+    behind
+        .windows(FRAME_HEADER)
+        .filter(|header| u64_at(header, 4).is_some_and(|found| found > seq && found <= last))
+        .filter_map(|header| read_frame_header(header, 0, salt))
         .any(|header| header.seq > seq && header.synced > seq)
 }
 

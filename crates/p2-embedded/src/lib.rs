@@ -121,7 +121,9 @@ pub enum OpenError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The views.
-    #[error("the views cannot be opened: {0}; the file `views` may be deleted, it is built again from the log")]
+    #[error(
+        "the views cannot be opened: {0}; the file `views` may be deleted, it is built again from the log"
+    )]
     Views(#[from] StoreError),
 }
 
@@ -154,7 +156,8 @@ impl Embedded {
             None if journal_path.exists() => {
                 return Err(OpenError::Format {
                     path: dir.join("format"),
-                    what: "it is missing beside a journal: restore it from a copy of the directory".to_owned(),
+                    what: "it is missing beside a journal: restore it from a copy of the directory"
+                        .to_owned(),
                 });
             }
             None => format::create(dir, options).map_err(io(dir))?,
@@ -165,12 +168,19 @@ impl Embedded {
         })?;
         format::sync_directory(dir).map_err(io(dir))?;
         if let Some(tail) = dropped {
-            tracing::warn!(at = tail.at, bytes = tail.bytes, "dropped the torn tail of an unacknowledged commit");
+            tracing::warn!(
+                at = tail.at,
+                bytes = tail.bytes,
+                "dropped the torn tail of an unacknowledged commit"
+            );
         }
         let records = visible.slots.values().map(|slots| slots.len() as u64).sum();
         let store = EmbeddedStore::open(&dir.join("views"), &format.log_id)?;
-        let shared =
-            Arc::new(Shared { visible: Mutex::new(visible), file: journal.file(), path: journal_path.clone() });
+        let shared = Arc::new(Shared {
+            visible: Mutex::new(visible),
+            file: journal.file(),
+            path: journal_path.clone(),
+        });
         let (requests, inbox) = mpsc::channel();
         let writer = Writer { journal, shared: Arc::clone(&shared), durability: options.durability, lock };
         let thread = std::thread::Builder::new()
@@ -202,14 +212,16 @@ impl Embedded {
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let io = |source| OpenError::Io { path: path.clone(), source };
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::Error(source)) => return Err(OpenError::Io { path, source }),
         Err(std::fs::TryLockError::WouldBlock) => {
             let mut pid = String::new();
             let read = file.read_to_string(&mut pid).is_ok();
-            let pid = if read && !pid.trim().is_empty() { pid.trim().to_owned() } else { "unknown".to_owned() };
+            let pid =
+                if read && !pid.trim().is_empty() { pid.trim().to_owned() } else { "unknown".to_owned() };
             return Err(OpenError::Locked { path: dir.to_owned(), pid });
         }
     }

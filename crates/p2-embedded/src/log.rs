@@ -155,7 +155,9 @@ impl EmbeddedLog {
             return Ok(());
         }
         let topic = topic.name();
-        Err(LogError::NotFound(format!("{topic} has {count} partitions, counted from 0: there is no {partition}")))
+        Err(LogError::NotFound(format!(
+            "{topic} has {count} partitions, counted from 0: there is no {partition}"
+        )))
     }
 }
 

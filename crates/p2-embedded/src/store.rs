@@ -14,7 +14,8 @@ use p2_core::record::{Change, StateTransition};
 use p2_core::state::{Entry, State};
 use p2_stream::ports::{ConversationSummary, StackStore, StoreError};
 use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction,
+    Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle,
+    WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,9 @@ impl Drop for File {
 
 fn unavailable(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        redb::Error::Corrupted(what) => StoreError::Corrupt(format!("the views are damaged: {what}: rebuild them")),
+        redb::Error::Corrupted(what) => {
+            StoreError::Corrupt(format!("the views are damaged: {what}: rebuild them"))
+        }
         other => StoreError::Unavailable(format!("views: {other}")),
     }
 }
@@ -168,7 +171,12 @@ impl Tables<'_> {
         Ok(())
     }
 
-    fn take_change(&mut self, of: &StateTransition, change: &Change, row: &mut Row) -> Result<(), StoreError> {
+    fn take_change(
+        &mut self,
+        of: &StateTransition,
+        change: &Change,
+        row: &mut Row,
+    ) -> Result<(), StoreError> {
         match change {
             Change::Opened(opened) => {
                 row.root = opened.root.clone();

@@ -202,7 +202,8 @@ impl Writer {
                     record.partition
                 )));
             }
-            let headers: usize = record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+            let headers: usize =
+                record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
             let size = record.key.len() + headers + record.value.len();
             if record.value.len() > RECORD_BYTES_MAX || size > 2 * RECORD_BYTES_MAX {
                 return Err(LogError::TooLarge(format!(

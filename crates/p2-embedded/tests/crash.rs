@@ -1,4 +1,5 @@
 //! Killed processes and the order of system calls: what was acknowledged is there, whole.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -100,7 +101,8 @@ async fn every_acknowledged_batch_of_a_killed_process_is_there_and_none_in_part(
     let mut acknowledged = BTreeSet::new();
     let (mut newest, mut dropped, mut unacknowledged) = (Vec::new(), 0, 0);
     for kill in 0..100 {
-        let mut process = child(&std::env::current_exe().unwrap(), &[], dir.path(), i64::MAX).spawn().unwrap();
+        let mut process =
+            child(&std::env::current_exe().unwrap(), &[], dir.path(), i64::MAX).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let patience = random.random_range(0..40);
         let mut seen = 0;
@@ -124,7 +126,11 @@ async fn every_acknowledged_batch_of_a_killed_process_is_there_and_none_in_part(
         let log = embedded.log();
         let first = marks(&log, 0).await;
         for partition in 1..PARTS {
-            assert_eq!(marks(&log, partition).await, first, "kill {kill}: a batch in part, or in another order");
+            assert_eq!(
+                marks(&log, partition).await,
+                first,
+                "kill {kill}: a batch in part, or in another order"
+            );
         }
         let found: BTreeSet<String> = first.iter().cloned().collect();
         assert_eq!(found.len(), first.len(), "kill {kill}: a batch twice");

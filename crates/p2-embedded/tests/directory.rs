@@ -1,4 +1,5 @@
 //! What a data directory promises: the ports' suites, one opener, refusal without a changed byte.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +24,8 @@ fn record(text: &str) -> NewRecord {
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
+    let named =
+        entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
     named.filter(|(name, _)| name != "lock").collect()
 }
 
@@ -68,7 +70,10 @@ async fn what_was_written_is_there_after_opening_again() {
     assert_eq!(second.report().log_id, log_id);
     assert_eq!(second.store().applied(3).await.unwrap(), 17);
     let values: Vec<_> = second.log().read(Topic::Inbox, 0, 0, 9).await.unwrap();
-    assert_eq!(values.into_iter().map(|stored| stored.record).collect::<Vec<_>>(), [record("a"), record("b")]);
+    assert_eq!(
+        values.into_iter().map(|stored| stored.record).collect::<Vec<_>>(),
+        [record("a"), record("b")]
+    );
 }
 
 #[test]
@@ -135,7 +140,11 @@ async fn a_record_damaged_after_opening_is_an_error_and_not_other_data() {
     let path = dir.path().join("journal");
     let text = std::fs::read(&path).unwrap();
     let at = text.windows(8).position(|window| window == b"precious").unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&std::fs::File::options().write(true).open(&path).unwrap(), b"P", at as u64)
-        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(
+        &std::fs::File::options().write(true).open(&path).unwrap(),
+        b"P",
+        at as u64,
+    )
+    .unwrap();
     assert!(matches!(embedded.log().read(Topic::Inbox, 0, 0, 1).await, Err(LogError::Corrupt(_))));
 }

@@ -15,7 +15,8 @@ use p2_core::state::{Entry, State, UserMessage, WaitKind, Waiting};
 
 use crate::groups::METADATA_BYTES_MAX;
 use crate::ports::{
-    Batch, CommitError, CommittedOffset, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord,
+    Batch, CommitError, CommittedOffset, Log, LogError, Member, MemberEvent, NewRecord, StackStore,
+    StoredRecord,
 };
 
 /// Runs every body for a log; `make` gives a fresh one each time.
@@ -209,8 +210,11 @@ async fn log_shares_partitions_out(log: &impl Log) {
     let mut first = log.join("p2.one", &[Topic::Inbox]).await.unwrap();
     assignments(first.as_mut(), count as usize).await;
     let mut second = log.join("p2.one", &[Topic::Inbox]).await.unwrap();
-    let given: BTreeSet<i32> =
-        assignments(second.as_mut(), (count / 2) as usize).await.into_iter().map(|(partition, _)| partition).collect();
+    let given: BTreeSet<i32> = assignments(second.as_mut(), (count / 2) as usize)
+        .await
+        .into_iter()
+        .map(|(partition, _)| partition)
+        .collect();
     let mut lost = BTreeSet::new();
     while lost.len() < given.len() {
         match first.next().await.unwrap() {
@@ -368,7 +372,8 @@ async fn store_loads_in_order_and_writes_once(store: &impl StackStore) {
     assert_eq!(store.applied(5).await.unwrap(), 0);
     let long = "long text ".repeat(1_000);
     let all: Vec<_> = (0..300).map(|seq| transition("c", seq, vec![said(seq, &long)])).collect();
-    let numbered: Vec<_> = all.iter().cloned().zip(10..).map(|(transition, offset)| (offset, transition)).collect();
+    let numbered: Vec<_> =
+        all.iter().cloned().zip(10..).map(|(transition, offset)| (offset, transition)).collect();
     store.write(5, numbered[..120].to_vec(), 130).await.unwrap();
     store.write(5, numbered[120..].to_vec(), 310).await.unwrap();
     assert_eq!(store.load(&conversation).await.unwrap(), all);
@@ -427,7 +432,11 @@ async fn store_indexes_open_waits(store: &impl StackStore) {
     assert_eq!(names(store.open(1).await.unwrap()), ["a"]);
     assert_eq!(store.list(None, 1).await.unwrap()[0].open_waits, 1);
     store.write(1, first, 5).await.unwrap();
-    assert_eq!(names(store.open(1).await.unwrap()), ["a"], "what is closed stays closed when it is written again");
+    assert_eq!(
+        names(store.open(1).await.unwrap()),
+        ["a"],
+        "what is closed stays closed when it is written again"
+    );
     store.write(1, vec![(5, transition("a", 2, vec![closes(&["a2"])]))], 6).await.unwrap();
     assert_eq!(names(store.open(1).await.unwrap()), [""; 0]);
     assert_eq!(names(store.open(2).await.unwrap()), ["d"]);
@@ -435,7 +444,8 @@ async fn store_indexes_open_waits(store: &impl StackStore) {
 
 async fn store_lists_in_pages(store: &impl StackStore) {
     for (partition, id) in ["e", "a", "ab", "c", "b"].into_iter().enumerate() {
-        let both = vec![(0, transition(id, 0, vec![opened()])), (1, transition(id, 1, vec![said(0, "hello")]))];
+        let both =
+            vec![(0, transition(id, 0, vec![opened()])), (1, transition(id, 1, vec![said(0, "hello")]))];
         store.write(partition as i32, both, 2).await.unwrap();
     }
     let mut found = Vec::new();

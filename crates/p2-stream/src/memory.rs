@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use crate::groups::{Groups, Lane};
 use crate::ports::{
-    Batch, CommitError, Committer, ConversationSummary, Log, LogError, Member, MemberEvent, NewRecord, StackStore,
-    StoreError, StoredRecord,
+    Batch, CommitError, Committer, ConversationSummary, Log, LogError, Member, MemberEvent, NewRecord,
+    StackStore, StoreError, StoredRecord,
 };
 
 /// A [`Log`] in memory. Clones are handles of the same log.
@@ -65,7 +65,9 @@ impl MemoryLog {
             return Ok(());
         }
         let (topic, count) = (topic.name(), self.partitions);
-        Err(LogError::NotFound(format!("{topic} has {count} partitions, counted from 0: there is no {partition}")))
+        Err(LogError::NotFound(format!(
+            "{topic} has {count} partitions, counted from 0: there is no {partition}"
+        )))
     }
 
     fn check(&self, records: &[NewRecord]) -> Result<(), LogError> {
@@ -304,7 +306,8 @@ impl StackStore for MemoryStore {
 
     async fn open(&self, partition: i32) -> Result<Vec<ConversationId>, StoreError> {
         let rows = self.rows();
-        let open = rows.conversations.iter().filter(|(_, of)| of.partition == partition && !of.waits.is_empty());
+        let open =
+            rows.conversations.iter().filter(|(_, of)| of.partition == partition && !of.waits.is_empty());
         Ok(open.map(|(id, _)| id.clone()).collect())
     }
 

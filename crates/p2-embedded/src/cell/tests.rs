@@ -21,7 +21,9 @@ fn a_payload_up_to_the_limit_stays_plain() {
 #[test]
 fn an_unknown_or_damaged_cell_is_refused() {
     let mut cell = write(&"text").unwrap();
-    for bad in [vec![], vec![PLAIN], vec![9, JSON_1, b'1'], vec![PLAIN, 9, b'1'], vec![DEFLATE, JSON_1, 0xFF, 0xFF]] {
+    for bad in
+        [vec![], vec![PLAIN], vec![9, JSON_1, b'1'], vec![PLAIN, 9, b'1'], vec![DEFLATE, JSON_1, 0xFF, 0xFF]]
+    {
         assert!(matches!(read::<String>(&bad), Err(StoreError::Corrupt(_))), "{bad:?}");
     }
     cell.pop();
