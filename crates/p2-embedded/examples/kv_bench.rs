@@ -150,7 +150,7 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), Failure> {
         if entry.path().is_dir() {
             copy_all(&entry.path(), &target)?
         } else {
-            drop(fs::copy(entry.path(), target)?)
+            let _bytes = fs::copy(entry.path(), target)?;
         }
     }
     Ok(())
