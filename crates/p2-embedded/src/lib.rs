@@ -88,6 +88,9 @@ pub struct OpenReport {
     pub records: u64,
     /// The torn tail of a group commit that was never acknowledged; it was cut off.
     pub dropped: Option<DroppedTail>,
+    /// Whether the views had more than the log, which a power cut can lead to with [`Durability::Interval`];
+    /// they were emptied and have to be built again.
+    pub views_reset: bool,
 }
 
 /// Why a data directory cannot be opened. Nothing of what was in it was changed.
@@ -151,6 +154,13 @@ impl Embedded {
         let journal_path = dir.join("journal");
         let found = format::read(&dir.join("format"), options)?;
         let created = found.is_none();
+        let views_path = dir.join("views");
+        if views_path.exists() && !journal_path.exists() {
+            return Err(OpenError::Format {
+                path: journal_path,
+                what: "it is missing beside its views: restore it from a copy of the directory".to_owned(),
+            });
+        }
         let format = match found {
             Some(format) => format,
             None if journal_path.exists() => {
@@ -175,7 +185,12 @@ impl Embedded {
             );
         }
         let records = visible.slots.values().map(|slots| slots.len() as u64).sum();
-        let store = EmbeddedStore::open(&dir.join("views"), &format.log_id)?;
+        let store = EmbeddedStore::open(&views_path, &format.log_id)?;
+        let views_reset =
+            store.wipe_if_ahead(|partition| visible.end((Topic::StateTransitions, partition)))?;
+        if views_reset {
+            tracing::warn!("the views had more than the log and were emptied: they are built again");
+        }
         let shared = Arc::new(Shared {
             visible: Mutex::new(visible),
             file: journal.file(),
@@ -188,7 +203,7 @@ impl Embedded {
             .spawn(move || writer.run(&inbox))
             .map_err(io(&journal_path))?;
         let writer = Arc::new(WriterHandle { requests: Some(requests), thread: Some(thread) });
-        let report = OpenReport { log_id: format.log_id, created, records, dropped };
+        let report = OpenReport { log_id: format.log_id, created, records, dropped, views_reset };
         Ok(Embedded { log: EmbeddedLog { shared, writer }, store, report })
     }
 

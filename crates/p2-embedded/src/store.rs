@@ -13,10 +13,7 @@ use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::record::{Change, StateTransition};
 use p2_core::state::{Entry, State};
 use p2_stream::ports::{ConversationSummary, StackStore, StoreError};
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableHandle,
-    WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::cell;
@@ -120,6 +117,24 @@ impl EmbeddedStore {
             Ok(())
         })?;
         Ok(EmbeddedStore { file: Arc::new(file) })
+    }
+
+    /// Empties the views where they have more than the log: a power cut took unsynced records away. Returns
+    /// whether it did.
+    pub(crate) fn wipe_if_ahead(&self, end: impl Fn(i32) -> i64) -> Result<bool, StoreError> {
+        let mut ahead = false;
+        {
+            let transaction = self.file.database.begin_read().map_err(unavailable)?;
+            let table = transaction.open_table(APPLIED).map_err(unavailable)?;
+            for row in table.iter().map_err(unavailable)? {
+                let (partition, applied) = row.map_err(unavailable)?;
+                ahead |= applied.value() > end(partition.value());
+            }
+        }
+        if ahead {
+            wipe(&self.file)?;
+        }
+        Ok(ahead)
     }
 
     /// Runs blocking work off the async threads.
@@ -240,6 +255,22 @@ fn write(
     })
 }
 
+fn wipe(file: &File) -> Result<(), StoreError> {
+    file.commit(Durability::Immediate, |transaction| {
+        for table in [TRANSITIONS, ENTRIES] {
+            transaction.delete_table(table).map_err(unavailable)?;
+            transaction.open_table(table).map_err(unavailable)?;
+        }
+        transaction.delete_table(CONVERSATIONS).map_err(unavailable)?;
+        transaction.open_table(CONVERSATIONS).map_err(unavailable)?;
+        transaction.delete_table(OPEN).map_err(unavailable)?;
+        transaction.open_table(OPEN).map_err(unavailable)?;
+        transaction.delete_table(APPLIED).map_err(unavailable)?;
+        transaction.open_table(APPLIED).map_err(unavailable)?;
+        Ok(())
+    })
+}
+
 #[async_trait]
 impl StackStore for EmbeddedStore {
     async fn write(
@@ -337,22 +368,6 @@ impl StackStore for EmbeddedStore {
     }
 
     async fn wipe(&self) -> Result<(), StoreError> {
-        self.run(|file| {
-            file.commit(Durability::Immediate, |transaction| {
-                for name in [TRANSITIONS.name(), ENTRIES.name()] {
-                    let table: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new(name);
-                    transaction.delete_table(table).map_err(unavailable)?;
-                    transaction.open_table(table).map_err(unavailable)?;
-                }
-                transaction.delete_table(CONVERSATIONS).map_err(unavailable)?;
-                transaction.open_table(CONVERSATIONS).map_err(unavailable)?;
-                transaction.delete_table(OPEN).map_err(unavailable)?;
-                transaction.open_table(OPEN).map_err(unavailable)?;
-                transaction.delete_table(APPLIED).map_err(unavailable)?;
-                transaction.open_table(APPLIED).map_err(unavailable)?;
-                Ok(())
-            })
-        })
-        .await
+        self.run(wipe).await
     }
 }

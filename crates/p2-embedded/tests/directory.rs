@@ -62,13 +62,15 @@ async fn what_was_written_is_there_after_opening_again() {
     let first = Embedded::open(dir.path(), &Options::default()).unwrap();
     assert!(first.report().created);
     first.log().append(vec![record("a"), record("b")]).await.unwrap();
-    first.store().write(3, Vec::new(), 17).await.unwrap();
+    let transition = NewRecord { topic: Topic::StateTransitions, partition: 3, ..record("t") };
+    first.log().append(vec![transition]).await.unwrap();
+    first.store().write(3, Vec::new(), 1).await.unwrap();
     let log_id = first.report().log_id.clone();
     drop(first);
     let second = Embedded::open(dir.path(), &Options::default()).unwrap();
-    assert_eq!((second.report().created, second.report().records, second.report().dropped), (false, 2, None));
+    assert_eq!((second.report().created, second.report().records, second.report().dropped), (false, 3, None));
     assert_eq!(second.report().log_id, log_id);
-    assert_eq!(second.store().applied(3).await.unwrap(), 17);
+    assert_eq!(second.store().applied(3).await.unwrap(), 1);
     let values: Vec<_> = second.log().read(Topic::Inbox, 0, 0, 9).await.unwrap();
     assert_eq!(
         values.into_iter().map(|stored| stored.record).collect::<Vec<_>>(),
@@ -147,4 +149,28 @@ async fn a_record_damaged_after_opening_is_an_error_and_not_other_data() {
     )
     .unwrap();
     assert!(matches!(embedded.log().read(Topic::Inbox, 0, 0, 1).await, Err(LogError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn views_that_are_ahead_of_the_log_are_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Embedded::open(dir.path(), &Options::default()).unwrap();
+    first.store().write(3, Vec::new(), 1).await.unwrap();
+    drop(first);
+    let second = Embedded::open(dir.path(), &Options::default()).unwrap();
+    assert!(second.report().views_reset);
+    assert_eq!(second.store().applied(3).await.unwrap(), 0);
+    drop(second);
+    assert!(!Embedded::open(dir.path(), &Options::default()).unwrap().report().views_reset);
+}
+
+#[test]
+fn a_missing_journal_is_not_taken_for_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Embedded::open(dir.path(), &Options::default()).unwrap());
+    std::fs::remove_file(dir.path().join("journal")).unwrap();
+    let before = files(dir.path());
+    let error = Embedded::open(dir.path(), &Options::default()).unwrap_err();
+    assert!(error.to_string().contains("missing beside its views"), "{error}");
+    assert_eq!(files(dir.path()), before);
 }

@@ -2,7 +2,10 @@ use super::*;
 
 const SALT: u64 = 0x1234_5678_9ABC_DEF0;
 
-fn open(path: &Path) -> Result<(Journal, Option<DroppedTail>, Vec<Vec<u8>>), JournalError> {
+/// The journal, what was dropped, and the payloads.
+type Opened = (Journal, Option<DroppedTail>, Vec<Vec<u8>>);
+
+fn open(path: &Path) -> Result<Opened, JournalError> {
     let mut found = Vec::new();
     let (journal, dropped) = Journal::open(path, SALT, |frame| {
         found.push(frame.payload.to_vec());
