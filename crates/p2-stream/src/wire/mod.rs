@@ -171,29 +171,24 @@ fn decode_value<T: DeserializeOwned>(topic: Topic, value: &[u8]) -> Result<T, Wi
     let (fingerprint, mut datum) = rest.split_first_chunk::<8>().ok_or(WireError::NotSingleObject)?;
     let failed = |reason: String| WireError::Undecodable { topic: topic.short(), reason };
     let schemas = schemas::of(topic).map_err(failed)?;
-    let decoded = if *fingerprint == schemas.current.fingerprint {
-        read_current(&schemas.current.schema, &mut datum)
+    let writer = if *fingerprint == schemas.current.fingerprint {
+        &schemas.current.schema
     } else {
-        let older = schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
+        schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
             topic: topic.short(),
             fingerprint: hex::encode(fingerprint),
-        })?;
-        read_older(older, &schemas.current.schema, &mut datum)
+        })?
     };
-    let decoded = decoded.map_err(failed)?;
+    let decoded = read(writer, &mut datum).map_err(failed)?;
     if datum.is_empty() { Ok(decoded) } else { Err(failed(format!("{} bytes are left over", datum.len()))) }
 }
 
-fn read_current<T: DeserializeOwned>(schema: &Schema, datum: &mut &[u8]) -> Result<T, String> {
-    let reader = GenericDatumReader::builder(schema).build().map_err(|e| e.to_string())?;
+/// Reads with the schema that wrote it. Older versions rely on serde's defaults instead of Avro's resolution:
+/// apache-avro 0.22 resolves a union branch by shape, which turns one variant into another that has the same
+/// fields. So variants are only appended, and a new field is an `Option` or has a serde default.
+fn read<T: DeserializeOwned>(writer: &Schema, datum: &mut &[u8]) -> Result<T, String> {
+    let reader = GenericDatumReader::builder(writer).build().map_err(|e| e.to_string())?;
     reader.read_deser(datum).map_err(|e| e.to_string())
-}
-
-/// An older writer's datum goes through `Value`, which resolves it against the schema in force.
-fn read_older<T: DeserializeOwned>(writer: &Schema, reader: &Schema, datum: &mut &[u8]) -> Result<T, String> {
-    let resolving = GenericDatumReader::builder(writer).reader_schema(reader).build();
-    let value = resolving.map_err(|e| e.to_string())?.read_value(datum).map_err(|e| e.to_string())?;
-    apache_avro::from_value(&value).map_err(|e| e.to_string())
 }
 
 /// The wire of one processor: its name in `ce_source`, its group in dead letters, the partition counts of a log.
