@@ -78,7 +78,8 @@ impl Router {
     /// [`ConfigError`] for a provider that cannot be used, naming it. A missing key is no error before it is
     /// needed.
     pub fn new(config: RouterConfig, env: impl Fn(&str) -> Option<String>) -> Result<Router, ConfigError> {
-        let env = |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let env =
+            |name: &str| env(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
         let mut providers = BTreeMap::new();
         providers.insert(OPENAI.to_owned(), set_up(&built_in_openai(&env), &env)?);
         let mut named = std::collections::BTreeSet::new();
@@ -117,7 +118,10 @@ impl Router {
         });
         parts.ok_or_else(|| {
             let known = self.providers().join("/…, ");
-            permanent("unknown_model", format!("model '{model}': its provider is not known; known: {known}/…"))
+            permanent(
+                "unknown_model",
+                format!("model '{model}': its provider is not known; known: {known}/…"),
+            )
         })
     }
 

@@ -48,7 +48,10 @@ mod tests {
     #[test]
     fn a_secret_prints_neither_by_debug_nor_by_display() {
         let secret = Secret::new("sk-hidden");
-        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "[redacted] [redacted] Some([redacted])");
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Some(&secret)),
+            "[redacted] [redacted] Some([redacted])"
+        );
         assert_eq!(secret.expose(), "sk-hidden");
     }
 

@@ -131,7 +131,9 @@ pub fn parse_reply(body: &[u8]) -> Result<ModelReply, BadReply> {
 }
 
 fn missing(what: &str) -> BadReply {
-    BadReply::Malformed(format!("the body is JSON but holds no `{what}`: is base_url an OpenAI-compatible API?"))
+    BadReply::Malformed(format!(
+        "the body is JSON but holds no `{what}`: is base_url an OpenAI-compatible API?"
+    ))
 }
 
 /// Text, or an array of text parts; null and empty text are none.
@@ -191,7 +193,8 @@ pub fn error_message(body: &[u8]) -> String {
 
 /// Whether an error body says that the account is out of quota.
 pub fn is_out_of_quota(body: &[u8]) -> bool {
-    let quota = |value: &Value, path| value.pointer(path).and_then(Value::as_str) == Some("insufficient_quota");
+    let quota =
+        |value: &Value, path| value.pointer(path).and_then(Value::as_str) == Some("insufficient_quota");
     serde_json::from_slice::<Value>(body)
         .is_ok_and(|value| quota(&value, "/error/code") || quota(&value, "/error/type"))
 }

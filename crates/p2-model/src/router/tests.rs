@@ -36,7 +36,10 @@ fn router(providers: Vec<ProviderConfig>, scripts_dir: Option<PathBuf>) -> Route
 async fn a_missing_key_names_the_variable() {
     let outcome = router(vec![], None).ask(&request("openai/gpt-4o"), far()).await;
     let error = outcome.result.unwrap_err();
-    assert_eq!((error.class, error.code.as_str(), outcome.attempts), (ModelErrorClass::Permanent, "no_key", 0));
+    assert_eq!(
+        (error.class, error.code.as_str(), outcome.attempts),
+        (ModelErrorClass::Permanent, "no_key", 0)
+    );
     assert!(error.message.contains("OPENAI_API_KEY"), "{}", error.message);
 }
 
@@ -132,7 +135,8 @@ fn a_provider_that_cannot_work_is_refused_by_name() {
 #[test]
 fn keys_come_from_the_environment_and_are_never_printed() {
     let env = |name: &str| (name == "MY_KEY").then(|| "sk-very-secret".to_owned());
-    let config = ProviderConfig { api_key_env: Some("MY_KEY".into()), ..provider("mine", "http://h/v1?token=tok-1") };
+    let config =
+        ProviderConfig { api_key_env: Some("MY_KEY".into()), ..provider("mine", "http://h/v1?token=tok-1") };
     let with_key = ProviderConfig { api_key: Some(Secret::new("sk-very-secret")), ..config.clone() };
     assert!(!format!("{with_key:?}").contains("sk-very"));
     let router = Router::new(RouterConfig { providers: vec![config], scripts_dir: None }, env).unwrap();

@@ -74,12 +74,21 @@ const ALPHA: &[&str] = &["get_weather", "get_league_leader", "delegate", "ask_us
 
 fn tool(name: &str, arguments: &Value) -> Value {
     match (name, arguments["location"].as_str(), arguments["league"].as_str()) {
-        ("get_weather", Some("Paris"), _) => json!({"location": "Paris", "temperature": 71.6, "unit": "fahrenheit"}),
-        ("get_weather", Some("Tokyo"), _) => json!({"location": "Tokyo", "temperature": 50.0, "unit": "fahrenheit"}),
-        ("get_weather", Some(other), _) => json!({"status": "error", "message": format!("Weather data for '{other}' not found.")}),
-        ("get_league_leader", _, Some(league)) => json!({"status": "success", "data": {"league": league, "leader": "X"}}),
+        ("get_weather", Some("Paris"), _) => {
+            json!({"location": "Paris", "temperature": 71.6, "unit": "fahrenheit"})
+        }
+        ("get_weather", Some("Tokyo"), _) => {
+            json!({"location": "Tokyo", "temperature": 50.0, "unit": "fahrenheit"})
+        }
+        ("get_weather", Some(other), _) => {
+            json!({"status": "error", "message": format!("Weather data for '{other}' not found.")})
+        }
+        ("get_league_leader", _, Some(league)) => {
+            json!({"status": "success", "data": {"league": league, "leader": "X"}})
+        }
         ("delegate", ..) => {
-            let tools: &[&str] = if arguments["agent_id"] == "agent_helper" { HELPER } else { &["check_balance"] };
+            let tools: &[&str] =
+                if arguments["agent_id"] == "agent_helper" { HELPER } else { &["check_balance"] };
             let said = Chat::with(tools).ask(arguments["message"].as_str().unwrap());
             json!({"status": "success", "child": arguments["agent_id"], "answer": said})
         }
@@ -170,10 +179,7 @@ fn any_agent_can_be_asked_anything_and_people_too() {
     let reply = chat.say("ask treasurer about the balance");
     assert_eq!(calls(&reply), [r#"delegate {"agent_id":"treasurer","message":"the balance"}"#]);
     let asked = chat.say("ask me for my favourite colour");
-    assert_eq!(
-        calls(&asked),
-        [r#"ask_user {"question":"You wanted to be asked: my favourite colour"}"#]
-    );
+    assert_eq!(calls(&asked), [r#"ask_user {"question":"You wanted to be asked: my favourite colour"}"#]);
     assert_eq!(chat.results(&asked, tool).text.unwrap(), "Thank you. You answered: blue");
     assert_eq!(chat.ask("what is my balance?"), "agent_x has 100.00.");
 }

@@ -152,7 +152,8 @@ fn reply(value: &Value, place: Place<'_>) -> Result<Reply> {
         let path = format!("{}.usage", place.path);
         let usage = Keys::new(usage, USAGE_KEYS, Place { path: &path, ..place })?;
         let tokens = |key| Ok(usage.number(key)?.map(|count| i64::try_from(count).unwrap_or(i64::MAX)));
-        (reply.prompt_tokens, reply.completion_tokens) = (tokens("prompt_tokens")?, tokens("completion_tokens")?);
+        (reply.prompt_tokens, reply.completion_tokens) =
+            (tokens("prompt_tokens")?, tokens("completion_tokens")?);
     }
     Ok(reply)
 }
@@ -224,7 +225,8 @@ impl<'a> Keys<'a> {
                     strsim::jaro_winkler(key, one).total_cmp(&strsim::jaro_winkler(key, other))
                 });
                 let nearest = nearest.copied().unwrap_or_default();
-                let problem = format!("unknown key '{key}': did you mean '{nearest}'? ({})", valid.join(", "));
+                let problem =
+                    format!("unknown key '{key}': did you mean '{nearest}'? ({})", valid.join(", "));
                 return Err(place.error(problem));
             }
         }

@@ -14,9 +14,11 @@ pub(super) fn context(view: &View, matches: Option<&Regex>) -> Value {
     let mut captures: Vec<String> = Vec::new();
     let mut groups = std::collections::BTreeMap::new();
     if let Some((regex, found)) = matches.and_then(|regex| Some((regex, regex.captures(&view.user)?))) {
-        let text = |group: Option<regex::Match<'_>>| group.map_or(String::new(), |part| part.as_str().to_owned());
+        let text =
+            |group: Option<regex::Match<'_>>| group.map_or(String::new(), |part| part.as_str().to_owned());
         captures = found.iter().map(text).collect();
-        groups = regex.capture_names().flatten().map(|name| (name.to_owned(), text(found.name(name)))).collect();
+        groups =
+            regex.capture_names().flatten().map(|name| (name.to_owned(), text(found.name(name)))).collect();
     }
     minijinja::context! {
         model => view.model,

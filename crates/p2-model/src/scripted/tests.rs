@@ -158,7 +158,10 @@ rules:
 #[test]
 fn an_unknown_key_is_named_with_its_rule_and_the_nearest_valid_one() {
     let message = refused("rules: [{reply: {text: x}}, {name: hi, when: {contians: a}, reply: {text: x}}]");
-    assert!(message.starts_with("rule 2 (hi): `when`: unknown key 'contians': did you mean 'contains'?"), "{message}");
+    assert!(
+        message.starts_with("rule 2 (hi): `when`: unknown key 'contians': did you mean 'contains'?"),
+        "{message}"
+    );
     let message = refused("rules: [{replay: {text: x}}]");
     assert!(message.starts_with("rule 1: unknown key 'replay': did you mean 'reply'?"), "{message}");
     let message = refused("rules: [{sequence: [{text: x}, {tool_calls: [{name: a, argments: {}}]}]}]");
@@ -198,7 +201,8 @@ fn a_script_that_cannot_work_is_refused_with_its_place() {
 
 #[test]
 fn what_fails_at_run_time_is_an_error_that_names_the_rule() {
-    let script = Script::parse("rules: [{name: odd, when: {contains: a}, reply: {text: '{{ nothing }}'}}]").unwrap();
+    let script =
+        Script::parse("rules: [{name: odd, when: {contains: a}, reply: {text: '{{ nothing }}'}}]").unwrap();
     let error = answer(&script, &request(vec![user("a")])).result.unwrap_err();
     assert_eq!((error.class, error.code.as_str()), (ModelErrorClass::Permanent, "script_error"));
     assert!(error.message.starts_with("rule 1 (odd): undefined value"), "{}", error.message);

@@ -23,7 +23,10 @@ fn a_request_carries_the_whole_conversation_and_only_the_options_that_are_set() 
             ChatMessage::User { content: "weather?".into() },
             ChatMessage::Assistant {
                 content: None,
-                tool_calls: vec![call("a", "get_weather", "{\"location\":\"Paris\"}"), call("b", "broken", "{oops")],
+                tool_calls: vec![
+                    call("a", "get_weather", "{\"location\":\"Paris\"}"),
+                    call("b", "broken", "{oops"),
+                ],
             },
             ChatMessage::Tool { tool_call_id: "a".into(), name: "get_weather".into(), content: "{}".into() },
             ChatMessage::Assistant { content: None, tool_calls: vec![] },
@@ -82,7 +85,10 @@ fn text_beside_several_calls_is_kept_in_order() {
     ]});
     let reply = parse_reply(&completion(message, "tool_calls")).unwrap();
     assert_eq!(reply.text.as_deref(), Some("on it"));
-    assert_eq!(reply.tool_calls, [call("1", "a", "{\"x\":1}"), call("", "b", "{\"y\":2}"), call("3", "c", "{}")]);
+    assert_eq!(
+        reply.tool_calls,
+        [call("1", "a", "{\"x\":1}"), call("", "b", "{\"y\":2}"), call("3", "c", "{}")]
+    );
     assert_eq!((reply.prompt_tokens, reply.completion_tokens), (Some(12), Some(3)));
 }
 
