@@ -1,9 +1,9 @@
 //! Starts aimock (npm `@copilotkit/aimock`) on a free loopback port; stops it when dropped.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 const PACKAGE: &str = "@copilotkit/aimock@1.43.0";
@@ -20,26 +20,34 @@ impl Aimock {
     /// Installs it once under the target directory, and starts it with these fixtures.
     pub(crate) fn start(fixtures: &Path) -> Aimock {
         let program = install();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let log_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("aimock-{port}.log"));
-        let log = std::fs::File::create(&log_path).unwrap();
-        let child = Command::new("node")
+        let mut child = Command::new("node")
             .arg(program)
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "--validate-on-load", "-f"])
+            .args(["-h", "127.0.0.1", "-p", "0", "--validate-on-load", "-f"])
             .arg(fixtures)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
+            .stdout(Stdio::piped())
             .spawn()
             .expect("node starts");
-        let mut server = Aimock { child, base_url: format!("http://127.0.0.1:{port}/v1") };
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Aimock { child, base_url: String::new() };
+        // Its own word that it listens, not a probe of the port: a connect to a free loopback port can meet
+        // itself and succeed before anybody listens.
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Read to the end, so that a full pipe never stops the server.
+            for line in output.lines().map_while(Result::ok) {
+                let _ = tell.send(line);
+            }
+        });
         let begin = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            let ended = server.child.try_wait().unwrap();
-            assert!(ended.is_none() && begin.elapsed() < START_MAX, "aimock did not start, see {log_path:?}");
-            std::thread::yield_now();
+        loop {
+            let line = told.recv_timeout(START_MAX.saturating_sub(begin.elapsed()));
+            let line = line.expect("aimock says where it listens");
+            if let Some((_, url)) = line.split_once("listening on ") {
+                server.base_url = format!("{}/v1", url.trim());
+                return server;
+            }
         }
-        server
     }
 }
 
