@@ -49,7 +49,9 @@ impl HttpEngine {
         let base = Url::parse(&endpoint.url)
             .ok()
             .filter(|url| url.host_str() == Some("127.0.0.1") && url.scheme() == "http")
-            .ok_or_else(|| EngineError::Unavailable("api.json names no http://127.0.0.1 address".to_owned()))?;
+            .ok_or_else(|| {
+                EngineError::Unavailable("api.json names no http://127.0.0.1 address".to_owned())
+            })?;
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_secs(2))
@@ -200,7 +202,8 @@ impl Engine for HttpEngine {
 
     async fn replay_dead_letter(&self, letter: Id, force: bool) -> EngineResult<()> {
         let letter = letter.to_string();
-        let request = self.request(Method::POST, &["dead-letters", &letter, "replay"]).query(&[("force", force)]);
+        let request =
+            self.request(Method::POST, &["dead-letters", &letter, "replay"]).query(&[("force", force)]);
         let _: serde_json::Value = self.send(request).await?;
         Ok(())
     }

@@ -113,6 +113,7 @@ pub(crate) struct RecordView {
 }
 
 impl RecordView {
+    #[allow(dead_code, reason = "called by the engine of this process, see wiring.rs")]
     /// The view of a decoded record at its place.
     pub(crate) fn new(position: Position, message: &Message) -> EngineResult<RecordView> {
         let (kind, value) = match &message.payload {
@@ -205,6 +206,7 @@ pub(crate) enum Resolution {
 }
 
 impl Resolution {
+    #[allow(dead_code, reason = "called by the engine of this process, see wiring.rs")]
     /// The tool outcome that closes the wait of `doubt`.
     pub(crate) fn outcome(&self, doubt: &InDoubt) -> ToolOutcome {
         use p2_core::state::ToolStatus;

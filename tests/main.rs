@@ -1,1 +1,3 @@
-//! t
+//! One binary for all end-to-end tests.
+
+mod cli;

@@ -82,7 +82,9 @@ pub struct OpenWait {
 
 /// A transition that does not follow the one before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("conversation '{conversation}': transition {id} has seq {found}, expected {expected}: refold it from the log")]
+#[error(
+    "conversation '{conversation}': transition {id} has seq {found}, expected {expected}: refold it from the log"
+)]
 pub struct OutOfOrder {
     /// The conversation.
     pub conversation: ConversationId,

@@ -3,7 +3,12 @@
 use crate::conversation::Conversation;
 use crate::step::{Ask, Context, Decision, Input};
 
-pub(crate) fn decide(conversation: &Conversation, input: &Input, context: Context<'_>, now_ms: i64) -> Decision {
+pub(crate) fn decide(
+    conversation: &Conversation,
+    input: &Input,
+    context: Context<'_>,
+    now_ms: i64,
+) -> Decision {
     let _ = (conversation, input, context, now_ms);
     Decision::default()
 }

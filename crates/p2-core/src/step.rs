@@ -82,7 +82,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { dedup: DedupPolicy::None, allow_unknown_agents: false, default_model: "scripted/demo".into() }
+        Settings {
+            dedup: DedupPolicy::None,
+            allow_unknown_agents: false,
+            default_model: "scripted/demo".into(),
+        }
     }
 }
 
