@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod config;
 mod engine;
+mod local;
 mod output;
 mod views;
 mod wiring;

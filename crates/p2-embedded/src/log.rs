@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
 use p2_stream::groups::{Groups, Lane};
-use p2_stream::ports::{CommittedOffset, 
-    Batch, CommitError, Committer, Log, LogError, Member, MemberEvent, NewRecord, StoredRecord,
+use p2_stream::ports::{
+    Batch, CommitError, CommittedOffset, Committer, Log, LogError, Member, MemberEvent, NewRecord,
+    StoredRecord,
 };
 use tokio::sync::{Notify, oneshot};
 

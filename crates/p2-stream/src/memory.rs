@@ -10,9 +10,9 @@ use p2_core::state::{Entry, State};
 use tokio::sync::Notify;
 
 use crate::groups::{Groups, Lane};
-use crate::ports::{CommittedOffset, 
-    Batch, CommitError, Committer, ConversationSummary, Log, LogError, Member, MemberEvent, NewRecord,
-    StackStore, StoreError, StoredRecord,
+use crate::ports::{
+    Batch, CommitError, CommittedOffset, Committer, ConversationSummary, Log, LogError, Member, MemberEvent,
+    NewRecord, StackStore, StoreError, StoredRecord,
 };
 
 /// A [`Log`] in memory. Clones are handles of the same log.

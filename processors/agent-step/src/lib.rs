@@ -85,9 +85,7 @@ impl Processor for AgentStep {
     }
 
     fn timers(&self, lane: &Conversation) -> Vec<(Id, i64)> {
-        // SWAP ON MERGE: `lane.timers()` of p2-core, which also lets a parent's deadline stand still while
-        // its callee waits for a person.
-        lane.waits.iter().filter_map(|(id, wait)| Some((*id, wait.waiting.deadline_ms?))).collect()
+        lane.timers()
     }
 }
 
