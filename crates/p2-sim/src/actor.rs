@@ -166,7 +166,9 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
             Event::ViewRecords { partition, epoch, transitions, next } => {
                 Event::ViewRecords { partition, epoch, transitions, next }
             }
-            Event::ViewWritten { partition, epoch, applied } => Event::ViewWritten { partition, epoch, applied },
+            Event::ViewWritten { partition, epoch, applied } => {
+                Event::ViewWritten { partition, epoch, applied }
+            }
             Event::OpenLanes { partition, epoch, keys } => Event::OpenLanes { partition, epoch, keys },
             Event::Loaded { partition, epoch, key, transitions } => {
                 Event::Loaded { partition, epoch, key, transitions }

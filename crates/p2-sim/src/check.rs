@@ -272,7 +272,13 @@ impl Checker {
         self.all_answered(log, topology)
     }
 
-    fn all_done(&self, group: &'static str, topic: Topic, partition: i32, log: &SimLog) -> Result<(), String> {
+    fn all_done(
+        &self,
+        group: &'static str,
+        topic: Topic,
+        partition: i32,
+        log: &SimLog,
+    ) -> Result<(), String> {
         let progress = match self.progress.get(&(group, partition)) {
             Some(committed) => Progress::decode(committed)?,
             None => Progress::at(0),
@@ -303,7 +309,8 @@ impl Checker {
                 if (shape == Shape::Poison) && !lettered {
                     return Err(format!("poison at {partition}/{offset} has no letter"));
                 }
-                if shape == Shape::Plain && !lettered && log.partition_of(message.payload.key()) == partition {
+                if shape == Shape::Plain && !lettered && log.partition_of(message.payload.key()) == partition
+                {
                     *copies.entry(message.id).or_default() += 1;
                 }
             }

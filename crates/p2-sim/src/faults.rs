@@ -163,7 +163,8 @@ impl World<'_> {
     }
 
     pub(crate) fn rejoin(&mut self, index: usize, life: u64) {
-        let Some(instance) = self.instances.get(index).filter(|known| known.alive && known.life == life) else {
+        let Some(instance) = self.instances.get(index).filter(|known| known.alive && known.life == life)
+        else {
             return;
         };
         for actor in 0..instance.seats.len() {
@@ -220,10 +221,12 @@ impl World<'_> {
     }
 
     fn address_of(&self, member: u64) -> Option<Address> {
-        self.instances.iter().enumerate().filter(|(_, instance)| instance.alive).find_map(|(index, instance)| {
-            let actor = instance.seats.iter().position(|seat| seat.member == member)?;
-            Some(Address { instance: index, life: instance.life, actor })
-        })
+        self.instances.iter().enumerate().filter(|(_, instance)| instance.alive).find_map(
+            |(index, instance)| {
+                let actor = instance.seats.iter().position(|seat| seat.member == member)?;
+                Some(Address { instance: index, life: instance.life, actor })
+            },
+        )
     }
 
     pub(crate) fn rebalanced(&mut self, to: Address, generation: u64, partitions: &[i32]) {

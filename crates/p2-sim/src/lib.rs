@@ -18,8 +18,8 @@ use p2_core::record::{DeadLetter, Message, StateTransition};
 use p2_stream::runtime::Limits;
 use rand::rngs::SmallRng;
 
-pub use faults::KINDS as FAULT_KINDS;
 pub use actor::{Actor, Hosted, Outside, Port};
+pub use faults::KINDS as FAULT_KINDS;
 pub use log::{Shape, SimLog};
 pub use world::run;
 

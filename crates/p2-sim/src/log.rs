@@ -91,7 +91,8 @@ impl SimLog {
     pub fn append_open(&mut self, partition: i32, message: Message, txn: Txn) -> i64 {
         let topic = message.payload.topic();
         self.fates.insert(txn, Fate::Open);
-        let offset = self.push((topic, partition), Slot::Record { message, shape: Shape::Plain, txn: Some(txn) });
+        let offset =
+            self.push((topic, partition), Slot::Record { message, shape: Shape::Plain, txn: Some(txn) });
         if let Some(partition) = self.partitions.get_mut(&(topic, partition)) {
             partition.unmarked.entry(txn).or_insert(offset);
         }
@@ -127,14 +128,18 @@ impl SimLog {
     pub fn read(&self, topic: Topic, partition: i32, from: i64, to: i64) -> Vec<(i64, &Message, Shape)> {
         let to = to.min(self.stable(topic, partition));
         (from.max(0)..to)
-            .filter_map(|offset| self.at(topic, partition, offset).map(|(message, shape)| (offset, message, shape)))
+            .filter_map(|offset| {
+                self.at(topic, partition, offset).map(|(message, shape)| (offset, message, shape))
+            })
             .collect()
     }
 
     /// Every record of a partition that the coordinator knows as committed, its marker here or not.
     pub fn decided(&self, topic: Topic, partition: i32) -> Vec<(i64, &Message, Shape)> {
         (0..self.high(topic, partition))
-            .filter_map(|offset| self.at(topic, partition, offset).map(|(message, shape)| (offset, message, shape)))
+            .filter_map(|offset| {
+                self.at(topic, partition, offset).map(|(message, shape)| (offset, message, shape))
+            })
             .collect()
     }
 

@@ -57,7 +57,10 @@ impl World<'_> {
         };
         let Some(seat) = seat.seats.get_mut(to.actor) else { return };
         if let Some(delay) = seat.actor.start(token, now, &mut self.outside, &mut self.rng) {
-            self.schedule(delay, Happening::Event(to, Event::Reply { partition, epoch, call: id, reply: token }));
+            self.schedule(
+                delay,
+                Happening::Event(to, Event::Reply { partition, epoch, call: id, reply: token }),
+            );
         }
     }
 
@@ -158,6 +161,8 @@ impl World<'_> {
         };
         self.txns.insert(txn, OpenTxn { from, sent, positions, ending });
         let latency = self.latency();
+        // Some stay open for long enough that a rebalance or a crash falls into them.
+        let latency = if self.strikes(20) { latency * 40 } else { latency };
         self.schedule(latency, Happening::End(txn));
     }
 
@@ -175,7 +180,7 @@ impl World<'_> {
         let here = self.instances.get(open.from.instance);
         let alive = here.is_some_and(|known| known.alive && known.life == open.from.life);
         let suspended = here.is_some_and(|known| known.suspended_until > self.now);
-        let timed_out = !alive || suspended;
+        let timed_out = !alive || suspended || self.strikes(60);
         if timed_out && self.rng.random_bool(0.5) {
             self.count_fault("transaction timed out");
             open.ending = Ending::Abort;
@@ -253,5 +258,4 @@ impl World<'_> {
             .map(|seat| (seat.actor.name(), seat.actor.input()))
             .collect()
     }
-
 }

@@ -134,7 +134,7 @@ pub(crate) struct World<'a> {
 pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
     let mut rng = SmallRng::seed_from_u64(seed);
     let limits = Limits {
-        window_offsets: rng.random_range(8..80),
+        window_offsets: rng.random_range(3..24),
         calls_max: rng.random_range(1..8),
         batch_records_max: rng.random_range(1..40),
         batch_bytes_max: rng.random_range(500..20_000),
@@ -172,7 +172,9 @@ impl World<'_> {
             self.schedule(at, Happening::Boot(instance));
         }
         for number in 0..self.config.inputs {
-            let at = self.rng.random_range(0..self.config.faults_until_ms * 3 / 4);
+            // In bursts: that is what fills windows, batches and lanes.
+            let burst = i64::try_from(number / 11).unwrap_or(0) * self.config.faults_until_ms / 5;
+            let at = burst + self.rng.random_range(0..self.config.faults_until_ms / 30);
             self.schedule(at, Happening::Input(number));
         }
         self.drain();
@@ -211,7 +213,8 @@ impl World<'_> {
     }
 
     fn check_end(&mut self) {
-        let settled = self.instances.iter().flat_map(|instance| &instance.seats).all(|seat| seat.actor.is_settled());
+        let settled =
+            self.instances.iter().flat_map(|instance| &instance.seats).all(|seat| seat.actor.is_settled());
         let groups: Vec<(&'static str, Topic)> = self
             .instances
             .iter()
@@ -413,7 +416,8 @@ impl World<'_> {
             }
             Action::Cut { .. } => self.outside.count("call no longer wanted"),
             Action::Commit { batch, outputs, progress } => {
-                let sent = Sent { member: seat.member, generation: seat.generation, batch, outputs, progress };
+                let sent =
+                    Sent { member: seat.member, generation: seat.generation, batch, outputs, progress };
                 self.schedule(latency, Happening::Commit(to, sent));
             }
             Action::Call { .. } => self.schedule(latency, Happening::Start(to, action)),
@@ -457,7 +461,9 @@ impl World<'_> {
         }
         for (offset, message, shape) in found {
             let record = match shape {
-                Shape::Poison => Incoming::Poison(Box::new(self.topology.letter(&message, partition, offset))),
+                Shape::Poison => {
+                    Incoming::Poison(Box::new(self.topology.letter(&message, partition, offset)))
+                }
                 Shape::Plain if self.log.partition_of(message.payload.key()) != partition => {
                     Incoming::Misplaced(Box::new(message))
                 }
@@ -471,7 +477,8 @@ impl World<'_> {
     /// The committed part of a topic's partition has grown.
     pub(crate) fn wake(&mut self, topic: Topic, partition: i32) {
         let mut due = Vec::new();
-        for (index, instance) in self.instances.iter_mut().enumerate().filter(|(_, instance)| instance.alive) {
+        for (index, instance) in self.instances.iter_mut().enumerate().filter(|(_, instance)| instance.alive)
+        {
             for (actor, seat) in instance.seats.iter_mut().enumerate() {
                 if seat.actor.input() == topic
                     && let Some(reading) = seat.reading.get_mut(&partition)

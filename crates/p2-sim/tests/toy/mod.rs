@@ -525,9 +525,8 @@ impl Topology for Toy {
     fn input(&mut self, number: usize, _: i64, log: &SimLog, rng: &mut SmallRng) -> Message {
         let id = Id::of_text(&format!("input {number}"));
         let conversation = ConversationId(format!("c{}", rng.random_range(0..7)));
-        let text = |text: &str| {
-            InboxBody::UserText(UserText { agent: None, branch: None, text: text.to_owned() })
-        };
+        let text =
+            |text: &str| InboxBody::UserText(UserText { agent: None, branch: None, text: text.to_owned() });
         let body = match rng.random_range(0..24) {
             0..4 => text("model"),
             4..7 => text("once"),
