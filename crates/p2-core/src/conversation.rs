@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::record::{BranchStatus, CallLink, Outcome, Overrides, StateTransition};
-use crate::state::{Entry, Waiting};
+use crate::state::{Entry, State, WaitKind, Waiting};
 
 /// Everything about one conversation. Two equal folds are equal values.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -102,4 +102,264 @@ impl Conversation {
     pub fn apply(&mut self, transition: &StateTransition) -> Result<(), OutOfOrder> {
         crate::fold::apply(self, transition)
     }
+
+    /// Whether its first user message has been taken.
+    pub fn is_open(&self) -> bool {
+        !self.root.0.is_empty()
+    }
+
+    /// A branch.
+    pub fn branch(&self, agent: &AgentId, branch: &BranchId) -> Option<&Branch> {
+        self.stacks.get(agent)?.branches.get(branch)
+    }
+
+    /// The branch of an agent that is checked out; `main` for an agent that has no stack yet.
+    pub fn current(&self, agent: &AgentId) -> BranchId {
+        self.stacks.get(agent).map_or_else(BranchId::main, |stack| stack.current.clone())
+    }
+
+    /// `seq` of the newest entry of a branch, hidden ones included; -1 for an empty one.
+    pub fn head(&self, agent: &AgentId, branch: &BranchId) -> i64 {
+        let Some(branch) = self.branch(agent, branch) else { return -1 };
+        let inherited = branch.parent.as_ref().map_or(-1, |(_, at)| *at);
+        branch.entries.last().map_or(inherited, |entry| entry.seq)
+    }
+
+    /// The entries of a branch over its whole lineage, oldest first, without the hidden ones; Waiting entries
+    /// included. Empty for a branch that does not exist.
+    pub fn visible(&self, agent: &AgentId, branch: &BranchId) -> Vec<&Entry> {
+        let mut parts: Vec<Vec<&Entry>> = Vec::new();
+        let mut hidden: Vec<(i64, i64)> = Vec::new();
+        let mut cut = i64::MAX;
+        let mut next = self.branch(agent, branch);
+        let mut steps = 0;
+        while let Some(one) = next {
+            // A parent's range that reaches the fork point was hidden after the fork: the fork keeps it.
+            hidden.extend(one.hidden.iter().filter(|(_, last)| cut == i64::MAX || *last < cut));
+            let shown = |entry: &&Entry| {
+                entry.seq <= cut && !hidden.iter().any(|(first, last)| (*first..=*last).contains(&entry.seq))
+            };
+            parts.push(one.entries.iter().filter(shown).collect());
+            steps += 1;
+            next = match &one.parent {
+                Some((parent, at)) if steps < 100_000 => {
+                    cut = cut.min(*at);
+                    self.branch(agent, parent)
+                }
+                _ => None,
+            };
+        }
+        parts.into_iter().rev().flatten().collect()
+    }
+
+    /// The entries of a branch that people count: the visible ones that are not Waiting, oldest first. The
+    /// position in it is the index that people see and type.
+    pub fn indexed(&self, agent: &AgentId, branch: &BranchId) -> Vec<&Entry> {
+        let mut entries = self.visible(agent, branch);
+        entries.retain(|entry| !matches!(entry.state, State::Waiting(_)));
+        entries
+    }
+
+    /// The visible index of the entry with that `seq`.
+    pub fn index_of(&self, agent: &AgentId, branch: &BranchId, seq: i64) -> Option<usize> {
+        self.indexed(agent, branch).iter().position(|entry| entry.seq == seq)
+    }
+
+    /// The `seq` of the entry with that visible index.
+    pub fn seq_at(&self, agent: &AgentId, branch: &BranchId, index: usize) -> Option<i64> {
+        self.indexed(agent, branch).get(index).map(|entry| entry.seq)
+    }
+
+    /// The branches of an agent as a tree, depth first, parents before children, older before newer, with
+    /// their depth.
+    pub fn branch_tree(&self, agent: &AgentId) -> Vec<(usize, &Branch)> {
+        let Some(stack) = self.stacks.get(agent) else { return Vec::new() };
+        let children = |of: Option<&BranchId>| {
+            let mut found: Vec<&Branch> = stack
+                .branches
+                .values()
+                .filter(|branch| branch.parent.as_ref().map(|(parent, _)| parent) == of)
+                .collect();
+            found.sort_by(|a, b| (b.created_ms, &b.id).cmp(&(a.created_ms, &a.id)));
+            found
+        };
+        let mut todo: Vec<(usize, &Branch)> = children(None).into_iter().map(|branch| (0, branch)).collect();
+        let mut tree = Vec::new();
+        while let Some((depth, branch)) = todo.pop() {
+            todo.extend(children(Some(&branch.id)).into_iter().map(|child| (depth + 1, child)));
+            tree.push((depth, branch));
+        }
+        tree
+    }
+
+    /// What two branches of an agent share and where they part: how many indexed entries are common, and the
+    /// rest of each.
+    pub fn diff(&self, agent: &AgentId, a: &BranchId, b: &BranchId) -> BranchDiff<'_> {
+        let (left, right) = (self.indexed(agent, a), self.indexed(agent, b));
+        let common = left.iter().zip(&right).take_while(|(x, y)| x.id == y.id).count();
+        BranchDiff {
+            common,
+            left: left.into_iter().skip(common).collect(),
+            right: right.into_iter().skip(common).collect(),
+        }
+    }
+
+    /// The newest text of the agent on a branch, errors included; none where it has said nothing.
+    pub fn last_assistant_text(&self, agent: &AgentId, branch: &BranchId) -> Option<&str> {
+        self.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+            State::AssistantMessage(message) if message.summary_of.is_none() && !message.text.is_empty() => {
+                Some(message.text.as_str())
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a branch has the entry `seq` of branch `of` in its lineage.
+    pub fn inherits(&self, agent: &AgentId, branch: &BranchId, of: &BranchId, seq: i64) -> bool {
+        let mut at = branch.clone();
+        let mut steps = 0;
+        while &at != of {
+            match self.branch(agent, &at).and_then(|branch| branch.parent.as_ref()) {
+                Some((parent, cut)) if *cut >= seq && steps < 100_000 => at = parent.clone(),
+                _ => return false,
+            }
+            steps += 1;
+        }
+        true
+    }
+
+    /// The branches that an open wait holds up: the one that asked, then those that inherit its Waiting entry.
+    pub fn holders(&self, wait: &OpenWait) -> Vec<BranchId> {
+        let mut holders = vec![wait.branch.clone()];
+        if let Some(stack) = self.stacks.get(&wait.agent) {
+            holders.extend(
+                stack
+                    .branches
+                    .keys()
+                    .filter(|id| {
+                        **id != wait.branch && self.inherits(&wait.agent, id, &wait.branch, wait.seq)
+                    })
+                    .cloned(),
+            );
+        }
+        holders
+    }
+
+    /// The open waits that hold up a branch.
+    pub fn waits_on(&self, agent: &AgentId, branch: &BranchId) -> Vec<&OpenWait> {
+        self.waits
+            .values()
+            .filter(|wait| &wait.agent == agent && self.inherits(agent, branch, &wait.branch, wait.seq))
+            .collect()
+    }
+
+    /// Whether a branch is parked: neither checked out nor the branch of a call that somebody who is not
+    /// parked waits for. Late results are recorded on a parked branch; nothing is asked or called from it.
+    pub fn is_parked(&self, agent: &AgentId, branch: &BranchId) -> bool {
+        let (mut agent, mut branch) = (agent.clone(), branch.clone());
+        // Calls nest at most `CALL_DEPTH_MAX` deep; the bound only guards against a damaged log.
+        for _ in 0..64 {
+            if self.stacks.get(&agent).is_some_and(|stack| stack.current == branch) {
+                return false;
+            }
+            let Some(link) = self.branch(&agent, &branch).and_then(|branch| branch.call.as_ref()) else {
+                return true;
+            };
+            let Some(wait) = self.waits.get(&link.id) else { return true };
+            let holders = self.holders(wait);
+            let current = self.current(&wait.agent);
+            branch = if holders.contains(&current) { current } else { wait.branch.clone() };
+            agent = wait.agent.clone();
+        }
+        true
+    }
+
+    /// The call that a branch answers, while its caller still waits.
+    pub fn open_call(&self, agent: &AgentId, branch: &BranchId) -> Option<&CallLink> {
+        let link = self.branch(agent, branch)?.call.as_ref()?;
+        let wait = self.waits.get(&link.id)?;
+        // A tree fork copies the link; only the branch that the call names answers it.
+        let names_it = self.visible(&wait.agent, &wait.branch).into_iter().any(|entry| {
+            matches!(&entry.state, State::AgentCall(call)
+                if call.id == link.id && &call.agent == agent && &call.branch == branch)
+        });
+        names_it.then_some(link)
+    }
+
+    /// When each open wait is given up, milliseconds since the epoch; waits without a deadline are left out.
+    ///
+    /// An agent call's deadline stands still while its callee waits for a person: it is left out meanwhile and
+    /// moved by that time afterwards. A paused conversation has no deadlines on models.
+    pub fn timers(&self) -> Vec<(Id, i64)> {
+        self.waits.values().filter_map(|wait| Some((wait.waiting.id, self.deadline(wait)?))).collect()
+    }
+
+    /// The effective deadline of one open wait, as in [`Conversation::timers`].
+    pub fn deadline(&self, wait: &OpenWait) -> Option<i64> {
+        let deadline = wait.waiting.deadline_ms?;
+        match wait.waiting.kind {
+            WaitKind::Llm if self.paused => None,
+            WaitKind::Agent => Some(deadline.saturating_add(self.human_ms(wait)?)),
+            _ => Some(deadline),
+        }
+    }
+
+    /// How long the callees of a call have waited for people; none while one does.
+    fn human_ms(&self, wait: &OpenWait) -> Option<i64> {
+        let mut spans: Vec<(i64, i64)> = Vec::new();
+        let mut todo = vec![wait.waiting.id];
+        let mut seen = Vec::new();
+        while let Some(call) = todo.pop() {
+            if seen.contains(&call) {
+                continue;
+            }
+            seen.push(call);
+            let branches = self.stacks.iter().flat_map(|(agent, stack)| {
+                stack
+                    .branches
+                    .values()
+                    .filter(|branch| branch.call.as_ref().is_some_and(|link| link.id == call))
+                    .map(move |branch| (agent, branch))
+            });
+            for (agent, branch) in branches {
+                for open in self.waits_on(agent, &branch.id) {
+                    if open.waiting.kind == WaitKind::UserInput {
+                        return None;
+                    }
+                }
+                for entry in &branch.entries {
+                    match &entry.state {
+                        State::AgentCall(inner) => todo.push(inner.id),
+                        State::UserResponse(response) => {
+                            let asked = branch.entries.iter().find(|other| {
+                                matches!(&other.state, State::UserInputRequest(r) if r.id == response.request)
+                            });
+                            spans.extend(asked.map(|asked| (asked.time_ms, entry.time_ms)));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        spans.sort_unstable();
+        let mut total = 0;
+        let mut reached = i64::MIN;
+        for (from, to) in spans {
+            let from = from.max(reached);
+            total += (to - from).max(0);
+            reached = reached.max(to);
+        }
+        Some(total)
+    }
+}
+
+/// Where two branches part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BranchDiff<'c> {
+    /// How many indexed entries they share.
+    pub common: usize,
+    /// The rest of the first.
+    pub left: Vec<&'c Entry>,
+    /// The rest of the second.
+    pub right: Vec<&'c Entry>,
 }

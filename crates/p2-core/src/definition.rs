@@ -12,7 +12,8 @@ use crate::ids::AgentId;
 pub struct Agent {
     /// Its id.
     pub id: AgentId,
-    /// What it is.
+    /// What it is; its fields lie beside `id`, told apart by `type`.
+    #[serde(flatten)]
     pub kind: AgentKind,
 }
 
@@ -34,29 +35,78 @@ pub struct LlmAgent {
     /// `provider/model`.
     pub model: String,
     /// System prompt as a minijinja template; none: the built-in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
     /// Persona (`persona/<id>`), none for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behavior: Option<String>,
     /// Tools by id.
+    #[serde(default)]
     pub tools: Vec<String>,
     /// How the stack is rendered.
+    #[serde(default)]
     pub render: RenderPolicy,
     /// Sampling temperature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
     /// Nucleus sampling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     /// Longest reply in tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<i64>,
     /// Ask the agent to look at its own answer once more (at most three reflections per user message).
+    #[serde(default)]
     pub self_reflection: bool,
     /// Ask another agent to criticise the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reflection_agent: Option<AgentId>,
     /// What happens at the limit of entries.
+    #[serde(default)]
     pub at_limit: AtLimit,
     /// Deadline of a model call over all retries, milliseconds.
+    #[serde(default = "model_timeout_ms")]
     pub model_timeout_ms: i64,
     /// Deadline of a call to another agent, milliseconds.
+    #[serde(default = "agent_timeout_ms")]
     pub agent_timeout_ms: i64,
+}
+
+impl LlmAgent {
+    /// An agent on `model` with every option at its default and no tools.
+    pub fn new(model: &str) -> LlmAgent {
+        LlmAgent {
+            model: model.to_owned(),
+            system_prompt: None,
+            behavior: None,
+            tools: Vec::new(),
+            render: RenderPolicy::default(),
+            temperature: None,
+            top_p: None,
+            max_tokens: None,
+            self_reflection: false,
+            reflection_agent: None,
+            at_limit: AtLimit::default(),
+            model_timeout_ms: model_timeout_ms(),
+            agent_timeout_ms: agent_timeout_ms(),
+        }
+    }
+}
+
+const fn model_timeout_ms() -> i64 {
+    120_000
+}
+
+const fn agent_timeout_ms() -> i64 {
+    300_000
+}
+
+const fn window() -> usize {
+    40
+}
+
+const fn budget() -> usize {
+    16_000
 }
 
 /// How a stack is rendered for a model.
@@ -66,22 +116,31 @@ pub enum RenderPolicy {
     /// The newest `window` rendered messages (internal entries do not count).
     Default {
         /// How many.
+        #[serde(default = "window")]
         window: usize,
     },
     /// As many of the newest messages as fit.
     Tokens {
         /// Budget in tokens of the `o200k_base` encoding, system messages included.
+        #[serde(default = "budget")]
         budget: usize,
     },
     /// Everything since the newest summary, the summary first.
     Compact,
 }
 
+impl Default for RenderPolicy {
+    fn default() -> RenderPolicy {
+        RenderPolicy::Default { window: window() }
+    }
+}
+
 /// What happens when 2,000 entries have gathered since the newest summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AtLimit {
     /// Append a summary and go on.
+    #[default]
     Compact,
     /// Refuse the message, visibly.
     Refuse,
@@ -91,6 +150,7 @@ pub enum AtLimit {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleAgent {
     /// Question (trimmed, lower case) → answer.
+    #[serde(default)]
     pub rules: BTreeMap<String, String>,
 }
 
@@ -98,6 +158,7 @@ pub struct RuleAgent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HumanAgent {
     /// Told of each request, with its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
 }
 
@@ -127,7 +188,7 @@ pub struct Tool {
     #[serde(default = "day_ms")]
     pub dedup_ttl_ms: i64,
     /// How long a success is answered from the cache, milliseconds; none: never.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_ttl_ms: Option<i64>,
     /// After each result the agent is asked to reflect on it.
     #[serde(default)]
@@ -235,5 +296,18 @@ impl Definition {
             Definition::Persona(persona) => &persona.id,
             Definition::Price(price) => &price.id,
         }
+    }
+
+    /// The canonical JSON body, as in `registry`: own key names, defaults written out, absent options left out.
+    /// `definition_from_json` of it gives the same definition back.
+    pub fn body(&self) -> Value {
+        let body = match self {
+            Definition::Agent(agent) => serde_json::to_value(agent),
+            Definition::Tool(tool) => serde_json::to_value(tool),
+            Definition::Persona(persona) => serde_json::to_value(persona),
+            Definition::Price(price) => serde_json::to_value(price),
+        };
+        // These types have text keys only, so there is nothing that could fail here.
+        body.unwrap_or(Value::Null)
     }
 }

@@ -4,6 +4,7 @@
 //! as arguments, what should happen goes out as values. Start at [`step::decide`].
 
 pub mod apply;
+pub mod builtin;
 pub mod bytes;
 pub mod conversation;
 pub mod definition;

@@ -370,6 +370,15 @@ pub enum Change {
     Decided(Decided),
     /// Definitions were pinned after the conversation began (an agent that joined by delegation).
     Pinned(Pinned),
+    /// Waits were closed.
+    Closed(Closed),
+}
+
+/// Waits were closed: whatever answers one of them from now on is late.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Their ids.
+    pub waits: Vec<Id>,
 }
 
 /// The conversation began.

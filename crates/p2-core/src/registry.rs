@@ -6,6 +6,9 @@ use crate::definition::{Agent, Definition, Persona, Price, Tool};
 use crate::record::RegistryRecord;
 
 /// All definitions, every version. A conversation pins the versions it began with, so a lookup takes a pin.
+///
+/// Version 0 is what the program brings along ([`crate::builtin`]); versions from `registry` count from 1, so
+/// whatever somebody applied supersedes it, and a conversation that pinned 0 keeps the built-in one.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Registry {
     versions: BTreeMap<(String, String), BTreeMap<i32, Definition>>,
@@ -16,10 +19,22 @@ impl Registry {
     /// harmless.
     ///
     /// # Errors
-    /// A sentence where the body is not a definition of its kind.
+    /// A sentence where the body is not a definition of its kind, its id is not the record's, or the version
+    /// is below 1.
     pub fn apply(&mut self, record: &RegistryRecord) -> Result<(), String> {
         let Some(body) = &record.body else { return Ok(()) };
+        if record.version < 1 {
+            return Err(format!("registry record '{}': versions count from 1", record.key));
+        }
         let definition = crate::apply::definition_from_json(&record.kind, &body.0)?;
+        if definition.id() != record.id {
+            return Err(format!(
+                "registry record '{}': its body defines '{}' instead of '{}'",
+                record.key,
+                definition.id(),
+                record.id
+            ));
+        }
         self.insert(definition, record.version);
         Ok(())
     }

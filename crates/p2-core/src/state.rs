@@ -217,13 +217,16 @@ impl AgentStatus {
 /// Something outside is awaited.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// Names the wait: whatever closes it carries this id, and exactly one thing closes it.
+    /// Names the wait: whatever closes it carries this id, and exactly one thing closes it. A later entry with
+    /// the same id moves the deadline of the open wait, it opens no second one. An agent call's wait has the
+    /// call's id, a request's wait the request's.
     pub id: Id,
     /// What is awaited.
     pub kind: WaitKind,
     /// When it is given up, milliseconds since the epoch; none: never.
     pub deadline_ms: Option<i64>,
-    /// What it belongs to: a tool call's `call_id`, an agent call's id, a request's id; empty for a model.
+    /// What it belongs to: a tool call's `call_id`, an agent call's id, a request's id; for a model the
+    /// SHA-256 hex of the rendered request (the prompt's ref).
     pub correlation: String,
 }
 

@@ -134,7 +134,8 @@ pub struct Ask {
 
 /// Decides what follows from an input. Pure: the same arguments give the same decision, byte for byte.
 ///
-/// `now_ms` is the input's time (a record's timestamp, the clock at which a reply or timer arrived).
+/// `now_ms` is the clock when the input is decided: deadlines count from the moment a wait begins, not from
+/// when the input was written, so a backlog that is worked off late does not time out at once.
 pub fn decide(conversation: &Conversation, input: &Input, context: Context<'_>, now_ms: i64) -> Decision {
     crate::fsm::decide(conversation, input, context, now_ms)
 }

@@ -3,6 +3,12 @@
 //! A processor is one pure decision ([`processor::Processor`]) plus one port. Everything that makes it exactly
 //! once (batches, epochs, progress, claims, timers, catch-up) is here, as a value without IO in `runtime`.
 
+pub mod conformance;
+pub mod groups;
+pub mod memory;
 pub mod ports;
 pub mod processor;
 pub mod runtime;
+pub mod shell;
+pub mod topics;
+pub mod wire;

@@ -145,9 +145,12 @@ pub trait Log: Send + Sync {
 
 /// A member of a consumer group.
 #[async_trait]
-pub trait Member: Send {
+pub trait Member: Send + Sync {
     /// The next event; waits until there is one. Cancel-safe.
     async fn next(&mut self) -> Result<MemberEvent, LogError>;
+
+    /// The group's committed progress of a partition as of now (stable: no open transaction can change it).
+    async fn committed(&self, topic: Topic, partition: i32) -> Result<Option<CommittedOffset>, LogError>;
 
     /// Starts delivery of an assigned partition at `offset` (after catch-up, or to start over).
     async fn seek(&mut self, topic: Topic, partition: i32, offset: i64) -> Result<(), LogError>;

@@ -93,7 +93,8 @@ pub trait Processor {
         now_ms: i64,
     ) -> LaneStep<Self::Request>;
 
-    /// Takes one output of this lane (or a record of the view, at catch-up) into its state.
+    /// Takes a record into the lane's state: with a view, each record of it (own outputs and catch-up); without
+    /// one, the lane's input record right before it is decided, and then every output.
     ///
     /// # Errors
     /// A sentence where it does not follow what was folded before: the lane is loaded anew.

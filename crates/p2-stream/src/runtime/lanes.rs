@@ -21,8 +21,8 @@ pub(super) struct Lane<P: Processor> {
     record: Option<i64>,
     /// Timers that are set.
     timers: Vec<(i64, Id)>,
-    /// Timers that fired: each does so once per ownership.
-    fired: BTreeSet<Id>,
+    /// (due, timer) that fired: each does so once per ownership, unless its deadline moves.
+    fired: BTreeSet<(i64, Id)>,
 }
 
 impl<P: Processor> Lane<P> {
@@ -157,11 +157,11 @@ impl<P: Processor> Runtime<P> {
             if *due > now_ms {
                 return;
             }
-            let Some((_, index, key, timer)) = self.timers.pop_first() else { return };
+            let Some((due, index, key, timer)) = self.timers.pop_first() else { return };
             let Some(epoch) = self.partitions.get(&index).map(|partition| partition.epoch) else { continue };
             let Some(lane) = self.lanes.get_mut(&(index, key.clone())) else { continue };
             lane.timers.retain(|(_, id)| *id != timer);
-            lane.fired.insert(timer);
+            lane.fired.insert((due, timer));
             self.counters.timers += 1;
             self.decide(index, epoch, &key, None, &LaneInput::Timer { timer }, now_ms, actions);
             self.run_backlog(index, epoch, &key, now_ms, actions);
@@ -298,7 +298,7 @@ impl<P: Processor> Runtime<P> {
             self.timers.remove(&(due, index, key.to_owned(), id));
         }
         for (id, due) in self.processor.timers(state) {
-            if !lane.fired.contains(&id) {
+            if !lane.fired.contains(&(due, id)) {
                 lane.timers.push((due, id));
                 self.timers.insert((due, index, key.to_owned(), id));
             }

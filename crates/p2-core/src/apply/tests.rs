@@ -1,0 +1,569 @@
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::builtin;
+use crate::definition::{Agent, AtLimit, LlmAgent, RenderPolicy};
+use crate::ids::AgentId;
+
+/// The earlier system's file: same keys, same six agents, plus one of each other type.
+const EARLIER: &str = r#"
+agents:
+  - id: agent_alpha
+    type: llm
+    llm_model: "openai/gpt-4o"
+    behavior_template: weather_expert
+    tools: ["get_weather", "delegate", "check_balance", "transfer_funds", "reward_agent"]
+    render_policy: default
+    enable_self_reflection: true
+    reflection_agent_id: agent_beta
+  - id: agent_beta
+    type: llm
+    llm_model: "openai/gpt-4o"
+    tools: ["check_balance", "transfer_funds", "transaction_history"]
+  - id: agent_helper
+    type: llm
+    llm_model: "openai/gpt-4o"
+    behavior_template: null
+    tools: [get_weather, check_balance, transaction_history]
+    temperature: 0.7
+    top_p: 1.0
+    max_tokens: 500
+  - id: treasurer
+    type: llm
+    llm_model: "openai/gpt-4o"
+    tools: [check_balance, transfer_funds, transaction_history, reward_agent]
+  - id: agent_lemy
+    type: llm
+    llm_model: "openai/gpt-4o"
+    tools: [check_balance]
+  - id: child
+    type: llm
+    tools: [check_balance, transaction_history]
+    enable_self_reflection: false
+  - id: greeter
+    type: rule_based
+    rules:
+      " Hello ": "Hi there!"
+      42: "The answer."
+  - id: reviewer
+    type: human_in_loop
+    callback_url: null
+"#;
+
+fn llm(definition: &Definition) -> &LlmAgent {
+    match definition {
+        Definition::Agent(Agent { kind: AgentKind::Llm(llm), .. }) => llm,
+        other => panic!("not an llm agent: {other:?}"),
+    }
+}
+
+fn refused(text: &str, expected: Expect) {
+    expected.assert_eq(&parse_file(text, "a.yml").unwrap_err().to_string());
+}
+
+#[test]
+fn agents_yml_of_the_earlier_system_loads_unchanged() {
+    let agents = parse_file(EARLIER, "agents.yml").unwrap();
+    let ids: Vec<&str> = agents.iter().map(Definition::id).collect();
+    assert_eq!(
+        ids,
+        [
+            "agent_alpha",
+            "agent_beta",
+            "agent_helper",
+            "treasurer",
+            "agent_lemy",
+            "child",
+            "greeter",
+            "reviewer"
+        ]
+    );
+    assert_eq!(
+        llm(&agents[0]),
+        &LlmAgent {
+            behavior: Some("weather_expert".to_owned()),
+            tools: ["get_weather", "delegate", "check_balance", "transfer_funds", "reward_agent"]
+                .map(str::to_owned)
+                .to_vec(),
+            self_reflection: true,
+            reflection_agent: Some("agent_beta".into()),
+            ..LlmAgent::new("openai/gpt-4o")
+        }
+    );
+    let helper = llm(&agents[2]);
+    assert_eq!((helper.temperature, helper.top_p, helper.max_tokens), (Some(0.7), Some(1.0), Some(500)));
+    assert_eq!(helper.behavior, None);
+    assert_eq!(llm(&agents[5]).model, "openai/gpt-4.1");
+    assert_eq!(
+        agents[6].body(),
+        json!({"id": "greeter", "type": "rule", "rules": {"hello": "Hi there!", "42": "The answer."}})
+    );
+    assert_eq!(agents[7].body(), json!({"id": "reviewer", "type": "human"}));
+}
+
+#[test]
+fn the_list_form_means_the_same_as_the_agents_key() {
+    let list = EARLIER.replace("agents:\n", "");
+    assert_eq!(parse_file(&list, "a").unwrap(), parse_file(EARLIER, "b").unwrap());
+}
+
+#[test]
+fn a_file_may_hold_documents_of_every_kind() {
+    let text = "
+kind: agent
+id: a.1
+type: llm
+model: ollama/llama3
+system_prompt: 'You are {{ agent }}.'
+render: {policy: tokens, budget: 900}
+at_limit: refuse
+model_timeout_ms: 5000
+---
+kind: tool
+id: look-up
+description: Looks it up.
+parameters: {type: object, properties: {key: {type: string}}}
+cache_ttl_ms: 1000
+approval: required
+---
+kind: persona
+id: pirate
+template: Arr, {{ question }}
+---
+kind: price
+id: ollama/llama3:8b
+prompt_usd_per_million: 0.1
+completion_usd_per_million: '0.20'
+---
+";
+    let definitions = parse_file(text, "all.yml").unwrap();
+    let agent = llm(&definitions[0]);
+    assert_eq!(agent.render, RenderPolicy::Tokens { budget: 900 });
+    assert_eq!((agent.at_limit, agent.model_timeout_ms), (AtLimit::Refuse, 5_000));
+    assert_eq!(agent.agent_timeout_ms, 300_000);
+    assert_eq!(
+        definitions[1].body(),
+        json!({
+            "id": "look-up", "description": "Looks it up.",
+            "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
+            "executor": "builtin", "side_effect_free": false, "idempotent": false, "reconcile": false,
+            "dedup_ttl_ms": 86_400_000, "cache_ttl_ms": 1000, "reflect": false, "post_effects": [],
+            "timeout_ms": 30_000, "approval": "required", "spends": false
+        })
+    );
+    assert_eq!(
+        definitions[3].body(),
+        json!({"id": "ollama/llama3:8b", "prompt_usd_per_million": "0.1", "completion_usd_per_million": "0.20"})
+    );
+    assert_eq!(definitions.len(), 4);
+}
+
+#[test]
+fn the_body_of_an_agent_is_flat_and_writes_its_defaults_out() {
+    let text = "kind: agent\nid: a\ntype: llm\nmodel: scripted/demo\n";
+    assert_eq!(
+        parse_file(text, "a.yml").unwrap()[0].body(),
+        json!({
+            "id": "a", "type": "llm", "model": "scripted/demo", "tools": [],
+            "render": {"policy": "default", "window": 40}, "self_reflection": false,
+            "at_limit": "compact", "model_timeout_ms": 120_000, "agent_timeout_ms": 300_000
+        })
+    );
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_key() {
+    refused(
+        "- id: a\n  type: llm\n  model: openai/gpt-4o\n- id: b\n  type: llm\n  modle: openai/gpt-4o\n",
+        expect!["a.yml:6: agent 'b': unknown key 'modle'; the nearest valid key is 'model'"],
+    );
+    refused(
+        "- {id: a, type: llm, llm_modell: x/y}",
+        expect!["a.yml: agent 'a': unknown key 'llm_modell'; the nearest valid key is 'llm_model'"],
+    );
+    refused(
+        "- {id: a, type: rule, rule: {}}",
+        expect!["a.yml: agent 'a': unknown key 'rule'; the nearest valid key is 'rules'"],
+    );
+    refused(
+        "kind: tool\nid: t\ndescription: d\nparameters: {type: object}\ntimeout: 5\n",
+        expect!["a.yml:5: tool 't': unknown key 'timeout'; the nearest valid key is 'timeout_ms'"],
+    );
+    refused(
+        "kind: agent\nid: a\ntype: llm\nmodel: x/y\nrender: {policy: tokens, window: 3}\n",
+        expect![
+            "a.yml:5: agent 'a': 'render' must be free of unknown keys: 'window'; the nearest valid key is 'budget'"
+        ],
+    );
+    refused(
+        "agents: []\nagent: 1",
+        expect!["a.yml: document 1: unknown key 'agent' beside 'agents'; remove it"],
+    );
+    refused(
+        "kind: tol\nid: t\n",
+        expect![
+            "a.yml:1: tol 't': the kind 'tol' is not known; the nearest is 'tool' (there are agent, tool, persona, price)"
+        ],
+    );
+    refused(
+        "- {id: a, type: rules_based}",
+        expect!["a.yml: agent 'a': the agent type 'rules_based' is not known; the nearest is 'rule_based'"],
+    );
+}
+
+#[test]
+fn a_line_is_that_of_the_definition_that_is_wrong() {
+    refused(
+        "- id: a\n  type: llm\n  model: x/y\n  top_p: 1\n- id: b\n  type: llm\n  model: x/y\n  top_p: 1.5\n",
+        expect!["a.yml:8: agent 'b': 'top_p' must be from 0 to 1, found 1.5"],
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_shape_or_out_of_range_is_refused_by_name() {
+    let agent = |rest: &str| format!("[{{id: a, type: llm, model: x/y, {rest}}}]");
+    refused(
+        &agent("temperature: hot"),
+        expect!["a.yml: agent 'a': 'temperature' must be a number, found the text 'hot'"],
+    );
+    refused(
+        &agent("temperature: 2.1"),
+        expect!["a.yml: agent 'a': 'temperature' must be from 0 to 2, found 2.1"],
+    );
+    refused(
+        &agent("temperature: .nan"),
+        expect!["a.yml: the number .nan cannot be used; write a finite one"],
+    );
+    refused(
+        &agent("max_tokens: 0"),
+        expect!["a.yml: agent 'a': 'max_tokens' must be from 1 to 10000000, found 0"],
+    );
+    refused(
+        &agent("max_tokens: 1.5"),
+        expect!["a.yml: agent 'a': 'max_tokens' must be a whole number, found 1.5"],
+    );
+    refused(
+        &agent("tools: get_weather"),
+        expect!["a.yml: agent 'a': 'tools' must be a list of texts, found the text 'get_weather'"],
+    );
+    refused(
+        &agent("tools: [a, b, a]"),
+        expect!["a.yml: agent 'a': 'tools' names 'a' twice; keep one of them"],
+    );
+    refused(
+        &agent("render: windowed"),
+        expect![
+            "a.yml: agent 'a': 'render' must be default, tokens, compact, or a mapping with 'policy', found the text 'windowed'"
+        ],
+    );
+    refused(
+        &agent("render: {policy: default, window: 0}"),
+        expect!["a.yml: agent 'a': 'window' must be from 1 to 10000, found 0"],
+    );
+    refused(
+        &agent("at_limit: explode"),
+        expect!["a.yml: agent 'a': 'at_limit' must be one of compact, refuse, found the text 'explode'"],
+    );
+    refused(
+        &agent("llm_model: x/z"),
+        expect!["a.yml: agent 'a': 'model' and 'llm_model' are the same key; keep one of them"],
+    );
+    refused(
+        &agent("agent_timeout_ms: -1"),
+        expect!["a.yml: agent 'a': 'agent_timeout_ms' must be from 1 to 604800000, found -1"],
+    );
+    refused(
+        &agent("system_prompt: '{{ agent'"),
+        expect![
+            "a.yml: agent 'a': 'system_prompt' is not a valid template: syntax error: unexpected end of input, expected end of variable block (in <string>:1)"
+        ],
+    );
+    refused(
+        &agent("system_prompt: '{{ agnet }}'"),
+        expect![
+            "a.yml: agent 'a': 'system_prompt' uses the unknown name 'agnet'; it may use agent, conversation, question, tools, can_delegate, can_ask"
+        ],
+    );
+    refused(
+        "[{id: a b, type: llm, model: x/y}]",
+        expect!["a.yml: agent 'a b': 'id' must be 1 to 64 characters out of ASCII letters, digits and _ - ."],
+    );
+    refused(
+        "[{id: a, type: llm, model: gpt-4o}]",
+        expect!["a.yml: agent 'a': 'model' must be provider/model such as openai/gpt-4o, found 'gpt-4o'"],
+    );
+    refused(
+        "[{id: a, type: human, callback_url: 'ftp://x'}]",
+        expect!["a.yml: agent 'a': 'callback_url' must begin with https:// or http://"],
+    );
+    refused(
+        "[{id: a, type: rule, rules: {Hi: 1, ' hi': 2}}]",
+        expect!["a.yml: agent 'a': 'rules' must be free of repeated questions: 'hi' also has the text '2'"],
+    );
+    refused(
+        "[{id: a}]",
+        expect!["a.yml: agent 'a': the key 'type' is missing; add type: llm, rule or human"],
+    );
+    refused("[{type: human}]", expect!["a.yml: agent without id: the key 'id' is missing; add it"]);
+}
+
+#[test]
+fn tools_personas_and_prices_are_checked_too() {
+    let tool = |rest: &str| format!("{{kind: tool, id: t, description: d, {rest}}}");
+    refused(
+        &tool("parameters: {type: string}"),
+        expect!["a.yml: tool 't': 'parameters' must be a JSON Schema of an object; add type: object"],
+    );
+    refused(
+        &tool("parameters: {type: object, properties: {a: {type: text}}}"),
+        expect![
+            "a.yml: tool 't': 'parameters' has no valid schema for 'a'; 'type' is one of string, number, integer, boolean, array, object, null"
+        ],
+    );
+    refused(
+        &tool("parameters: {type: object, required: a}"),
+        expect!["a.yml: tool 't': 'parameters' must have a list of names as 'required'"],
+    );
+    refused(
+        &tool("parameters: {type: object}, executor: core"),
+        expect!["a.yml: tool 't': 'executor' core is only for delegate and ask_user; use external"],
+    );
+    refused(
+        &tool("parameters: {type: object}, timeout_ms: 0"),
+        expect!["a.yml: tool 't': 'timeout_ms' must be from 1 to 604800000, found 0"],
+    );
+    refused(
+        "{kind: persona, id: p, template: '{% if %}'}",
+        expect![
+            "a.yml: persona 'p': 'template' is not a valid template: syntax error: unexpected end of block (in <string>:1)"
+        ],
+    );
+    let price = |text: &str| {
+        format!("{{kind: price, id: a/b, prompt_usd_per_million: {text}, completion_usd_per_million: 1}}")
+    };
+    refused(
+        &price("-1"),
+        expect![
+            "a.yml: price 'a/b': 'prompt_usd_per_million' must be a decimal number such as 2.50, found '-1'"
+        ],
+    );
+    refused(
+        &price("'1,5'"),
+        expect![
+            "a.yml: price 'a/b': 'prompt_usd_per_million' must be a decimal number such as 2.50, found '1,5'"
+        ],
+    );
+    refused(
+        &price("1e30"),
+        expect![
+            "a.yml: price 'a/b': 'prompt_usd_per_million' must be a decimal number such as 2.50, found '1e+30'"
+        ],
+    );
+    refused(
+        &price("[1]"),
+        expect![
+            "a.yml: price 'a/b': 'prompt_usd_per_million' must be a decimal number such as 2.50, found a list"
+        ],
+    );
+}
+
+#[test]
+fn a_text_that_is_no_set_of_definitions_is_refused() {
+    refused(
+        "",
+        expect!["a.yml: holds no definition; write documents with kind: agent, tool, persona or price"],
+    );
+    refused(
+        "id: a\ntype: human\n",
+        expect!["a.yml: document 1: has no 'kind'; add kind: agent, tool, persona or price"],
+    );
+    refused(
+        "just words",
+        expect!["a.yml: document 1: must be a mapping or a list of agents, found the text 'just words'"],
+    );
+    refused(
+        "- a\n- b",
+        expect!["a.yml: document 1: every agent of the list must be a mapping, found the text 'a'"],
+    );
+    refused("agents: 3", expect!["a.yml: document 1: 'agents' must be a list, found 3"]);
+    refused(
+        "kind: agent\nid: [",
+        expect![
+            "a.yml:3: is not valid YAML: did not find expected node content at line 3 column 1, while parsing a flow node"
+        ],
+    );
+    refused(
+        "- {id: a, type: human, type: human}",
+        expect![[r#"a.yml:1: is not valid YAML: .[0]: duplicate entry with key "type" at line 1 column 3"#]],
+    );
+    refused(
+        "- {id: a, type: human}\n- {id: a, type: human}",
+        expect!["a.yml: agent 'a': is defined twice in this file; keep one of them"],
+    );
+    refused("- !secret {id: a}", expect!["a.yml: the YAML tag '!secret' has no meaning here; remove it"]);
+}
+
+#[test]
+fn references_are_found_in_the_file_or_in_the_registry_or_named_as_missing() {
+    let registry = builtin::registry();
+    let parse = |text: &str| parse_file(text, "a.yml").unwrap();
+    let fine = "
+- {id: a, type: llm, model: x/y, behavior: weather_expert, tools: [get_weather], reflection_agent: b}
+- {id: b, type: human}";
+    assert_eq!(check_references(&parse(fine), &registry), Ok(()));
+    let missing = |text: &str, expected: Expect| {
+        expected.assert_eq(&check_references(&parse(text), &registry).unwrap_err().to_string());
+    };
+    missing(
+        "[{id: a, type: llm, model: x/y, tools: [get_wether]}]",
+        expect![
+            "agent 'a': 'tools' names the tool 'get_wether', which does not exist; the nearest known tool is 'get_weather', or apply that tool too"
+        ],
+    );
+    missing(
+        "[{id: a, type: llm, model: x/y, behavior: weatherman}]",
+        expect![
+            "agent 'a': 'behavior' names the persona 'weatherman', which does not exist; the nearest known persona is 'weather_expert', or apply that persona too"
+        ],
+    );
+    missing(
+        "[{id: a, type: llm, model: x/y, reflection_agent: tresurer}]",
+        expect![
+            "agent 'a': 'reflection_agent' names the agent 'tresurer', which does not exist; the nearest known agent is 'treasurer', or apply that agent too"
+        ],
+    );
+    missing(
+        "{kind: persona, id: p, template: x, required_tools: [look]}",
+        expect![
+            "persona 'p': 'required_tools' names the tool 'look', which does not exist; the nearest known tool is 'delegate', or apply that tool too"
+        ],
+    );
+}
+
+#[test]
+fn applying_yields_the_next_version_and_then_its_pointer_and_nothing_for_what_did_not_change() {
+    let mut registry = builtin::registry();
+    let file = |temperature: &str| {
+        let text = format!(
+            "- {{id: child, type: llm, model: x/y, temperature: {temperature}}}\n- {{id: me, type: human}}"
+        );
+        parse_file(&text, "a.yml").unwrap()
+    };
+    let mut apply = |definitions: &[Definition]| -> Vec<String> {
+        let records = records(definitions, &registry);
+        for record in &records {
+            registry.apply(record).unwrap();
+        }
+        records
+            .iter()
+            .map(|record| format!("{} v{} {}", record.key, record.version, record.body.is_some()))
+            .collect()
+    };
+    assert_eq!(
+        apply(&file("0.5")),
+        ["agent/child@1 v1 true", "agent/child v1 false", "agent/me@1 v1 true", "agent/me v1 false"]
+    );
+    assert_eq!(apply(&file("0.5")), Vec::<String>::new());
+    assert_eq!(apply(&file("0.6")), ["agent/child@2 v2 true", "agent/child v2 false"]);
+    let both: Vec<Definition> = file("0.7").into_iter().chain(file("0.8")).collect();
+    assert_eq!(
+        apply(&both),
+        ["agent/child@3 v3 true", "agent/child v3 false", "agent/child@4 v4 true", "agent/child v4 false"]
+    );
+    assert_eq!(registry.agent("child", None).unwrap().0, 4);
+    assert!(registry.agent("child", Some(2)).is_some());
+}
+
+#[test]
+fn a_registry_record_that_contradicts_itself_is_refused() {
+    let definitions = parse_file("[{id: me, type: human}]", "a.yml").unwrap();
+    let record = records(&definitions, &Registry::default()).remove(0);
+    let mut registry = Registry::default();
+    let apply = |registry: &mut Registry, record: &RegistryRecord| registry.apply(record).unwrap_err();
+    let zero = RegistryRecord { version: 0, ..record.clone() };
+    expect!["registry record 'agent/me@1': versions count from 1"].assert_eq(&apply(&mut registry, &zero));
+    let other = RegistryRecord { id: "you".to_owned(), ..record.clone() };
+    expect!["registry record 'agent/me@1': its body defines 'me' instead of 'you'"]
+        .assert_eq(&apply(&mut registry, &other));
+    let kind = RegistryRecord { kind: "rubric".to_owned(), ..record };
+    expect!["rubric 'me': the kind 'rubric' is not known; the nearest is 'price' (there are agent, tool, persona, price)"].assert_eq(&apply(&mut registry, &kind));
+    assert_eq!(registry, Registry::default());
+}
+
+#[test]
+fn one_agent_may_build_on_another_with_a_yaml_anchor() {
+    let text =
+        "- &base {id: a, type: llm, model: x/y, tools: [get_weather]}\n- {<<: *base, id: b, top_p: 0.5}\n";
+    let agents = parse_file(text, "a.yml").unwrap();
+    let expected = LlmAgent { top_p: Some(0.5), ..llm(&agents[0]).clone() };
+    assert_eq!((agents[1].id(), llm(&agents[1])), ("b", &expected));
+}
+
+#[test]
+fn only_the_earlier_list_of_agents_has_a_default_model() {
+    refused(
+        "kind: agent\nid: a\ntype: llm\n",
+        expect!["a.yml: agent 'a': the key 'model' is missing; add it"],
+    );
+}
+
+#[test]
+fn a_body_that_is_no_object_is_refused() {
+    expect!["agent: its body must be a JSON object, found a list"]
+        .assert_eq(&definition_from_json("agent", &json!([])).unwrap_err());
+}
+
+#[test]
+fn every_built_in_definition_survives_its_body() {
+    for definition in builtin::definitions() {
+        assert_eq!(definition_from_json(definition.kind(), &definition.body()), Ok(definition));
+    }
+}
+
+prop_compose! {
+    fn any_llm()(
+        options in (any::<Option<bool>>(), any::<Option<u32>>(), prop::option::of("[a-z]{1,8}"), any::<bool>()),
+        tools in prop::collection::btree_set("[a-z_]{1,9}", 0..4),
+        render in 0..3_usize,
+        size in 1..10_000_usize,
+    ) -> LlmAgent {
+        let (half, most, name, flag) = options;
+        LlmAgent {
+            system_prompt: name.clone(),
+            behavior: name.clone(),
+            tools: tools.into_iter().collect(),
+            render: match render {
+                0 => RenderPolicy::Default { window: size },
+                1 => RenderPolicy::Tokens { budget: size },
+                _ => RenderPolicy::Compact,
+            },
+            temperature: half.map(|half| if half { 0.5 } else { 2.0 }),
+            top_p: half.map(|half| if half { 0.3 } else { 1.0 }),
+            max_tokens: most.map(|most| i64::from(most.max(1) % 1_000 + 1)),
+            self_reflection: flag,
+            reflection_agent: name.map(AgentId),
+            at_limit: if flag { AtLimit::Refuse } else { AtLimit::Compact },
+            model_timeout_ms: 1 + i64::try_from(size).unwrap(),
+            ..LlmAgent::new("x/y")
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_definition_survives_its_json_body_and_its_yaml_document(llm in any_llm()) {
+        let definition = Definition::Agent(Agent { id: "a".into(), kind: AgentKind::Llm(llm) });
+        let mut body = definition.body();
+        prop_assert_eq!(definition_from_json("agent", &body), Ok(definition.clone()));
+        body["kind"] = json!("agent");
+        let yaml = serde_yaml_ng::to_string(&body).unwrap();
+        prop_assert_eq!(parse_file(&yaml, "a.yml"), Ok(vec![definition]));
+    }
+
+    #[test]
+    fn no_text_makes_reading_panic(text in "(- |id: |kind: |agent|tool|type: |llm|\\{|\\}|\\[|\\]|\n|  |&a|\\*a|!t|[a-z]|: |---\n){0,40}") {
+        let _ = parse_file(&text, "a.yml");
+    }
+}

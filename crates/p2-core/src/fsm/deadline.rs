@@ -1,0 +1,122 @@
+//! A wait's deadline.
+
+use serde_json::json;
+
+use super::builder::Step;
+use super::{applied, control, delegation, recorded, tool_calls, tool_outcome, turn};
+use crate::conversation::OpenWait;
+use crate::ids::Id;
+use crate::record::Outcome;
+use crate::state::{AgentStatus, State, StopReason, ToolStatus, WaitKind};
+
+/// None where the timer fired before the deadline, which may have moved.
+pub(super) fn decide(step: &mut Step<'_>, wait: &Id) -> Option<Outcome> {
+    let Some(open) = step.conv.waits.get(wait).cloned() else {
+        return Some(recorded("late", format!("the wait {wait} was closed before its deadline")));
+    };
+    if step.conv.deadline(&open).is_none_or(|deadline| deadline > step.now) {
+        return None;
+    }
+    let data = json!({"wait": wait.to_string(), "kind": open.waiting.kind.as_str()});
+    step.event(&open.agent, &open.branch, "timed_out", data);
+    match open.waiting.kind {
+        WaitKind::Llm => {
+            let holders = step.conv.holders(&open);
+            step.close(wait);
+            for branch in &holders {
+                let text = "The model did not answer in time. Write again to go on.";
+                turn::failed(step, &open.agent, branch, "timeout", "timeout", text);
+            }
+        }
+        WaitKind::Tool => return Some(tool(step, &open)),
+        WaitKind::Agent => {
+            if let Some((callee, branch)) = delegation::callee(&step.conv, wait) {
+                control::cancel_branch(step, &callee, &branch, "its caller waited too long");
+            }
+            delegation::answer(step, wait, AgentStatus::Timeout, "no answer before the deadline".into());
+        }
+        WaitKind::UserInput | WaitKind::Payment => person(step, &open),
+    }
+    Some(applied())
+}
+
+fn tool(step: &mut Step<'_>, open: &OpenWait) -> Outcome {
+    let call_id = open.waiting.correlation.as_str();
+    let call = tool_calls::find(step, &open.agent, &open.branch, call_id);
+    if !call.is_some_and(|call| tool_calls::repeatable(step, &call.tool)) {
+        tool_outcome::doubt(step, open, json!("no answer before the deadline"));
+        return recorded("in_doubt", format!("nobody knows whether the call '{call_id}' was done"));
+    }
+    let holders = step.conv.holders(open);
+    step.close(&open.waiting.id);
+    for branch in &holders {
+        let body = json!({"message": "no answer before the deadline"});
+        tool_calls::result(step, &open.agent, branch, call_id, ToolStatus::Timeout, body, None);
+        turn::go_on(step, &open.agent, branch);
+    }
+    applied()
+}
+
+fn person(step: &mut Step<'_>, open: &OpenWait) {
+    let holders = step.conv.holders(open);
+    let entries = step.conv.visible(&open.agent, &open.branch);
+    let call_id = entries.into_iter().rev().find_map(|entry| match &entry.state {
+        State::UserInputRequest(request) if request.id == open.waiting.id => Some(request.call_id.clone()),
+        _ => None,
+    });
+    step.close(&open.waiting.id);
+    for branch in &holders {
+        match call_id.as_deref().filter(|id| !id.is_empty()) {
+            Some(id) => {
+                let body = json!({"message": "nobody answered in time"});
+                tool_calls::result(step, &open.agent, branch, id, ToolStatus::Expired, body, None);
+                turn::go_on(step, &open.agent, branch);
+            }
+            None => {
+                turn::failed(step, &open.agent, branch, "timeout", "user_input", "Nobody answered in time.")
+            }
+        }
+    }
+}
+
+/// Closes one wait because somebody gave up on it; nothing goes on. Gives the branches it held up.
+pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
+    let holders = step.conv.holders(open);
+    let id = open.waiting.id;
+    if open.waiting.kind == WaitKind::Agent {
+        delegation::settle(step, &id, AgentStatus::Cancelled, &format!("cancelled: {why}"));
+    } else {
+        let entries = step.conv.visible(&open.agent, &open.branch);
+        let request = entries.into_iter().rev().find_map(|entry| match &entry.state {
+            State::UserInputRequest(request) if request.id == id => Some(request.call_id.clone()),
+            _ => None,
+        });
+        step.close(&id);
+        let call_id = match open.waiting.kind {
+            WaitKind::Tool => Some(open.waiting.correlation.clone()),
+            _ => request.filter(|call_id| !call_id.is_empty()),
+        };
+        for branch in &holders {
+            let Some(call_id) = &call_id else {
+                let text = format!("Cancelled: {why}");
+                turn::say_error(step, &open.agent, branch, "cancelled", "cancelled", &text);
+                continue;
+            };
+            let tool = tool_calls::find(step, &open.agent, branch, call_id).map(|call| call.tool);
+            let begun = open.waiting.kind == WaitKind::Tool
+                && !tool.is_some_and(|tool| tool_calls::repeatable(step, &tool));
+            let (status, message) = if begun {
+                (ToolStatus::InDoubt, format!("cancelled ({why}): nobody knows whether it was done"))
+            } else {
+                (ToolStatus::Cancelled, format!("cancelled: {why}"))
+            };
+            let body = json!({"message": message});
+            tool_calls::result(step, &open.agent, branch, call_id, status, body, None);
+        }
+    }
+    for branch in &holders {
+        if step.conv.waits_on(&open.agent, branch).is_empty() {
+            turn::finish(step, &open.agent, branch, StopReason::Cancelled);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Looking things up: definitions as the conversation has them pinned, and what a stack says.
+
+use std::collections::BTreeMap;
+
+use crate::conversation::Conversation;
+use crate::definition::{Agent, AgentKind, AtLimit, LlmAgent, Persona, RenderPolicy, Tool};
+use crate::ids::AgentId;
+use crate::model::ModelRequest;
+use crate::render::{self, RenderSpec};
+use crate::state::{Entry, State};
+use crate::step::Context;
+
+/// The agent in its pinned version; made up where that is allowed.
+pub(super) fn agent(conv: &Conversation, context: Context<'_>, id: &AgentId) -> Option<Agent> {
+    let pin = conv.pins.get(&format!("agent/{id}")).copied();
+    if let Some((_, agent)) = context.registry.agent(id.as_str(), pin) {
+        return Some(agent.clone());
+    }
+    if !context.settings.allow_unknown_agents || id.0.trim().is_empty() {
+        return None;
+    }
+    let tools = context.registry.list("tool").filter_map(|(_, definition)| match definition {
+        crate::definition::Definition::Tool(tool) if !tool.spends => Some(tool.id.clone()),
+        _ => None,
+    });
+    let llm = LlmAgent {
+        model: context.settings.default_model.clone(),
+        system_prompt: None,
+        behavior: None,
+        tools: tools.collect(),
+        render: RenderPolicy::Default { window: 10 },
+        temperature: None,
+        top_p: None,
+        max_tokens: None,
+        self_reflection: false,
+        reflection_agent: None,
+        at_limit: AtLimit::Compact,
+        model_timeout_ms: 120_000,
+        agent_timeout_ms: 300_000,
+    };
+    Some(Agent { id: id.clone(), kind: AgentKind::Llm(llm) })
+}
+
+/// An LLM agent with its overrides; none for another kind.
+pub(super) fn llm(conv: &Conversation, context: Context<'_>, id: &AgentId) -> Option<LlmAgent> {
+    match agent(conv, context, id)?.kind {
+        AgentKind::Llm(llm) => Some(match conv.overrides.get(id) {
+            Some((overrides, _)) => render::effective(&llm, overrides),
+            None => llm,
+        }),
+        _ => None,
+    }
+}
+
+/// A tool in its pinned version.
+pub(super) fn tool<'r>(conv: &Conversation, context: Context<'r>, id: &str) -> Option<(i32, &'r Tool)> {
+    context.registry.tool(id, conv.pins.get(&format!("tool/{id}")).copied())
+}
+
+fn persona<'r>(conv: &Conversation, context: Context<'r>, id: &str) -> Option<(i32, &'r Persona)> {
+    context.registry.persona(id, conv.pins.get(&format!("persona/{id}")).copied())
+}
+
+/// The tools that an agent has: its own and those that its persona needs.
+pub(super) fn offered<'r>(conv: &Conversation, context: Context<'r>, llm: &LlmAgent) -> Vec<&'r Tool> {
+    let needed = llm.behavior.as_deref().and_then(|id| persona(conv, context, id));
+    let needed = needed.map(|(_, persona)| persona.required_tools.as_slice()).unwrap_or_default();
+    let mut names: Vec<&String> = Vec::new();
+    for name in llm.tools.iter().chain(needed) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.into_iter().filter_map(|name| tool(conv, context, name)).map(|(_, tool)| tool).collect()
+}
+
+/// The versions that an agent brings into a conversation and that are not pinned yet.
+pub(super) fn pins(conv: &Conversation, context: Context<'_>, id: &AgentId) -> BTreeMap<String, i32> {
+    let mut versions = BTreeMap::new();
+    if let Some((version, _)) = context.registry.newest("agent", id.as_str()) {
+        versions.insert(format!("agent/{id}"), version);
+    }
+    if let Some(llm) = llm(conv, context, id) {
+        if let Some((version, persona)) = llm.behavior.as_deref().and_then(|id| persona(conv, context, id)) {
+            versions.insert(format!("persona/{}", persona.id), version);
+        }
+        for offered in offered(conv, context, &llm) {
+            if let Some((version, _)) = tool(conv, context, &offered.id) {
+                versions.insert(format!("tool/{}", offered.id), version);
+            }
+        }
+    }
+    versions.retain(|key, _| !conv.pins.contains_key(key));
+    versions
+}
+
+/// The request of an agent for those entries.
+pub(super) fn render(
+    conv: &Conversation,
+    context: Context<'_>,
+    id: &AgentId,
+    entries: &[&Entry],
+) -> Result<ModelRequest, String> {
+    let llm = llm(conv, context, id).ok_or_else(|| format!("agent '{id}' is not in the registry"))?;
+    let spec = RenderSpec {
+        conversation: &conv.id,
+        agent: id,
+        llm: &llm,
+        persona: llm.behavior.as_deref().and_then(|id| persona(conv, context, id)).map(|(_, p)| p),
+        tools: offered(conv, context, &llm),
+    };
+    render::request(&spec, entries)
+}
+
+/// Whether a message came from a person or a caller, not from a reflection.
+pub(super) fn is_question(state: &State) -> bool {
+    matches!(state, State::UserMessage(message) if message.origin.as_deref() != Some("reflection"))
+}
+
+/// The entries after the newest user message of a lineage.
+pub(super) fn since_question<'s, 'e>(entries: &'s [&'e Entry]) -> &'s [&'e Entry] {
+    let from = entries.iter().rposition(|entry| is_question(&entry.state)).map_or(0, |at| at + 1);
+    entries.get(from..).unwrap_or_default()
+}
+
+/// The reflections asked for since the newest user message.
+pub(super) fn reflections(entries: &[&Entry]) -> usize {
+    since_question(entries).iter().filter(|entry| matches!(&entry.state, State::UserMessage(_))).count()
+}

@@ -1,0 +1,109 @@
+//! A model's reply.
+
+use serde_json::json;
+
+use super::builder::Step;
+use super::{applied, cost, lookup, recorded, tool_calls, turn};
+use crate::conversation::Conversation;
+use crate::ids::{AgentId, BranchId, Id};
+use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
+use crate::record::{ArtifactBody, ModelCall, Outcome};
+use crate::state::{AssistantMessage, State, Waiting};
+
+pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> Outcome {
+    if let Some((agent, branch, waiting)) = asked(&step.conv, wait) {
+        called(step, &agent, &branch, &waiting, outcome);
+    }
+    let Some(open) = step.conv.waits.get(wait).cloned() else {
+        return recorded("late", format!("the wait {wait} was closed before this reply came"));
+    };
+    let holders = step.conv.holders(&open);
+    let agent = open.agent;
+    let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
+    step.close(wait);
+    for branch in &holders {
+        match &outcome.result {
+            Ok(reply) => replied(step, &agent, branch, wait, reply),
+            Err(error) => {
+                let class = if error.class == ModelErrorClass::Timeout { "timeout" } else { "model" };
+                let text = format!("The model could not answer ({error}). Write again to go on.");
+                turn::failed(step, &agent, branch, class, &error.code, &text);
+            }
+        }
+    }
+    if parked { recorded("parked", "the branch is not checked out".into()) } else { applied() }
+}
+
+/// The newest Waiting entry of that id, and where it is.
+fn asked(conv: &Conversation, wait: &Id) -> Option<(AgentId, BranchId, Waiting)> {
+    conv.stacks.iter().find_map(|(agent, stack)| {
+        stack.branches.values().find_map(|branch| {
+            branch.entries.iter().rev().find_map(|entry| match &entry.state {
+                State::Waiting(waiting) if waiting.id == *wait => {
+                    Some((agent.clone(), branch.id.clone(), waiting.clone()))
+                }
+                _ => None,
+            })
+        })
+    })
+}
+
+fn called(
+    step: &mut Step<'_>,
+    agent: &AgentId,
+    branch: &BranchId,
+    waiting: &Waiting,
+    outcome: &ModelOutcome,
+) {
+    let model = lookup::llm(&step.conv, step.context, agent).map(|llm| llm.model).unwrap_or_default();
+    let (prompt_tokens, completion_tokens) = match &outcome.result {
+        Ok(reply) => (reply.prompt_tokens, reply.completion_tokens),
+        Err(_) => (None, None),
+    };
+    let price = step.context.registry.price(&model);
+    let call = ModelCall {
+        cost_usd: price.and_then(|price| cost::usd(price, prompt_tokens, completion_tokens)),
+        model,
+        wait: waiting.id,
+        prompt_ref: waiting.correlation.clone(),
+        prompt_tokens,
+        completion_tokens,
+        latency_ms: outcome.latency_ms,
+        attempts: outcome.attempts,
+        error: outcome.result.as_ref().err().map(ToString::to_string),
+    };
+    step.artifact(agent, branch, None, ArtifactBody::ModelCall(call));
+}
+
+fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, reply: &ModelReply) {
+    let text = reply.text.as_deref().map(str::trim).unwrap_or_default();
+    if text.is_empty() && reply.tool_calls.is_empty() {
+        step.event(agent, branch, "empty_reply", json!({"wait": wait.to_string()}));
+        return turn::go_on(step, agent, branch);
+    }
+    // Said while the call ran: the next call answers it.
+    let unseen = step
+        .conv
+        .visible(agent, branch)
+        .iter()
+        .skip_while(|entry| !matches!(&entry.state, State::Waiting(w) if w.id == *wait))
+        .any(|entry| lookup::is_question(&entry.state));
+    let message = AssistantMessage {
+        text: text.to_owned(),
+        tool_calls: i32::try_from(reply.tool_calls.len()).unwrap_or(i32::MAX),
+        ..AssistantMessage::default()
+    };
+    let seq = step.append(agent, branch, State::AssistantMessage(message));
+    if !reply.tool_calls.is_empty() {
+        tool_calls::run(step, agent, branch, wait, &reply.tool_calls);
+        return turn::go_on(step, agent, branch);
+    }
+    if step.conv.is_parked(agent, branch) {
+        return;
+    }
+    if unseen && !step.conv.paused {
+        turn::ask_for_more(step, agent, branch);
+    } else {
+        turn::answered(step, agent, branch, seq, text);
+    }
+}

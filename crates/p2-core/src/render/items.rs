@@ -1,0 +1,206 @@
+//! From entries to a dialogue: messages, and groups of a tool-calling reply with its results.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::ids::Id;
+use crate::model::{ChatMessage, ModelToolCall};
+use crate::state::{AssistantMessage, Entry, State, ToolCall, ToolResult, ToolStatus, UserMessage};
+
+/// A part of the dialogue that is kept or dropped whole.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    /// The newest `seq` in it.
+    last: i64,
+    /// A person or a caller wrote it.
+    pub(super) asked: bool,
+    /// Its messages; a group begins with the assistant's.
+    pub(super) messages: Vec<ChatMessage>,
+}
+
+/// Whether the core wrote this message to make the agent look at its own work again.
+pub(super) fn is_reflection(message: &UserMessage) -> bool {
+    message.origin.as_deref().is_some_and(|origin| origin.starts_with("reflection"))
+}
+
+/// The whole dialogue, oldest first. Where there is a summary, it stands first, in place of all that it sums
+/// up; a group that got a result after the summary was cut is not covered by it and stays.
+pub(super) fn dialogue(entries: &[&Entry]) -> Vec<Item> {
+    let mut parts = Parts::default();
+    for entry in entries {
+        parts.take(entry);
+    }
+    let items = parts.finish();
+    let Some((summary, covered)) = newest_summary(entries) else { return items };
+    let content = format!("Summary of the conversation so far: {summary}");
+    let first = Item { last: covered, asked: false, messages: vec![ChatMessage::User { content }] };
+    std::iter::once(first).chain(items.into_iter().filter(|item| item.last > covered)).collect()
+}
+
+fn newest_summary<'a>(entries: &[&'a Entry]) -> Option<(&'a str, i64)> {
+    entries.iter().rev().find_map(|entry| match &entry.state {
+        State::AssistantMessage(AssistantMessage {
+            text, error: None, summary_of: Some(covered), ..
+        }) => Some((text.as_str(), *covered)),
+        _ => None,
+    })
+}
+
+#[derive(Default)]
+struct Parts<'a> {
+    parts: Vec<Part<'a>>,
+    /// Reply → its group's place in `parts`.
+    groups: BTreeMap<Id, usize>,
+    /// Text of a reply whose tool calls are still to come.
+    text: Option<(i64, &'a str)>,
+}
+
+enum Part<'a> {
+    Message(Item),
+    Group(Group<'a>),
+}
+
+struct Group<'a> {
+    last: i64,
+    text: Option<&'a str>,
+    calls: Vec<(&'a ToolCall, Option<&'a ToolResult>)>,
+}
+
+impl<'a> Parts<'a> {
+    fn take(&mut self, entry: &'a Entry) {
+        match &entry.state {
+            State::UserMessage(message) => {
+                self.flush();
+                let content = message.text.clone();
+                self.message(entry.seq, !is_reflection(message), ChatMessage::User { content });
+            }
+            State::AssistantMessage(message) => {
+                self.flush();
+                if message.error.is_some() || message.summary_of.is_some() {
+                    return;
+                }
+                self.text = Some((entry.seq, &message.text));
+                if message.tool_calls == 0 {
+                    self.flush();
+                }
+            }
+            State::ToolCall(call) => self.call(entry.seq, call),
+            State::ToolResult(result) => self.result(entry.seq, result),
+            State::AgentCall(_)
+            | State::AgentResult(_)
+            | State::Waiting(_)
+            | State::UserInputRequest(_)
+            | State::UserResponse(_)
+            | State::Finished(_) => {}
+        }
+    }
+
+    fn message(&mut self, seq: i64, asked: bool, message: ChatMessage) {
+        self.parts.push(Part::Message(Item { last: seq, asked, messages: vec![message] }));
+    }
+
+    /// A reply's text of which no tool call follows (a fork may cut between them) is a plain message.
+    fn flush(&mut self) {
+        if let Some((seq, text)) = self.text.take()
+            && !text.is_empty()
+        {
+            let content = Some(text.to_owned());
+            self.message(seq, false, ChatMessage::Assistant { content, tool_calls: Vec::new() });
+        }
+    }
+
+    fn call(&mut self, seq: i64, call: &'a ToolCall) {
+        let place = self.groups.get(&call.reply).copied();
+        if let Some(Part::Group(group)) = place.and_then(|place| self.parts.get_mut(place)) {
+            // Providers refuse a reply in which two calls share an id.
+            if group.calls.iter().all(|(known, _)| known.call_id != call.call_id) {
+                group.calls.push((call, None));
+                group.last = group.last.max(seq);
+            }
+            return;
+        }
+        self.groups.insert(call.reply, self.parts.len());
+        let text = self.text.take().map(|(_, text)| text).filter(|text| !text.is_empty());
+        self.parts.push(Part::Group(Group { last: seq, text, calls: vec![(call, None)] }));
+    }
+
+    /// A result belongs to the newest call of its id that is open. What was in doubt stays open: its own
+    /// result closes it later.
+    fn result(&mut self, seq: i64, result: &'a ToolResult) {
+        let groups = self.parts.iter_mut().rev().filter_map(|part| match part {
+            Part::Group(group) => Some(group),
+            Part::Message(_) => None,
+        });
+        for group in groups {
+            let open = group.calls.iter_mut().find(|(call, closed)| {
+                call.call_id == result.call_id
+                    && closed.is_none_or(|before| before.status == ToolStatus::InDoubt)
+            });
+            if let Some((_, slot)) = open {
+                *slot = Some(result);
+                group.last = group.last.max(seq);
+                return;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<Item> {
+        self.flush();
+        self.parts
+            .into_iter()
+            .filter_map(|part| match part {
+                Part::Message(item) => Some(item),
+                Part::Group(group) => group.item(),
+            })
+            .collect()
+    }
+}
+
+impl Group<'_> {
+    /// A group without any result is left out: the model has not been answered yet, and there is nothing to
+    /// say. With some results the others are named as pending, because providers want one for each call.
+    fn item(self) -> Option<Item> {
+        if self.calls.iter().all(|(_, result)| result.is_none()) {
+            return None;
+        }
+        let tool_calls = self
+            .calls
+            .iter()
+            .map(|(call, _)| ModelToolCall {
+                id: call.call_id.clone(),
+                name: call.tool.clone(),
+                arguments: arguments(&call.arguments.0),
+            })
+            .collect();
+        let content = self.text.map(str::to_owned);
+        let results = self.calls.iter().map(|(call, result)| ChatMessage::Tool {
+            tool_call_id: call.call_id.clone(),
+            name: call.tool.clone(),
+            content: result.map_or_else(|| json!({ "status": "pending" }), content_of).to_string(),
+        });
+        let messages =
+            std::iter::once(ChatMessage::Assistant { content, tool_calls }).chain(results).collect();
+        Some(Item { last: self.last, asked: false, messages })
+    }
+}
+
+/// Always an object: some servers parse the arguments of earlier calls and fail for good on anything else.
+fn arguments(given: &Value) -> String {
+    match given {
+        Value::Object(_) => given.to_string(),
+        Value::Null => "{}".to_owned(),
+        Value::String(raw) if raw.trim().is_empty() => "{}".to_owned(),
+        other => json!({ "malformed_arguments": other }).to_string(),
+    }
+}
+
+fn content_of(result: &ToolResult) -> Value {
+    let mut content = match &result.result.0 {
+        Value::Object(fields) => fields.clone(),
+        Value::Null => Map::new(),
+        other => Map::from_iter([("result".to_owned(), other.clone())]),
+    };
+    content.insert("status".to_owned(), Value::from(result.status.as_str()));
+    Value::Object(content)
+}

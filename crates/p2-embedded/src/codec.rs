@@ -1,0 +1,211 @@
+//! The payload of a journal frame: the batches of one group commit.
+//!
+//! ```text
+//! payload = count:u32 batch*
+//! batch   = records:u32 record* group:text progress:u32 progress*
+//! record  = length:u32 crc:u32 body[length]                             (crc32c of the body)
+//! body    = topic:u8 partition:i32 offset:i64 time:i64 key:text headers:u32 (name:text value:text)* value:text
+//! progress = topic:u8 partition:i32 offset:i64 metadata:text
+//! text    = length:u32 bytes
+//! ```
+//!
+//! All integers are little-endian. Topics are numbered here, once and for ever.
+
+use p2_core::record::{Header, Topic};
+use p2_stream::ports::{CommittedOffset, NewRecord, StoredRecord};
+
+/// A record of a frame: where it belongs, and where its bytes lie within the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) topic: Topic,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) at: usize,
+    pub(crate) length: u32,
+}
+
+/// One batch of a frame.
+#[derive(Debug, PartialEq)]
+pub(crate) struct FoundBatch {
+    pub(crate) records: Vec<Found>,
+    pub(crate) group: String,
+    pub(crate) progress: Vec<(Topic, i32, CommittedOffset)>,
+}
+
+fn code(topic: Topic) -> u8 {
+    match topic {
+        Topic::Inbox => 1,
+        Topic::StateTransitions => 2,
+        Topic::Effects => 3,
+        Topic::Artifacts => 4,
+        Topic::Registry => 5,
+        Topic::DeadLetters => 6,
+    }
+}
+
+fn topic_of(code: u8) -> Result<Topic, String> {
+    Topic::ALL
+        .into_iter()
+        .find(|topic| self::code(*topic) == code)
+        .ok_or_else(|| format!("topic number {code} is not known to this program"))
+}
+
+fn put_text(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
+    let length = u32::try_from(bytes.len()).map_err(|_| "a field over 4 GiB".to_owned())?;
+    to.extend(length.to_le_bytes());
+    to.extend(bytes);
+    Ok(())
+}
+
+fn put_count(to: &mut Vec<u8>, count: usize) -> Result<(), String> {
+    to.extend(u32::try_from(count).map_err(|_| "a list over 4 Gi items".to_owned())?.to_le_bytes());
+    Ok(())
+}
+
+/// Appends one batch to a payload (after its count) and returns where its records lie in it.
+pub(crate) fn encode_batch(
+    to: &mut Vec<u8>,
+    records: &[(i64, &NewRecord)],
+    group: &str,
+    progress: &[(Topic, i32, CommittedOffset)],
+) -> Result<Vec<Found>, String> {
+    put_count(to, records.len())?;
+    let mut found = Vec::with_capacity(records.len());
+    for (offset, record) in records {
+        let mut body = Vec::with_capacity(64 + record.key.len() + record.value.len());
+        body.push(code(record.topic));
+        body.extend(record.partition.to_le_bytes());
+        body.extend(offset.to_le_bytes());
+        body.extend(record.time_ms.to_le_bytes());
+        put_text(&mut body, record.key.as_bytes())?;
+        put_count(&mut body, record.headers.len())?;
+        for header in &record.headers {
+            put_text(&mut body, header.name.as_bytes())?;
+            put_text(&mut body, &header.value)?;
+        }
+        put_text(&mut body, &record.value)?;
+        let length = u32::try_from(body.len()).map_err(|_| "a record over 4 GiB".to_owned())?;
+        let at = to.len();
+        to.extend(length.to_le_bytes());
+        to.extend(crc32c::crc32c(&body).to_le_bytes());
+        to.extend(body);
+        found.push(Found {
+            topic: record.topic,
+            partition: record.partition,
+            offset: *offset,
+            at,
+            length: length + 8,
+        });
+    }
+    put_text(to, group.as_bytes())?;
+    put_count(to, progress.len())?;
+    for (topic, partition, committed) in progress {
+        to.push(code(*topic));
+        to.extend(partition.to_le_bytes());
+        to.extend(committed.offset.to_le_bytes());
+        put_text(to, committed.metadata.as_bytes())?;
+    }
+    Ok(found)
+}
+
+/// Reads bytes from the front; every method fails with a sentence where they run out.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(length).ok_or("a length that cannot be")?;
+        let found = self.bytes.get(self.at..end).ok_or("a field that is cut short")?;
+        self.at = end;
+        Ok(found)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        self.take(N)?.try_into().map_err(|_| "a field that is cut short".to_owned())
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn i32(&mut self) -> Result<i32, String> {
+        Ok(i32::from_le_bytes(self.array()?))
+    }
+
+    fn i64(&mut self) -> Result<i64, String> {
+        Ok(i64::from_le_bytes(self.array()?))
+    }
+
+    fn topic(&mut self) -> Result<Topic, String> {
+        let [code] = self.array()?;
+        topic_of(code)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], String> {
+        let length = self.u32()?;
+        self.take(length as usize)
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "a text that is not UTF-8".to_owned())
+    }
+}
+
+/// Reads the payload of a frame.
+///
+/// # Errors
+/// A sentence that says what does not fit.
+pub(crate) fn decode_payload(payload: &[u8]) -> Result<Vec<FoundBatch>, String> {
+    let mut reader = Reader { bytes: payload, at: 0 };
+    let count = reader.u32()?;
+    let mut batches = Vec::new();
+    for _ in 0..count {
+        let mut records = Vec::new();
+        for _ in 0..reader.u32()? {
+            let at = reader.at;
+            let length = reader.u32()?;
+            reader.take(4)?;
+            let mut body = Reader { bytes: reader.take(length as usize)?, at: 0 };
+            let (topic, partition, offset) = (body.topic()?, body.i32()?, body.i64()?);
+            let length = length.checked_add(8).ok_or("a length that cannot be")?;
+            records.push(Found { topic, partition, offset, at, length });
+        }
+        let group = reader.text()?;
+        let mut progress = Vec::new();
+        for _ in 0..reader.u32()? {
+            let (topic, partition) = (reader.topic()?, reader.i32()?);
+            let committed = CommittedOffset { offset: reader.i64()?, metadata: reader.text()? };
+            progress.push((topic, partition, committed));
+        }
+        batches.push(FoundBatch { records, group, progress });
+    }
+    if reader.at == payload.len() { Ok(batches) } else { Err("bytes behind the last batch".to_owned()) }
+}
+
+/// Reads one record, from its length on.
+///
+/// # Errors
+/// A sentence that says what does not fit; a wrong checksum too.
+pub(crate) fn decode_record(bytes: &[u8]) -> Result<StoredRecord, String> {
+    let mut reader = Reader { bytes, at: 0 };
+    let length = reader.u32()?;
+    let crc = reader.u32()?;
+    let body = reader.take(length as usize)?;
+    if crc32c::crc32c(body) != crc {
+        return Err("the checksum of a record does not fit".to_owned());
+    }
+    let mut body = Reader { bytes: body, at: 0 };
+    let (topic, partition, offset, time_ms) = (body.topic()?, body.i32()?, body.i64()?, body.i64()?);
+    let key = body.text()?;
+    let mut headers = Vec::new();
+    for _ in 0..body.u32()? {
+        headers.push(Header { name: body.text()?, value: body.bytes()?.to_vec() });
+    }
+    let value = body.bytes()?.to_vec();
+    Ok(StoredRecord { offset, record: NewRecord { topic, partition, key, headers, value, time_ms } })
+}
+
+#[cfg(test)]
+mod tests;
