@@ -272,7 +272,11 @@ impl Checker {
         self.all_answered(log, topology)
     }
 
-    fn all_done(
+    /// Every record that stands in a group's partition is done.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn all_done(
         &self,
         group: &'static str,
         topic: Topic,

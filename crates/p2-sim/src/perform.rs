@@ -251,7 +251,7 @@ impl World<'_> {
         self.answer(open.from, event);
     }
 
-    fn topics(&self) -> Vec<(&'static str, Topic)> {
+    pub(crate) fn topics(&self) -> Vec<(&'static str, Topic)> {
         self.instances
             .iter()
             .flat_map(|instance| &instance.seats)

@@ -178,6 +178,7 @@ impl World<'_> {
             self.schedule(at, Happening::Input(number));
         }
         self.drain();
+        self.check_rest();
         // Everybody starts once more: what the store lost meanwhile comes back from the log.
         for instance in 0..self.config.instances {
             self.crash(instance, 10);
@@ -212,15 +213,20 @@ impl World<'_> {
         }
     }
 
+    /// Faults are over and nothing happens any more: nobody may need a restart to go on.
+    fn check_rest(&mut self) {
+        for (group, topic) in self.topics() {
+            for partition in 0..self.config.partitions {
+                let outcome = self.checker.all_done(group, topic, partition, &self.log);
+                self.expect(outcome);
+            }
+        }
+    }
+
     fn check_end(&mut self) {
         let settled =
             self.instances.iter().flat_map(|instance| &instance.seats).all(|seat| seat.actor.is_settled());
-        let groups: Vec<(&'static str, Topic)> = self
-            .instances
-            .iter()
-            .flat_map(|instance| &instance.seats)
-            .map(|seat| (seat.actor.name(), seat.actor.input()))
-            .collect();
+        let groups = self.topics();
         let outcome = if settled {
             self.checker.end(&self.log, &self.store, &self.outside, &groups, self.topology)
         } else {

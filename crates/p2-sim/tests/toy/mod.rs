@@ -43,7 +43,7 @@ fn artifact(key: &str, cause: Id, ordinal: u32, body: ArtifactBody) -> Message {
 
 /// The fold of a conversation's transitions.
 #[derive(Clone, Default)]
-pub struct Lane {
+pub(crate) struct Lane {
     seq: i64,
     last: Option<Id>,
     inputs: BTreeSet<Id>,
@@ -84,7 +84,7 @@ impl Lane {
     }
 }
 
-pub struct Agent;
+pub(crate) struct Agent;
 
 /// What one input leads to.
 #[derive(Default)]
@@ -109,7 +109,11 @@ impl Agent {
         let mut plan = Plan { verdict: Some(Verdict::Applied), ..Plan::default() };
         for (ordinal, word) in (0..).zip(text.split(' ')) {
             match word {
-                "model" => plan.open.push(Self::ask(id, ordinal, WaitKind::Llm, Some(now_ms + 3_000))),
+                // Asked alone it has no deadline: nothing but its reply closes it, after any number of owners.
+                "model" => {
+                    let deadline_ms = (text != "model").then_some(now_ms + 3_000);
+                    plan.open.push(Self::ask(id, ordinal, WaitKind::Llm, deadline_ms));
+                }
                 "once" | "idem" => {
                     let wait = Self::ask(id, ordinal, WaitKind::Tool, None);
                     plan.effects.push(Self::effect(key, id, ordinal, word, wait.id, now_ms));
@@ -274,7 +278,7 @@ impl Processor for Agent {
     }
 }
 
-pub struct ToyModel;
+pub(crate) struct ToyModel;
 
 impl Port<Agent> for ToyModel {
     fn answer(&mut self, _: Id, _: &Id, _: i64, outside: &mut Outside, rng: &mut SmallRng) -> (i64, bool) {
@@ -297,19 +301,19 @@ impl Port<Agent> for ToyModel {
 // ----------------------------------------------------------------------------------------------- tool
 
 #[derive(Clone, Debug)]
-pub enum Ask {
+pub(crate) enum Ask {
     Call { effect: Id, once: bool },
     Reconcile { effect: Id },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Told {
+pub(crate) enum Told {
     Done(ToolStatus),
     /// The reconciler: it was not done, or nobody knows.
     Unclear,
 }
 
-pub struct Tool;
+pub(crate) struct Tool;
 
 impl Tool {
     fn done(effect: &Effect, status: ToolStatus) -> LaneStep<Ask> {
@@ -424,7 +428,7 @@ impl Processor for Tool {
     }
 }
 
-pub struct ToyToolbox;
+pub(crate) struct ToyToolbox;
 
 impl Port<Tool> for ToyToolbox {
     fn answer(
@@ -475,7 +479,7 @@ impl Port<Tool> for ToyToolbox {
 
 // ------------------------------------------------------------------------------------------- topology
 
-pub struct ToyCodec;
+pub(crate) struct ToyCodec;
 
 impl Codec for ToyCodec {
     fn size(&self, message: &Message) -> Result<usize, (String, String)> {
@@ -513,7 +517,7 @@ fn letter(message: &Message, (partition, offset): (i32, i64), code: &str, reason
     }
 }
 
-pub struct Toy;
+pub(crate) struct Toy;
 
 impl Topology for Toy {
     fn actors(&self, limits: Limits, nonce: u64) -> Vec<Box<dyn Actor>> {
