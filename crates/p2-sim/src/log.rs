@@ -20,7 +20,7 @@ pub enum Shape {
 
 #[derive(Clone, Debug)]
 enum Slot {
-    Record { message: Message, shape: Shape, txn: Option<Txn> },
+    Record { message: Box<Message>, shape: Shape, txn: Option<Txn> },
     Marker,
 }
 
@@ -84,15 +84,17 @@ impl SimLog {
     /// Appends a record outside of any transaction.
     pub fn append(&mut self, partition: i32, message: Message, shape: Shape) -> i64 {
         let topic = message.payload.topic();
-        self.push((topic, partition), Slot::Record { message, shape, txn: None })
+        self.push((topic, partition), Slot::Record { message: Box::new(message), shape, txn: None })
     }
 
     /// Appends a record of an open transaction; it is not visible yet.
     pub fn append_open(&mut self, partition: i32, message: Message, txn: Txn) -> i64 {
         let topic = message.payload.topic();
         self.fates.insert(txn, Fate::Open);
-        let offset =
-            self.push((topic, partition), Slot::Record { message, shape: Shape::Plain, txn: Some(txn) });
+        let offset = self.push(
+            (topic, partition),
+            Slot::Record { message: Box::new(message), shape: Shape::Plain, txn: Some(txn) },
+        );
         if let Some(partition) = self.partitions.get_mut(&(topic, partition)) {
             partition.unmarked.entry(txn).or_insert(offset);
         }
@@ -149,7 +151,7 @@ impl SimLog {
         match known.slots.get(usize::try_from(offset).ok()?)? {
             Slot::Record { message, shape, txn } => {
                 let visible = txn.is_none_or(|txn| self.fates.get(&txn) == Some(&Fate::Committed));
-                visible.then_some((message, *shape))
+                visible.then_some((message.as_ref(), *shape))
             }
             Slot::Marker => None,
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use p2_core::record::{Position, Topic};
-use p2_stream::ports::CommittedOffset;
 use p2_stream::runtime::{Action, Event};
 use rand::Rng;
 
@@ -34,7 +33,7 @@ impl World<'_> {
         let Some(known) = seat.owned.get_mut(&partition) else { return };
         *known = ticket;
         let name = seat.actor.name();
-        let rebuilt = self.checker.progress(name, partition).unwrap_or(CommittedOffset::default());
+        let rebuilt = self.checker.progress(name, partition).unwrap_or_default();
         if let Some(group) = self.log.groups.get_mut(name) {
             group.committed.entry(partition).or_insert(rebuilt);
         }
@@ -237,7 +236,9 @@ impl World<'_> {
             Ending::Abort if timed_out => Event::Fenced { batch },
             Ending::Abort => {
                 self.count_fault("commit aborted");
-                Event::Aborted { batch, halve: false }
+                // Too long: never said of a batch of one record, that would be its record's fault.
+                let halve = open.sent.progress.len() > 1 && self.rng.random_bool(0.6);
+                Event::Aborted { batch, halve }
             }
             Ending::UnknownApplied => {
                 self.count_fault("commit unknown, applied");

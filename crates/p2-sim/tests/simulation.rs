@@ -55,7 +55,10 @@ fn play_all(seeds: u64) -> Vec<Report> {
             })
         })
         .collect();
-    halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
+    halves
+        .into_iter()
+        .flat_map(|half| half.join().unwrap_or_else(|cause| std::panic::resume_unwind(cause)))
+        .collect()
 }
 
 #[test]

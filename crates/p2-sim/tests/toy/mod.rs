@@ -302,7 +302,7 @@ impl Port<Agent> for ToyModel {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Ask {
-    Call { effect: Id, once: bool },
+    Call { once: bool },
     Reconcile { effect: Id },
 }
 
@@ -370,7 +370,7 @@ impl Processor for Tool {
         match input {
             LaneInput::Record(_) if now_ms >= deadline => Self::done(effect, ToolStatus::Expired),
             LaneInput::Record(_) => {
-                let request = Ask::Call { effect: effect.id, once };
+                let request = Ask::Call { once };
                 let asked = Call {
                     id: Id::derive(&effect.id, "call", 0),
                     deadline_ms: deadline.min(now_ms + 4_000),
@@ -440,7 +440,7 @@ impl Port<Tool> for ToyToolbox {
         rng: &mut SmallRng,
     ) -> (i64, Told) {
         match request {
-            Ask::Call { once, .. } => {
+            Ask::Call { once } => {
                 if *once {
                     *outside.once.entry(call).or_default() += 1;
                     outside.count("claimed tool called");
@@ -470,7 +470,7 @@ impl Port<Tool> for ToyToolbox {
 
     fn cut(&self, request: &Ask, sent: bool) -> Told {
         match request {
-            Ask::Call { once: true, .. } if sent => Told::Unclear,
+            Ask::Call { once: true } if sent => Told::Unclear,
             Ask::Call { .. } => Told::Done(ToolStatus::Timeout),
             Ask::Reconcile { .. } => Told::Unclear,
         }
