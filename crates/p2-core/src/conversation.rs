@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::record::{BranchStatus, CallLink, Outcome, Overrides, StateTransition};
 use crate::state::{Entry, State, WaitKind, Waiting};
 
 /// Everything about one conversation. Two equal folds are equal values.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Conversation {
     /// Its id; empty before the first transition.
     pub id: ConversationId,
@@ -34,7 +36,7 @@ pub struct Conversation {
 }
 
 /// One agent's stack: its branches, and which is checked out.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Stack {
     /// The branch that is checked out.
     pub current: BranchId,
@@ -43,7 +45,7 @@ pub struct Stack {
 }
 
 /// One branch. It owns the entries after its fork point and refers to its parent for the earlier ones.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Branch {
     /// Its id.
     pub id: BranchId,
@@ -66,7 +68,7 @@ pub struct Branch {
 }
 
 /// A wait that is open.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenWait {
     /// The agent.
     pub agent: AgentId,

@@ -1,0 +1,293 @@
+//! The server: any engine behind HTTP on the loopback interface.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path as FsPath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json as AxumJson, Router};
+use p2_core::ids::{ConversationId, Id};
+use p2_core::record::{RECORD_BYTES_MAX, RegistryRecord, Topic};
+use serde::Deserialize;
+use tokio::net::TcpListener;
+
+use super::endpoint::{self, Endpoint, Published};
+use super::wire::{self, Accepted, ErrorBody, ErrorDetail, PostInbox, WAIT_MS_MAX};
+use crate::engine::{
+    ArtifactFilter, Engine, EngineError, OUTCOME_TIMEOUT, RecordsQuery, Resolution, draw_id,
+};
+
+type Shared = Arc<dyn Engine>;
+type Answer = Result<Response, EngineError>;
+
+/// JSON in, with our error shape.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(EngineError))]
+struct Json<T>(T);
+
+/// Query in, with our error shape.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(EngineError))]
+struct Query<T>(T);
+
+impl From<JsonRejection> for EngineError {
+    fn from(rejection: JsonRejection) -> EngineError {
+        EngineError::Invalid(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for EngineError {
+    fn from(rejection: QueryRejection) -> EngineError {
+        EngineError::Invalid(rejection.body_text())
+    }
+}
+
+impl IntoResponse for EngineError {
+    fn into_response(self) -> Response {
+        let detail = ErrorDetail { code: self.code().to_owned(), message: self.to_string() };
+        (wire::status(&self), AxumJson(ErrorBody { error: detail })).into_response()
+    }
+}
+
+/// A server that runs until it is told to stop.
+#[derive(Debug)]
+pub(crate) struct Server {
+    endpoint: Endpoint,
+    listener: TcpListener,
+    published: Published,
+}
+
+impl Server {
+    /// Binds `127.0.0.1:port` (0: any free one) and publishes `<data_dir>/api.json`.
+    ///
+    /// # Errors
+    /// Where the port is taken or the file cannot be written.
+    pub(crate) async fn bind(data_dir: &FsPath, port: u16) -> Result<Server, EngineError> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let failed = |error: std::io::Error| {
+            EngineError::Unavailable(format!("cannot listen on {address}: {error}; choose another --port"))
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let url = format!("http://{}", listener.local_addr().map_err(failed)?);
+        let token = hex::encode(rand::random::<[u8; 32]>());
+        let endpoint = Endpoint { url, pid: std::process::id(), token };
+        let published = endpoint::publish(data_dir, &endpoint)?;
+        Ok(Server { endpoint, listener, published })
+    }
+
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Serves until `stop` ends, then finishes running requests and withdraws `api.json`.
+    pub(crate) async fn run(
+        self,
+        engine: Shared,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let router = router(engine, self.endpoint.token.clone());
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(stop).await;
+        drop(self.published);
+        served.map_err(|error| EngineError::Internal(format!("the HTTP API stopped: {error}")))
+    }
+}
+
+/// All routes, behind the token.
+fn router(engine: Shared, token: String) -> Router {
+    Router::new()
+        .route("/v1/inbox", post(post_inbox))
+        .route("/v1/conversations", get(conversations))
+        .route("/v1/conversations/{id}", get(conversation))
+        .route("/v1/conversations/{id}/outcomes/{input}", get(outcome))
+        .route("/v1/artifacts", get(artifacts))
+        .route("/v1/topics", get(topics))
+        .route("/v1/topics/{topic}/records", get(records))
+        .route("/v1/registry", get(registry).post(apply))
+        .route("/v1/dead-letters", get(dead_letters))
+        .route("/v1/dead-letters/{id}/replay", post(replay))
+        .route("/v1/effects/in-doubt", get(in_doubt))
+        .route("/v1/effects/{id}/resolution", post(resolve))
+        .route("/v1/verify", post(verify))
+        .fallback(|| async { EngineError::NotFound("no such path; see 'p2engine up --help'".to_owned()) })
+        .method_not_allowed_fallback(|| async {
+            EngineError::Invalid("this path does not take that method".to_owned())
+        })
+        .layer(DefaultBodyLimit::max(4 * RECORD_BYTES_MAX))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let allowed = authorized(&request, &token);
+            async move {
+                if allowed {
+                    return next.run(request).await;
+                }
+                let text = "missing or wrong token: send 'Authorization: Bearer <token>' with the token of \
+                            <data-dir>/api.json";
+                EngineError::Unauthorized(text.to_owned()).into_response()
+            }
+        }))
+        .with_state(engine)
+}
+
+/// Compares without stopping at the first difference.
+fn authorized(request: &Request, token: &str) -> bool {
+    let given = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+        .unwrap_or_default();
+    let differing = given.iter().zip(token.as_bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    given.len() == token.len() && differing == 0
+}
+
+fn ok<T: serde::Serialize>(value: T) -> Answer {
+    Ok(AxumJson(value).into_response())
+}
+
+fn parse_id(text: &str) -> Result<Id, EngineError> {
+    text.parse::<Id>().map_err(|error| EngineError::Invalid(error.to_string()))
+}
+
+fn wait(timeout_ms: Option<u64>) -> Duration {
+    Duration::from_millis(timeout_ms.unwrap_or(0).min(WAIT_MS_MAX))
+}
+
+#[derive(Deserialize)]
+struct InboxParams {
+    wait: Option<String>,
+}
+
+async fn post_inbox(
+    State(engine): State<Shared>,
+    Query(params): Query<InboxParams>,
+    Json(body): Json<PostInbox>,
+) -> Answer {
+    let wanted = match params.wait.as_deref() {
+        None => false,
+        Some("outcome") => true,
+        Some(other) => return Err(EngineError::Invalid(format!("wait={other}: only 'outcome' is known"))),
+    };
+    let id = body.id.unwrap_or_else(draw_id);
+    let conversation = body.message.conversation.clone();
+    engine.append(id, body.message).await?;
+    if !wanted {
+        return Ok((StatusCode::ACCEPTED, AxumJson(Accepted { id, outcome: None })).into_response());
+    }
+    let outcome = engine.outcome(&conversation, id, OUTCOME_TIMEOUT).await?;
+    let status = if outcome.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, AxumJson(Accepted { id, outcome })).into_response())
+}
+
+async fn conversations(State(engine): State<Shared>) -> Answer {
+    ok(engine.conversations().await?)
+}
+
+#[derive(Deserialize)]
+struct WaitParams {
+    seen_seq: Option<i64>,
+    timeout_ms: Option<u64>,
+}
+
+async fn conversation(
+    State(engine): State<Shared>,
+    Path(id): Path<String>,
+    Query(params): Query<WaitParams>,
+) -> Answer {
+    let id = ConversationId(id);
+    let found = match params.seen_seq {
+        None => engine.conversation(&id).await?,
+        Some(seen) => engine.wait_change(&id, seen, wait(params.timeout_ms)).await?,
+    };
+    match found {
+        Some(conversation) => ok(conversation),
+        None => Err(EngineError::NotFound(format!("there is no conversation '{id}'"))),
+    }
+}
+
+async fn outcome(
+    State(engine): State<Shared>,
+    Path((id, input)): Path<(String, String)>,
+    Query(params): Query<WaitParams>,
+) -> Answer {
+    let input = parse_id(&input)?;
+    ok(engine.outcome(&ConversationId(id), input, wait(params.timeout_ms)).await?)
+}
+
+async fn artifacts(State(engine): State<Shared>, Query(filter): Query<ArtifactFilter>) -> Answer {
+    ok(engine.artifacts(&filter).await?)
+}
+
+async fn topics(State(engine): State<Shared>) -> Answer {
+    ok(engine.topic_counts().await?)
+}
+
+#[derive(Deserialize)]
+struct RecordsParams {
+    partition: Option<i32>,
+    #[serde(default)]
+    from: i64,
+    max: Option<usize>,
+}
+
+async fn records(
+    State(engine): State<Shared>,
+    Path(topic): Path<String>,
+    Query(params): Query<RecordsParams>,
+) -> Answer {
+    let topic = Topic::parse(&topic)
+        .ok_or_else(|| EngineError::NotFound(format!("there is no topic '{topic}'; see GET /v1/topics")))?;
+    let max = params.max.unwrap_or(100).min(1_000);
+    let query = RecordsQuery { topic, partition: params.partition, from: params.from, max };
+    ok(engine.records(&query).await?)
+}
+
+async fn registry(State(engine): State<Shared>) -> Answer {
+    ok(wire::registry_bodies(&engine.registry().await?)?)
+}
+
+async fn apply(State(engine): State<Shared>, Json(records): Json<Vec<RegistryRecord>>) -> Answer {
+    engine.apply(records).await?;
+    ok(serde_json::json!({}))
+}
+
+async fn dead_letters(State(engine): State<Shared>) -> Answer {
+    ok(engine.dead_letters().await?)
+}
+
+#[derive(Deserialize)]
+struct ReplayParams {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn replay(
+    State(engine): State<Shared>,
+    Path(id): Path<String>,
+    Query(params): Query<ReplayParams>,
+) -> Answer {
+    engine.replay_dead_letter(parse_id(&id)?, params.force).await?;
+    ok(serde_json::json!({}))
+}
+
+async fn in_doubt(State(engine): State<Shared>) -> Answer {
+    ok(engine.in_doubt().await?)
+}
+
+async fn resolve(
+    State(engine): State<Shared>,
+    Path(id): Path<String>,
+    Json(resolution): Json<Resolution>,
+) -> Answer {
+    engine.resolve(parse_id(&id)?, resolution).await?;
+    ok(serde_json::json!({}))
+}
+
+async fn verify(State(engine): State<Shared>) -> Answer {
+    ok(engine.verify_replay().await?)
+}

@@ -1,0 +1,88 @@
+//! One module per group of commands. They see the engine only through [`crate::engine::Engine`].
+
+pub(crate) mod chat;
+pub(crate) mod configure;
+pub(crate) mod conversation;
+pub(crate) mod demo;
+pub(crate) mod inspect;
+pub(crate) mod operate;
+pub(crate) mod trace;
+
+use std::sync::Arc;
+
+use p2_core::conversation::Conversation;
+use p2_core::ids::{AgentId, ConversationId};
+use p2_core::record::{InboxBody, InboxMessage, Outcome, Verdict};
+use serde_json::Value;
+
+use crate::engine::{Engine, EngineError, EngineResult};
+use crate::output::Output;
+
+/// What every command gets.
+pub(crate) struct Run {
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// Where to print.
+    pub out: Output,
+}
+
+impl Run {
+    /// The conversation of that name.
+    pub(crate) async fn conversation(&self, name: &str) -> EngineResult<Conversation> {
+        let found = self.engine.conversation(&ConversationId::from(name)).await?;
+        found.ok_or_else(|| {
+            EngineError::NotFound(format!(
+                "there is no conversation '{name}'; see 'p2engine conversation list'"
+            ))
+        })
+    }
+
+    /// Submits a message; a refusal is an error.
+    pub(crate) async fn submit(&self, conversation: &str, body: InboxBody) -> EngineResult<Outcome> {
+        let message = InboxMessage { conversation: ConversationId::from(conversation), body };
+        let (_, outcome) = self.engine.submit(message).await?;
+        match outcome.verdict {
+            Verdict::Refused if outcome.code == "not_found" => Err(EngineError::NotFound(outcome.message)),
+            Verdict::Refused => Err(EngineError::Refused { code: outcome.code, message: outcome.message }),
+            Verdict::Applied | Verdict::Recorded | Verdict::Duplicate => Ok(outcome),
+        }
+    }
+
+    /// Prints data with `--json`, else text.
+    pub(crate) fn show(&self, data: &Value, text: impl FnOnce() -> String) {
+        if self.out.json {
+            self.out.data(data);
+        } else {
+            self.out.line(&text());
+        }
+    }
+}
+
+/// The agent that is meant: the given one, else the root.
+pub(crate) fn agent_or_root(conversation: &Conversation, agent: Option<&str>) -> EngineResult<AgentId> {
+    let Some(agent) = agent else { return Ok(conversation.root.clone()) };
+    let agent = AgentId::from(agent);
+    if conversation.stacks.contains_key(&agent) {
+        return Ok(agent);
+    }
+    let known: Vec<&str> = conversation.stacks.keys().map(AgentId::as_str).collect();
+    Err(EngineError::NotFound(format!(
+        "'{agent}' has no stack in '{}'; these have: {}",
+        conversation.id,
+        known.join(", ")
+    )))
+}
+
+/// A JSON value of anything that is one.
+pub(crate) fn data_of(value: &impl serde::Serialize) -> EngineResult<Value> {
+    serde_json::to_value(value).map_err(|error| EngineError::Internal(format!("not JSON: {error}")))
+}
+
+/// A JSON object from the command line.
+pub(crate) fn object(flag: &str, text: &str) -> EngineResult<Value> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(Value::Object(map)),
+        Ok(_) => Err(EngineError::Invalid(format!("{flag} takes a JSON object, e.g. '{{\"a\": 1}}'"))),
+        Err(error) => Err(EngineError::Invalid(format!("{flag} takes a JSON object: {error}"))),
+    }
+}

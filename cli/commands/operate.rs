@@ -1,0 +1,131 @@
+//! `replay`, `dead-letters`, `effects in-doubt`, `apply`, `up`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Run, data_of, object};
+use crate::args::{DeadLettersCommand, InDoubtCommand};
+use crate::engine::{EngineError, EngineResult, Resolution};
+use crate::views::{table, time};
+use crate::wiring;
+
+/// `replay stacks --verify`.
+pub(crate) async fn verify(run: &Run) -> EngineResult<()> {
+    let report = run.engine.verify_replay().await?;
+    let (conversations, transitions) = (report.conversations, report.transitions);
+    let found = report.differences.len();
+    run.show(&data_of(&report)?, || {
+        let end =
+            if found == 0 { "equal to the live view".to_owned() } else { report.differences.join("\n") };
+        format!("{conversations} conversations, {transitions} transitions replayed: {end}")
+    });
+    if found == 0 {
+        return Ok(());
+    }
+    Err(EngineError::Internal(format!("the live view differs from the log in {found} places")))
+}
+
+/// `dead-letters …`.
+pub(crate) async fn dead_letters(run: &Run, command: DeadLettersCommand) -> EngineResult<()> {
+    match command {
+        DeadLettersCommand::List => {
+            let letters = run.engine.dead_letters().await?;
+            run.show(&data_of(&letters)?, || {
+                let rows = letters.iter().map(|letter| {
+                    let place = format!("{}/{}/{}", letter.topic, letter.partition, letter.offset);
+                    let at = time(letter.time_ms);
+                    vec![letter.id.to_string(), at, place, letter.group.clone(), letter.code.clone()]
+                });
+                let header = ["ID", "TIME (UTC)", "RECORD", "GROUP", "CODE"];
+                table::render(&header, rows.collect(), run.out.width)
+            });
+        }
+        DeadLettersCommand::Show { id } => {
+            let letters = run.engine.dead_letters().await?;
+            let letter = letters.iter().find(|letter| letter.id == id);
+            let letter =
+                letter.ok_or_else(|| EngineError::NotFound(format!("there is no dead letter {id}")))?;
+            run.show(&data_of(letter)?, || {
+                let value = String::from_utf8_lossy(&letter.value);
+                format!(
+                    "{} of {}/{}/{} (key {}) for {}\n{}\n{} bytes: {}",
+                    letter.code,
+                    letter.topic,
+                    letter.partition,
+                    letter.offset,
+                    letter.key,
+                    letter.group,
+                    letter.reason,
+                    letter.value.len(),
+                    crate::views::one_line(&value, usize::from(run.out.width))
+                )
+            });
+        }
+        DeadLettersCommand::Replay { id, force } => {
+            run.engine.replay_dead_letter(id, force).await?;
+            run.show(&json!({"replayed": id}), || format!("Replayed {}", id.short()));
+        }
+    }
+    Ok(())
+}
+
+/// `effects in-doubt …`.
+pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult<()> {
+    match command {
+        InDoubtCommand::List => {
+            let doubts = run.engine.in_doubt().await?;
+            run.show(&data_of(&doubts)?, || {
+                let rows = doubts.iter().map(|doubt| {
+                    let (tool, since) = (doubt.tool.clone(), time(doubt.since_ms));
+                    let conversation = doubt.conversation.to_string();
+                    vec![doubt.effect.to_string(), since, conversation, tool, doubt.detail.clone()]
+                });
+                let header = ["EFFECT", "SINCE (UTC)", "CONVERSATION", "TOOL", "WHY"];
+                table::render(&header, rows.collect(), run.out.width)
+            });
+        }
+        InDoubtCommand::Resolve { effect, done, not_done } => {
+            let resolution = match done {
+                Some(result) => Resolution::Done { result: object("--done", &result)? },
+                None => Resolution::NotDone { reason: not_done.unwrap_or_default() },
+            };
+            run.engine.resolve(effect, resolution).await?;
+            run.show(&json!({"resolved": effect}), || format!("Resolved {}", effect.short()));
+        }
+    }
+    Ok(())
+}
+
+/// `apply FILE…`: all files are checked before anything is appended.
+pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
+    let registry = run.engine.registry().await?;
+    let mut records = Vec::new();
+    for file in files {
+        let path = file.display().to_string();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| EngineError::Invalid(format!("{path}: {error}")))?;
+        records.extend(wiring::records_of(&text, &path, &registry)?);
+    }
+    let applied: Vec<String> =
+        records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();
+    if !records.is_empty() {
+        run.engine.apply(records).await?;
+    }
+    run.show(&json!({"applied": applied}), || {
+        if applied.is_empty() { "Nothing new".to_owned() } else { format!("Applied {}", applied.join(", ")) }
+    });
+    Ok(())
+}
+
+/// `up`: runs until Ctrl-C, which the caller watches.
+pub(crate) async fn up(run: &Run, served: Option<String>) -> EngineResult<()> {
+    let Some(url) = served else {
+        let text = "another process serves this data directory already".to_owned();
+        return Err(EngineError::Refused { code: "running".to_owned(), message: text });
+    };
+    run.show(&json!({"url": url, "pid": std::process::id()}), || {
+        format!("Serving {url} (token in api.json of the data directory); Ctrl-C ends it")
+    });
+    std::future::pending().await
+}

@@ -1,0 +1,135 @@
+//! `p2engine`: the command line, the local HTTP API and the wiring.
+
+mod api;
+mod args;
+mod client;
+mod commands;
+mod config;
+mod engine;
+mod output;
+mod views;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Color, Command, ConfigCommand};
+use commands::Run;
+use config::Config;
+use engine::{EngineError, EngineResult};
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.color {
+        Color::Auto => anstream::ColorChoice::Auto,
+        Color::Always => anstream::ColorChoice::Always,
+        Color::Never => anstream::ColorChoice::Never,
+    }
+    .write_global();
+    start_log(cli.verbose);
+    let out = Output::new(cli.json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(out, &EngineError::Internal(format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(run(cli, out));
+    // A blocked read of stdin must not keep the process alive.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(out, &error),
+    }
+}
+
+/// The exit code of Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+fn fail(out: Output, error: &EngineError) -> ExitCode {
+    if out.json {
+        let shape = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
+        out.data(&shape);
+    } else {
+        out.remark(&format!("error: {error}"));
+    }
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &EngineError) -> u8 {
+    match error {
+        EngineError::Internal(_) => 1,
+        EngineError::Invalid(_) => 2,
+        EngineError::Refused { .. } => 3,
+        EngineError::NotFound(_) => 4,
+        EngineError::Timeout(_) | EngineError::Unavailable(_) | EngineError::Unauthorized(_) => 5,
+    }
+}
+
+/// Structured logs to stderr; `P2_LOG_FORMAT=json` for machines.
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .parse(std::env::var("P2_LOG").unwrap_or_else(|_| level.to_owned()))
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::env::var("P2_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
+
+async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
+    if let Command::Completions { shell } = &cli.command {
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "p2engine", &mut script);
+        out.line(String::from_utf8_lossy(&script).trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), &env)?;
+    if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
+        commands::configure::show(&config, out);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let port = if let Command::Up { port } = &cli.command { *port } else { 0 };
+    let opened = wiring::open(&config, port).await?;
+    let run = Run { engine: opened.engine.clone(), out };
+    let served = opened.served.as_ref().map(|served| served.url.clone());
+    // Every write is one durable message: stopping between two of them leaves nothing half done.
+    let result = tokio::select! {
+        result = dispatch(&run, cli.command, &config, served) => result.map(|()| ExitCode::SUCCESS),
+        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+    };
+    let closed = opened.close().await;
+    let code = result?;
+    closed?;
+    Ok(code)
+}
+
+async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<String>) -> EngineResult<()> {
+    match command {
+        Command::Demo => commands::demo::run(run).await,
+        Command::Chat(chat) => commands::chat::run(run, chat, config).await,
+        Command::Conversation(command) => commands::conversation::run(run, command).await,
+        Command::Agent(command) => commands::inspect::agent(run, command).await,
+        Command::Artifact(command) => commands::inspect::artifact(run, command).await,
+        Command::Topics(command) => commands::inspect::topics(run, command).await,
+        Command::Replay(_) => commands::operate::verify(run).await,
+        Command::DeadLetters(command) => commands::operate::dead_letters(run, command).await,
+        Command::Effects(args::EffectsCommand::InDoubt(command)) => {
+            commands::operate::in_doubt(run, command).await
+        }
+        Command::Apply { files } => commands::operate::apply(run, &files).await,
+        Command::Trace { reference } => commands::trace::run(run, reference).await,
+        Command::Up { .. } => commands::operate::up(run, served).await,
+        Command::Config(command) => commands::configure::run(run, command).await,
+        Command::Completions { .. } => Ok(()),
+    }
+}

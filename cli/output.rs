@@ -1,0 +1,45 @@
+//! Printing: data to stdout, remarks to stderr, both without failing on a closed pipe.
+
+use std::io::{IsTerminal, Write};
+
+use anstyle::Style;
+use serde_json::Value;
+
+/// Where and how to print.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Data as JSON.
+    pub json: bool,
+    /// Columns.
+    pub width: u16,
+    /// Whether progress may be animated on stderr.
+    pub animate: bool,
+}
+
+impl Output {
+    /// For the terminal that we have; 100 columns where there is none.
+    pub(crate) fn new(json: bool) -> Output {
+        let width = terminal_size::terminal_size().map_or(100, |(width, _)| width.0.max(40));
+        Output { json, width, animate: !json && std::io::stderr().is_terminal() }
+    }
+
+    /// A line of text to stdout.
+    pub(crate) fn line(&self, text: &str) {
+        let mut out = anstream::stdout();
+        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+            // Whoever read our output has gone; nobody is left to print for.
+            std::process::exit(0);
+        }
+    }
+
+    /// A JSON value to stdout, on one line.
+    pub(crate) fn data(&self, value: &Value) {
+        self.line(&value.to_string());
+    }
+
+    /// A remark to stderr.
+    pub(crate) fn remark(&self, text: &str) {
+        let style = Style::new().dimmed();
+        let _ = writeln!(anstream::stderr(), "{style}{text}{style:#}");
+    }
+}

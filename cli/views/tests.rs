@@ -1,0 +1,161 @@
+use expect_test::{Expect, expect};
+use p2_core::conversation::{Branch, Conversation, OpenWait, Stack};
+use p2_core::ids::{AgentId, BranchId, Id};
+use p2_core::record::BranchStatus;
+use p2_core::state::{AssistantMessage, Entry, State, UserMessage, WaitKind, Waiting};
+
+use super::lineage::{find_branch, lineage};
+use super::{branches, one_line, stack, time};
+
+fn entry(seq: i64, branch: &str, state: State) -> Entry {
+    Entry {
+        seq,
+        id: Id::of_text(&format!("{branch}/{seq}")),
+        time_ms: 1_700_000_000_000 + seq * 1_000,
+        state,
+    }
+}
+
+fn user(seq: i64, branch: &str, text: &str) -> Entry {
+    entry(seq, branch, State::UserMessage(UserMessage { text: text.into(), origin: None }))
+}
+
+fn reply(seq: i64, branch: &str, text: &str) -> Entry {
+    let message = AssistantMessage { text: text.into(), ..AssistantMessage::default() };
+    entry(seq, branch, State::AssistantMessage(message))
+}
+
+fn waiting(seq: i64, branch: &str) -> Entry {
+    let id = Id::of_text(&format!("wait {branch}/{seq}"));
+    let waiting = Waiting { id, kind: WaitKind::Llm, deadline_ms: None, correlation: String::new() };
+    entry(seq, branch, State::Waiting(waiting))
+}
+
+fn branch(id: &str, parent: Option<(&str, i64)>, created_ms: i64, entries: Vec<Entry>) -> Branch {
+    Branch {
+        id: id.into(),
+        parent: parent.map(|(id, at)| (id.into(), at)),
+        name: None,
+        creator: if parent.is_some() { "user" } else { "open" }.into(),
+        created_ms,
+        call: None,
+        entries,
+        hidden: Vec::new(),
+        status: BranchStatus::Idle,
+    }
+}
+
+/// main: 0 user, 1 waiting, 2 reply, 3 user, 4 waiting, 5 reply. `aa11` leaves after 2, `bb22` leaves `aa11`.
+fn sample() -> Conversation {
+    let main = vec![
+        user(0, "main", "What is π?"),
+        waiting(1, "main"),
+        reply(2, "main", "3.14159"),
+        user(3, "main", "And 円周率 in\nJapanese?"),
+        waiting(4, "main"),
+        reply(5, "main", "Enshūritsu"),
+    ];
+    let mut second = branch("aa11", Some(("main", 2)), 20, vec![user(3, "aa11", "thanks")]);
+    second.name = Some("short".into());
+    let third = branch("bb22", Some(("aa11", 3)), 30, vec![reply(4, "bb22", "welcome")]);
+    let all = [branch("main", None, 10, main), second, third];
+    let branches = all.into_iter().map(|branch| (branch.id.clone(), branch)).collect();
+    let stack = Stack { current: "aa11".into(), branches };
+    Conversation {
+        id: "demo".into(),
+        root: "alpha".into(),
+        stacks: [("alpha".into(), stack)].into(),
+        ..Conversation::default()
+    }
+}
+
+fn check(actual: &str, expected: Expect) {
+    expected.assert_eq(&format!("{actual}\n"));
+}
+
+fn entries<'a>(conversation: &'a Conversation, branch: &str) -> Vec<&'a Entry> {
+    lineage(conversation, &AgentId::from("alpha"), &BranchId::from(branch))
+}
+
+#[test]
+fn a_branch_shows_inherited_entries_up_to_the_fork_point_only() {
+    let conversation = sample();
+    let seqs: Vec<i64> = entries(&conversation, "bb22").iter().map(|entry| entry.seq).collect();
+    assert_eq!(seqs, [0, 1, 2, 3, 4]);
+    assert_eq!(entries(&conversation, "bb22").last().unwrap().id, Id::of_text("bb22/4"));
+    assert_eq!(entries(&conversation, "bb22")[3].id, Id::of_text("aa11/3"));
+}
+
+#[test]
+fn entries_hidden_by_a_destructive_rewind_do_not_show() {
+    let mut conversation = sample();
+    let stack = conversation.stacks.get_mut(&AgentId::from("alpha")).unwrap();
+    stack.branches.get_mut(&BranchId::main()).unwrap().hidden.push((3, 5));
+    let seqs: Vec<i64> = entries(&conversation, "main").iter().map(|entry| entry.seq).collect();
+    assert_eq!(seqs, [0, 1, 2]);
+}
+
+#[test]
+fn a_circle_of_parents_ends() {
+    let mut conversation = sample();
+    let stack = conversation.stacks.get_mut(&AgentId::from("alpha")).unwrap();
+    stack.branches.get_mut(&BranchId::main()).unwrap().parent = Some(("bb22".into(), 9));
+    assert!(!entries(&conversation, "bb22").is_empty());
+}
+
+#[test]
+fn a_stack_hides_waits_and_numbers_what_people_count() {
+    check(&stack::render(&entries(&sample(), "main"), false, None, 80), expect![[]]);
+}
+
+#[test]
+fn a_stack_shows_waits_on_demand_without_counting_them_and_cuts_to_the_newest() {
+    check(&stack::render(&entries(&sample(), "main"), true, Some(3), 80), expect![[]]);
+}
+
+#[test]
+fn the_branch_tree_draws_parents_and_marks_the_current_branch() {
+    check(&branches::render(&sample(), &"alpha".into()), expect![[]]);
+}
+
+#[test]
+fn the_diff_of_two_branches_starts_after_what_they_share() {
+    let conversation = sample();
+    let (a, b) = (entries(&conversation, "main"), entries(&conversation, "bb22"));
+    check(&stack::diff(("main", &a), ("bb22", &b), 80), expect![[]]);
+}
+
+#[test]
+fn a_branch_is_found_by_id_name_and_unique_beginning() {
+    let conversation = sample();
+    let of_agent = conversation.stacks.get(&AgentId::from("alpha")).unwrap();
+    for wanted in ["aa11", "short", "aa"] {
+        assert_eq!(find_branch(of_agent, wanted).unwrap().id.as_str(), "aa11", "{wanted}");
+    }
+    assert!(find_branch(of_agent, "zz").unwrap_err().contains("no branch 'zz'"));
+    assert!(find_branch(of_agent, "").unwrap_err().contains("several"));
+}
+
+#[test]
+fn wide_characters_count_twice_when_a_line_is_cut() {
+    assert_eq!(one_line("円周率です", 6), "円周…");
+    assert_eq!(one_line("a\n b\u{1b}[31m", 20), "a b[31m");
+}
+
+#[test]
+fn times_are_utc_on_leap_days_and_before_the_epoch() {
+    assert_eq!(time(0), "1970-01-01 00:00:00");
+    assert_eq!(time(1_709_164_800_000), "2024-02-29 00:00:00");
+    assert_eq!(time(-1), "1969-12-31 23:59:59");
+}
+
+#[test]
+fn an_open_wait_survives_the_json_of_the_api() {
+    let mut conversation = sample();
+    let id = Id::of_text("w");
+    let waiting = Waiting { id, kind: WaitKind::Tool, deadline_ms: Some(7), correlation: "c".into() };
+    let open = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 4, waiting };
+    conversation.waits.insert(id, open);
+    let text = serde_json::to_string(&conversation).unwrap();
+    assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);
+}
