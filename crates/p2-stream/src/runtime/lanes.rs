@@ -91,6 +91,7 @@ impl<P: Processor> Runtime<P> {
         // Offsets in between are transaction markers and aborted records: done.
         for gap in partition.next..offset {
             partition.progress.mark(gap, OffsetMark::Done);
+            partition.gaps.push(gap);
         }
         partition.next = offset + 1;
         let mark = partition.progress.mark_of(offset);
@@ -163,6 +164,7 @@ impl<P: Processor> Runtime<P> {
             lane.fired.insert((due, timer));
             self.counters.timers += 1;
             self.decide(index, epoch, &key, None, &LaneInput::Timer { timer }, now_ms, actions);
+            self.run_backlog(index, epoch, &key, now_ms, actions);
         }
     }
 
@@ -231,7 +233,10 @@ impl<P: Processor> Runtime<P> {
         lane.record = if has_view || step.mark == Mark::Done { None } else { record };
         let spent = !has_view && step.mark == Mark::Done && lane.backlog.is_empty();
         if spent {
-            self.lanes.remove(&lane_key);
+            let timers = self.lanes.remove(&lane_key).map(|lane| lane.timers).unwrap_or_default();
+            for (due, id) in timers {
+                self.timers.remove(&(due, index, key.to_owned(), id));
+            }
         } else {
             self.refresh_timers(index, key);
         }
@@ -310,7 +315,12 @@ impl<P: Processor> Runtime<P> {
             .chain(self.building.iter().map(|part| part.key.as_str()))
             .chain(self.sealed.iter().flat_map(|sealed| sealed.parts.iter().map(|part| part.key.as_str())))
             .collect();
-        let calling: BTreeSet<&str> = self.calls.values().map(|call| call.key.as_str()).collect();
+        let calling: BTreeSet<&str> = self
+            .calls
+            .values()
+            .map(|call| call.key.as_str())
+            .chain(self.queued.iter().map(|(_, _, key, _)| key.as_str()))
+            .collect();
         if self.lanes.len() <= self.limits.lanes_max {
             return;
         }

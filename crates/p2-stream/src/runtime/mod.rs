@@ -304,7 +304,10 @@ impl<P: Processor> Runtime<P> {
         let mut before = BTreeMap::new();
         for part in &parts {
             let Some(partition) = self.partitions.get_mut(&part.partition) else { continue };
-            before.entry(part.partition).or_insert_with(|| partition.progress.clone());
+            before.entry(part.partition).or_insert_with(|| {
+                partition.gaps.clear();
+                partition.progress.clone()
+            });
             if let Some((offset, mark)) = part.mark {
                 partition.progress.mark(offset, mark);
             }
@@ -319,6 +322,19 @@ impl<P: Processor> Runtime<P> {
         let sealed = Sealed { id: self.batches, parts, progress, before };
         actions.push(Self::commit_action(&sealed));
         self.sealed = Some(sealed);
+    }
+
+    /// Commits a partition's progress as it is.
+    fn commit_progress(&mut self, partition: i32, epoch: Epoch) {
+        self.building.push_back(Part {
+            partition,
+            epoch,
+            key: String::new(),
+            outputs: Vec::new(),
+            bytes: 0,
+            mark: None,
+            calls: Vec::new(),
+        });
     }
 
     fn commit_action(sealed: &Sealed<P::Request>) -> Action<P::Request> {
@@ -376,11 +392,16 @@ impl<P: Processor> Runtime<P> {
         for (index, progress) in &sealed.before {
             if let Some(partition) = self.partitions.get_mut(index).filter(|_| !lost.contains(index)) {
                 partition.progress = progress.clone();
+                // Passed while the commit was under way: nobody delivers them again.
+                for gap in &partition.gaps {
+                    partition.progress.mark(*gap, OffsetMark::Done);
+                }
             }
         }
+        let alone = sealed.parts.len() == 1;
         sealed.parts.retain(|part| !lost.contains(&part.partition));
         if halve {
-            if let [only] = sealed.parts.as_slice() {
+            if let ([only], true) = (sealed.parts.as_slice(), alone) {
                 self.single_part_failed(only.clone(), actions);
                 return;
             }

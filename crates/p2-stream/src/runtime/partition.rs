@@ -36,6 +36,8 @@ pub(super) struct Partition {
     pub(super) paused: bool,
     /// Committed transitions whose rows are not written yet.
     pub(super) to_write: Vec<(i64, StateTransition)>,
+    /// Offsets without a record that were passed since the newest batch was sealed.
+    pub(super) gaps: Vec<i64>,
     /// Rows up to here are being written.
     pub(super) writing: Option<i64>,
     /// The view was folded from the beginning once: a lane that still does not fit is a bug.
@@ -58,6 +60,12 @@ impl<P: Processor> Runtime<P> {
         actions: &mut Actions<P>,
     ) {
         self.forget(index, actions);
+        if self.sealed.iter().any(|sealed| sealed.parts.iter().any(|part| part.partition == index)) {
+            // A commit of an earlier ownership may still change what was fetched: fetch again after it.
+            self.start_over(index, actions);
+            return;
+        }
+        let is_new = committed.is_none();
         let progress = match self.first_progress(committed, start, end) {
             Ok(progress) => progress,
             Err(reason) => {
@@ -78,9 +86,15 @@ impl<P: Processor> Runtime<P> {
                 paused: false,
                 to_write: Vec::new(),
                 writing: None,
+                gaps: Vec::new(),
                 refolded: self.refolding.remove(&index),
             },
         );
+        if is_new {
+            // Progress is explicit from the first assignment on: an owner that dies before its first record is
+            // done must not leave a group that looks as if it had lost its progress.
+            self.commit_progress(index, epoch);
+        }
         match self.processor.view() {
             Some(_) => actions.push(Action::ReadViewBounds { partition: index, epoch }),
             None => self.deliver(index, actions),
@@ -110,6 +124,14 @@ impl<P: Processor> Runtime<P> {
             return Err(format!(
                 "the log begins at offset {start}, but group p2.{} is only at {}: records were deleted before \
                  they were processed; raise the topic's retention and start once with --from earliest",
+                self.processor.name(),
+                progress.low,
+            ));
+        }
+        if progress.low > end {
+            return Err(format!(
+                "group p2.{} is at offset {}, but the log ends at {end}: the log lost records that were \
+                 processed, or it is another log; start once with --from outputs",
                 self.processor.name(),
                 progress.low,
             ));

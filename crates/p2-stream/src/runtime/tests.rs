@@ -253,7 +253,8 @@ fn text(key: &str, text: &str, n: u32) -> Incoming {
 
 /// Assigns partition 0 with an empty view and returns its epoch.
 fn own(runtime: &mut Counter, committed: Option<CommittedOffset>) -> u64 {
-    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 0 }, 0);
+    let committed = Some(committed.unwrap_or_default());
+    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 1_000 }, 0);
     let Some(Action::ReadViewBounds { epoch, .. }) = actions.last() else { panic!("{actions:?}") };
     let epoch = *epoch;
     let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 0, mark: 0 }, 0);
@@ -263,7 +264,8 @@ fn own(runtime: &mut Counter, committed: Option<CommittedOffset>) -> u64 {
 }
 
 fn own_claiming(runtime: &mut Runtime<Claiming>, committed: Option<CommittedOffset>) -> u64 {
-    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 0 }, 0);
+    let committed = Some(committed.unwrap_or_default());
+    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 1_000 }, 0);
     let Some(Action::Deliver { epoch, .. }) = actions.last() else { panic!("{actions:?}") };
     *epoch
 }
@@ -531,7 +533,7 @@ fn a_group_without_progress_on_a_topic_that_has_records_does_not_start_silently(
 #[test]
 fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     let mut runtime = counting();
-    let actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 4 }, 0);
+    let actions = runtime.on(Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 4 }, 0);
     let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let epoch = *epoch;
     let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6 }, 0);
@@ -552,7 +554,10 @@ fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
 #[test]
 fn a_new_owner_asks_open_calls_again_and_sets_open_timers() {
     let mut runtime = counting();
-    let actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 0 }, 0);
+    let actions = runtime.on(
+        Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 0 },
+        0,
+    );
     let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let epoch = *epoch;
     runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 2 }, 0);
@@ -575,7 +580,10 @@ fn a_new_owner_asks_open_calls_again_and_sets_open_timers() {
 fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not_help() {
     let mut runtime = counting();
     let mut halted = false;
-    let mut actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 0 }, 0);
+    let mut actions = runtime.on(
+        Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 0 },
+        0,
+    );
     for round in 0..2 {
         let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
         let epoch = *epoch;
@@ -591,7 +599,15 @@ fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not
         halted = matches!(after.as_slice(), [Action::Halt { .. }]);
         if round == 0 {
             assert_eq!(after, [Action::StartOver { partition: 0 }]);
-            actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 0 }, 0);
+            actions = runtime.on(
+                Event::Assigned {
+                    partition: 0,
+                    committed: Some(CommittedOffset::default()),
+                    start: 0,
+                    end: 0,
+                },
+                0,
+            );
         }
     }
     assert!(halted);
@@ -666,4 +682,23 @@ fn a_misplaced_record_is_forwarded_and_never_applied_where_it_lies() {
         commit(&record(&mut runtime, epoch, 0, Incoming::Misplaced(original.clone()))).unwrap();
     assert_eq!((outputs, progress[0].1.offset), (vec![*original], 1));
     assert_eq!(runtime.counters().inputs, 0);
+}
+
+#[test]
+fn the_first_assignment_commits_explicit_progress_even_without_a_record() {
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits(), 1);
+    let actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 0 }, 0);
+    let committed = actions.iter().any(|action| {
+        matches!(action, Action::Commit { outputs, progress, .. }
+            if outputs.is_empty() && progress.iter().any(|(partition, at)| *partition == 0 && at.offset == 0))
+    });
+    assert!(committed, "{actions:?}");
+}
+
+#[test]
+fn a_group_that_is_ahead_of_its_log_stops_the_partition() {
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits(), 1);
+    let committed = Some(CommittedOffset { offset: 9, metadata: String::new() });
+    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 4 }, 0);
+    assert!(matches!(actions.as_slice(), [Action::Halt { partition: 0, .. }]), "{actions:?}");
 }

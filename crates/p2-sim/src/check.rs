@@ -1,0 +1,338 @@
+//! The promises, checked at every commit, at every write of rows and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2_core::ids::Id;
+use p2_core::record::{ArtifactBody, Message, Payload, StateTransition, Topic, Verdict};
+use p2_stream::ports::CommittedOffset;
+use p2_stream::runtime::{OffsetMark, Progress};
+
+use crate::Topology;
+use crate::actor::Outside;
+use crate::log::{Shape, SimLog, Txn};
+use crate::store::SimStore;
+
+#[derive(Default)]
+struct Conversation {
+    transitions: Vec<StateTransition>,
+    inputs: BTreeMap<Id, Txn>,
+    /// Offset of the newest inbox record that was applied.
+    newest: i64,
+}
+
+/// A group's move in one partition.
+pub type Moved = (&'static str, i32, CommittedOffset);
+
+/// What was seen so far.
+#[derive(Default)]
+pub struct Checker {
+    conversations: BTreeMap<String, Conversation>,
+    committed: BTreeSet<Id>,
+    /// Input record id → verdicts of its outcomes.
+    outcomes: BTreeMap<Id, Vec<Verdict>>,
+    letters: BTreeMap<(String, i32, i64), u32>,
+    progress: BTreeMap<(&'static str, i32), CommittedOffset>,
+    /// Records from outside: (topic, partition, offset) → id.
+    produced: BTreeMap<(Topic, i32, i64), (Id, Shape)>,
+    /// Where inbox records lie in their right partition, by id: the first.
+    places: BTreeMap<Id, i64>,
+    topics: BTreeMap<&'static str, Topic>,
+}
+
+impl Checker {
+    /// A record from outside was appended.
+    pub fn produced(&mut self, topic: Topic, partition: i32, offset: i64, message: &Message, shape: Shape) {
+        self.produced.insert((topic, partition, offset), (message.id, shape));
+    }
+
+    /// The newest committed progress.
+    pub fn progress(&self, group: &'static str, partition: i32) -> Option<CommittedOffset> {
+        self.progress.get(&(group, partition)).cloned()
+    }
+
+    /// A transaction was committed.
+    ///
+    /// # Errors
+    /// The promise that it breaks.
+    pub fn committed(
+        &mut self,
+        txn: Txn,
+        positions: &[(Topic, i32, i64)],
+        moved: &[Moved],
+        log: &SimLog,
+        topics: &[(&'static str, Topic)],
+        topology: &dyn Topology,
+    ) -> Result<(), String> {
+        self.topics.extend(topics.iter().copied());
+        let mut outputs = Vec::new();
+        for (topic, partition, offset) in positions {
+            let Some((message, _)) = log.at(*topic, *partition, *offset) else {
+                return Err(format!("a committed record is not there: {topic:?}/{partition}/{offset}"));
+            };
+            self.output(txn, *partition, message, log)?;
+            outputs.push(message);
+        }
+        for (group, partition, committed) in moved {
+            let Some(topic) = self.topics.get(group).copied() else { continue };
+            self.moved(group, topic, *partition, committed, &outputs, log, topology)?;
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, txn: Txn, partition: i32, message: &Message, log: &SimLog) -> Result<(), String> {
+        let forwarded = self.produced.values().any(|(id, _)| *id == message.id);
+        let mut again = forwarded;
+        match &message.payload {
+            Payload::Transition(transition) => self.transition(txn, partition, transition, log)?,
+            Payload::Artifact(artifact) => {
+                if let ArtifactBody::InputOutcome(outcome) = &artifact.body {
+                    let verdicts = self.outcomes.entry(outcome.input).or_default();
+                    verdicts.push(outcome.outcome.verdict);
+                    again |= outcome.outcome.verdict == Verdict::Duplicate;
+                    if verdicts.iter().filter(|verdict| **verdict != Verdict::Duplicate).count() > 1 {
+                        return Err(format!("input {} has two outcomes", outcome.input));
+                    }
+                }
+            }
+            Payload::DeadLetter(letter) => {
+                again = true;
+                let count =
+                    self.letters.entry((letter.topic.clone(), letter.partition, letter.offset)).or_default();
+                *count += 1;
+                if *count > 1 {
+                    return Err(format!("two letters of {}/{}", letter.partition, letter.offset));
+                }
+            }
+            _ => {}
+        }
+        if !self.committed.insert(message.id) && !again {
+            return Err(format!("committed twice: {} {:?}", message.payload.topic().short(), message));
+        }
+        Ok(())
+    }
+
+    fn transition(
+        &mut self,
+        txn: Txn,
+        partition: i32,
+        transition: &StateTransition,
+        log: &SimLog,
+    ) -> Result<(), String> {
+        let key = transition.conversation.as_str();
+        let place = self.place(partition, transition.input, log);
+        let known = self.conversations.entry(key.to_owned()).or_default();
+        let length = i64::try_from(known.transitions.len()).unwrap_or(i64::MAX);
+        if transition.seq != length {
+            return Err(format!("{key}: transition {} where {length} was due", transition.seq));
+        }
+        if transition.previous != known.transitions.last().map(|last| last.id) {
+            return Err(format!("{key}: transition {length} does not name its predecessor"));
+        }
+        if known.inputs.insert(transition.input, txn).is_some_and(|first| first != txn) {
+            return Err(format!("{key}: input {} was applied twice", transition.input));
+        }
+        if let Some(offset) = place {
+            if offset < known.newest {
+                return Err(format!("{key}: the input at {offset} was applied after {}", known.newest));
+            }
+            known.newest = offset;
+        }
+        known.transitions.push(transition.clone());
+        Ok(())
+    }
+
+    /// Where an inbox record first lies in the right partition; none where the input is no record.
+    fn place(&mut self, partition: i32, input: Id, log: &SimLog) -> Option<i64> {
+        if let Some(offset) = self.places.get(&input) {
+            return Some(*offset);
+        }
+        let found = log
+            .decided(Topic::Inbox, partition)
+            .into_iter()
+            .find(|(_, message, shape)| message.id == input && *shape == Shape::Plain)
+            .map(|(offset, ..)| offset)?;
+        self.places.insert(input, found);
+        Some(found)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each names itself")]
+    fn moved(
+        &mut self,
+        group: &'static str,
+        topic: Topic,
+        partition: i32,
+        committed: &CommittedOffset,
+        outputs: &[&Message],
+        log: &SimLog,
+        topology: &dyn Topology,
+    ) -> Result<(), String> {
+        let place = format!("{group}/{partition}");
+        if committed.metadata.len() > 4_096 {
+            return Err(format!("{place}: metadata of {} bytes", committed.metadata.len()));
+        }
+        let now = Progress::decode(committed)?;
+        let before = match self.progress.get(&(group, partition)) {
+            Some(committed) => Progress::decode(committed)?,
+            None => Progress::at(0),
+        };
+        if now.low < before.low {
+            return Err(format!("{place}: progress went back from {} to {}", before.low, now.low));
+        }
+        let last = now.low.max(now.low + now.span()).max(before.low + before.span());
+        for offset in before.low..last {
+            let (was, is) = (before.mark_of(offset), now.mark_of(offset));
+            if was.is_some() && is.is_none() || was == Some(OffsetMark::Done) && is != was {
+                return Err(format!("{place}: offset {offset} went from {was:?} to {is:?}"));
+            }
+            if is != Some(OffsetMark::Done) || was == is {
+                continue;
+            }
+            let Some((message, _)) = log.at(topic, partition, offset) else {
+                if offset >= log.stable(topic, partition) {
+                    return Err(format!("{place}: offset {offset} is done before it can be read"));
+                }
+                continue;
+            };
+            let answered = outputs.iter().any(|output| match &output.payload {
+                Payload::DeadLetter(letter) => letter.partition == partition && letter.offset == offset,
+                _ => output.cause == message.id || output.id == message.id,
+            });
+            if !answered && topology.is_answered(message) {
+                return Err(format!("{place}: offset {offset} is done without an answer: {message:?}"));
+            }
+        }
+        self.progress.insert((group, partition), committed.clone());
+        Ok(())
+    }
+
+    /// Rows are about to be written.
+    ///
+    /// # Errors
+    /// Rows of uncommitted records, or an applied offset ahead of its rows.
+    pub fn rows(
+        &self,
+        log: &SimLog,
+        store: &SimStore,
+        partition: i32,
+        rows: &[(i64, StateTransition)],
+        applied: i64,
+    ) -> Result<(), String> {
+        for (offset, transition) in rows {
+            let same = log.at(Topic::StateTransitions, partition, *offset).is_some_and(
+                |(message, _)| matches!(&message.payload, Payload::Transition(known) if known == transition),
+            );
+            if !same {
+                return Err(format!("row {partition}/{offset} is of no committed record"));
+            }
+        }
+        let written: BTreeSet<i64> = store.rows(partition).into_iter().map(|(offset, _)| offset).collect();
+        for offset in store.applied(partition)..applied {
+            if log.at(Topic::StateTransitions, partition, offset).is_some()
+                && !written.contains(&offset)
+                && !rows.iter().any(|(row, _)| *row == offset)
+            {
+                return Err(format!("applied {applied} of partition {partition} without row {offset}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything has come to rest.
+    ///
+    /// # Errors
+    /// The promise that is broken.
+    pub fn end(
+        &self,
+        log: &SimLog,
+        store: &SimStore,
+        outside: &Outside,
+        groups: &[(&'static str, Topic)],
+        topology: &dyn Topology,
+    ) -> Result<(), String> {
+        for partition in 0..log.count {
+            let truth: Vec<i64> = log
+                .decided(Topic::StateTransitions, partition)
+                .into_iter()
+                .map(|(offset, ..)| offset)
+                .collect();
+            let rows: Vec<i64> = store.rows(partition).into_iter().map(|(offset, _)| offset).collect();
+            if truth != rows {
+                return Err(format!("partition {partition}: the store has {rows:?}, the log {truth:?}"));
+            }
+            for (group, topic) in groups {
+                self.all_done(group, *topic, partition, log)?;
+            }
+        }
+        for (key, conversation) in &self.conversations {
+            topology.check(&conversation.transitions).map_err(|reason| format!("{key}: {reason}"))?;
+        }
+        if let Some((id, count)) = outside.once.iter().find(|(_, count)| **count > 1) {
+            return Err(format!("call {id} may be started once and was {count} times"));
+        }
+        self.all_answered(log, topology)
+    }
+
+    /// Every record that stands in a group's partition is done.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn all_done(
+        &self,
+        group: &'static str,
+        topic: Topic,
+        partition: i32,
+        log: &SimLog,
+    ) -> Result<(), String> {
+        let progress = match self.progress.get(&(group, partition)) {
+            Some(committed) => Progress::decode(committed)?,
+            None => Progress::at(0),
+        };
+        match log
+            .decided(topic, partition)
+            .into_iter()
+            .find(|(offset, ..)| progress.mark_of(*offset) != Some(OffsetMark::Done))
+        {
+            Some((offset, message, _)) => {
+                Err(format!("{group}/{partition}: offset {offset} is not done: {message:?}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn all_answered(&self, log: &SimLog, topology: &dyn Topology) -> Result<(), String> {
+        let mut answers: BTreeMap<Id, u32> = BTreeMap::new();
+        for partition in 0..log.count {
+            for (_, message, _) in log.decided(Topic::Inbox, partition) {
+                *answers.entry(message.cause).or_default() += 1;
+            }
+        }
+        let mut copies: BTreeMap<Id, usize> = BTreeMap::new();
+        for partition in 0..log.count {
+            for (offset, message, shape) in log.decided(Topic::Inbox, partition) {
+                let lettered = self.letters.contains_key(&(Topic::Inbox.name(), partition, offset));
+                if (shape == Shape::Poison) && !lettered {
+                    return Err(format!("poison at {partition}/{offset} has no letter"));
+                }
+                if shape == Shape::Plain && !lettered && log.partition_of(message.payload.key()) == partition
+                {
+                    *copies.entry(message.id).or_default() += 1;
+                }
+            }
+            for (offset, message, _) in log.decided(Topic::Effects, partition) {
+                let lettered = self.letters.contains_key(&(Topic::Effects.name(), partition, offset));
+                let count = answers.get(&message.id).copied().unwrap_or(0);
+                if topology.is_answered(message) && !lettered && count != 1 {
+                    return Err(format!("effect {} has {count} answers", message.id));
+                }
+            }
+        }
+        for (id, copies) in copies {
+            let verdicts = self.outcomes.get(&id).map(Vec::as_slice).unwrap_or_default();
+            let first = verdicts.iter().filter(|verdict| **verdict != Verdict::Duplicate).count();
+            if first != 1 || verdicts.len() != copies {
+                return Err(format!("input {id} lies there {copies} times and has outcomes {verdicts:?}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! What log and store do with a request.
+
+use std::collections::BTreeSet;
+
+use p2_core::record::{Position, Topic};
+use p2_stream::runtime::{Action, Event};
+use rand::Rng;
+
+use crate::world::{Address, Ending, Happening, OpenTxn, Sent, World};
+
+impl World<'_> {
+    pub(crate) fn fetch(&mut self, to: Address, partition: i32, ticket: u64) {
+        let Some(seat) = self.seat(to) else { return };
+        if seat.owned.get(&partition) != Some(&ticket) {
+            return;
+        }
+        let (name, topic) = (seat.actor.name(), seat.actor.input());
+        let Some(group) = self.log.groups.get(name) else { return };
+        if group.pending.contains_key(&partition) {
+            // Offsets are fetched stable: a transaction that carries them has to end first.
+            self.schedule(20, Happening::Fetch(to, partition, ticket));
+            return;
+        }
+        let committed = group.committed.get(&partition).cloned();
+        let end = self.log.high(topic, partition);
+        self.tell(to, Event::Assigned { partition, committed, start: 0, end });
+    }
+
+    /// The operator's `--from`: progress is rebuilt from what is committed.
+    pub(crate) fn operate(&mut self, to: Address, partition: i32) {
+        let ticket = self.number();
+        let Some(seat) = self.seat(to) else { return };
+        let Some(known) = seat.owned.get_mut(&partition) else { return };
+        *known = ticket;
+        let name = seat.actor.name();
+        let rebuilt = self.checker.progress(name, partition).unwrap_or_default();
+        if let Some(group) = self.log.groups.get_mut(name) {
+            group.committed.entry(partition).or_insert(rebuilt);
+        }
+        self.schedule(1, Happening::Fetch(to, partition, ticket));
+    }
+
+    fn answer(&mut self, to: Address, event: Event<u64>) {
+        let latency = self.latency();
+        self.schedule(latency, Happening::Event(to, event));
+    }
+
+    pub(crate) fn start(&mut self, to: Address, action: &Action<u64>) {
+        let Action::Call { partition, epoch, id, request: token, .. } = *action else { return };
+        let now = self.now;
+        self.fault(to);
+        let Some(seat) =
+            self.instances.get_mut(to.instance).filter(|known| known.life == to.life && known.alive)
+        else {
+            return;
+        };
+        let Some(seat) = seat.seats.get_mut(to.actor) else { return };
+        if let Some(delay) = seat.actor.start(token, now, &mut self.outside, &mut self.rng) {
+            self.schedule(
+                delay,
+                Happening::Event(to, Event::Reply { partition, epoch, call: id, reply: token }),
+            );
+        }
+    }
+
+    pub(crate) fn perform(&mut self, to: Address, action: Action<u64>) {
+        match action {
+            Action::ReadViewBounds { partition, epoch } => {
+                let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
+                let applied = self.store.applied(partition);
+                let mark = self.log.high(view, partition);
+                self.answer(to, Event::ViewBounds { partition, epoch, applied, mark });
+            }
+            Action::ReadView { partition, epoch, from } => {
+                let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
+                let stable = self.log.stable(view, partition);
+                if stable <= from {
+                    self.outside.count("catch-up waits for a marker");
+                    self.waiting.push((to, action));
+                    return;
+                }
+                let next = stable.min(from + self.rng.random_range(1..30));
+                let transitions = Self::decode(self.log.read(view, partition, from, next));
+                self.answer(to, Event::ViewRecords { partition, epoch, transitions, next });
+            }
+            Action::WriteView { partition, epoch, ref transitions, applied } => {
+                if self.strikes(12) {
+                    self.count_fault("slow store write");
+                    let part = self.rng.random_range(0..=transitions.len());
+                    let outcome =
+                        self.store.write(partition, transitions.get(..part).unwrap_or_default(), None);
+                    self.expect(outcome);
+                    let delay = self.rng.random_range(50..6_000);
+                    self.schedule(delay, Happening::Perform(to, action));
+                    return;
+                }
+                let outcome = self.checker.rows(&self.log, &self.store, partition, transitions, applied);
+                self.expect(outcome);
+                let outcome = self.store.write(partition, transitions, Some(applied));
+                self.expect(outcome);
+                self.answer(to, Event::ViewWritten { partition, epoch, applied });
+            }
+            Action::ListOpenLanes { partition, epoch } => {
+                let conversations = self.store.conversations(partition);
+                let Some(seat) = self.seat(to) else { return };
+                let keys = conversations
+                    .into_iter()
+                    .filter(|(_, transitions)| seat.actor.is_open(transitions))
+                    .map(|(key, _)| key)
+                    .collect();
+                self.answer(to, Event::OpenLanes { partition, epoch, keys });
+            }
+            Action::Load { partition, epoch, key } => {
+                let transitions = self.store.load(partition, &key);
+                self.answer(to, Event::Loaded { partition, epoch, key, transitions });
+            }
+            _ => {}
+        }
+    }
+
+    /// A commit reaches the log: member and generation are checked, never who owns a partition.
+    pub(crate) fn commit(&mut self, from: Address, sent: Sent) {
+        let Some(name) = self.group_of(from, sent.member) else { return };
+        let Some(group) = self.log.groups.get_mut(name) else { return };
+        if group.generation != sent.generation || !group.members.contains_key(&sent.member) {
+            self.outside.count("commit fenced");
+            return self.answer(from, Event::Fenced { batch: sent.batch });
+        }
+        if sent.outputs.iter().any(|output| self.topology.refused(output)) {
+            self.outside.count("commit refused for its content");
+            return self.answer(from, Event::Aborted { batch: sent.batch, halve: true });
+        }
+        if let Some((_, other)) = sent.progress.iter().find_map(|(p, _)| group.pending.get_key_value(p)) {
+            let other = *other;
+            return self.violate(format!("two transactions on one progress: {other} and {}", sent.batch));
+        }
+        if self.strikes(25) {
+            self.count_fault("commit aborted");
+            let halve = self.rng.random_bool(0.3) && sent.outputs.len() > 1 && sent.progress.len() > 1;
+            return self.answer(from, Event::Aborted { batch: sent.batch, halve });
+        }
+        let txn = self.number();
+        if let Some(group) = self.log.groups.get_mut(name) {
+            group.pending.extend(sent.progress.iter().map(|(partition, _)| (*partition, txn)));
+        }
+        let mut positions = Vec::new();
+        for output in &sent.outputs {
+            let partition = self.log.partition_of(output.payload.key());
+            let offset = self.log.append_open(partition, output.clone(), txn);
+            positions.push((output.payload.topic(), partition, offset));
+        }
+        let ending = if self.strikes(20) {
+            match self.rng.random_range(0..3) {
+                0 => Ending::Abort,
+                1 => Ending::UnknownApplied,
+                _ => Ending::UnknownLost,
+            }
+        } else {
+            Ending::Commit
+        };
+        self.txns.insert(txn, OpenTxn { from, sent, positions, ending });
+        let latency = self.latency();
+        // Some stay open for long enough that a rebalance or a crash falls into them.
+        let latency = if self.strikes(20) { latency * 40 } else { latency };
+        self.schedule(latency, Happening::End(txn));
+    }
+
+    fn group_of(&mut self, from: Address, member: u64) -> Option<&'static str> {
+        if let Some(seat) = self.seat(from) {
+            return Some(seat.actor.name());
+        }
+        let known = |group: &crate::log::Group| group.members.contains_key(&member);
+        self.log.groups.iter().find(|(_, group)| known(group)).map(|(name, _)| *name)
+    }
+
+    /// The transaction ends: decided at the coordinator now, visible in each partition when its marker is there.
+    pub(crate) fn end(&mut self, txn: u64) {
+        let Some(mut open) = self.txns.remove(&txn) else { return };
+        let here = self.instances.get(open.from.instance);
+        let alive = here.is_some_and(|known| known.alive && known.life == open.from.life);
+        let suspended = here.is_some_and(|known| known.suspended_until > self.now);
+        let timed_out = !alive || suspended || self.strikes(60);
+        if timed_out && self.rng.random_bool(0.5) {
+            self.count_fault("transaction timed out");
+            open.ending = Ending::Abort;
+        }
+        let commit = matches!(open.ending, Ending::Commit | Ending::UnknownApplied);
+        self.log.decide(txn, commit);
+        let progress = &open.sent.progress;
+        let mut moved = Vec::new();
+        for (name, group) in &mut self.log.groups {
+            for (partition, committed) in progress {
+                if group.pending.get(partition) == Some(&txn) {
+                    group.pending.remove(partition);
+                    if commit {
+                        group.committed.insert(*partition, committed.clone());
+                        moved.push((*name, *partition, committed.clone()));
+                    }
+                }
+            }
+        }
+        if commit {
+            let topics = self.topics();
+            let outcome =
+                self.checker.committed(txn, &open.positions, &moved, &self.log, &topics, self.topology);
+            self.expect(outcome);
+        }
+        let places: BTreeSet<(Topic, i32)> =
+            open.positions.iter().map(|(topic, partition, _)| (*topic, *partition)).collect();
+        for (topic, partition) in places {
+            let late = self.strikes(15);
+            if late {
+                self.count_fault("late marker");
+            }
+            let delay = if late { self.rng.random_range(100..5_000) } else { 0 };
+            self.schedule(delay, Happening::Marker(topic, partition, txn));
+        }
+        self.tell_end(&open, timed_out);
+    }
+
+    fn tell_end(&mut self, open: &OpenTxn, timed_out: bool) {
+        let batch = open.sent.batch;
+        let event = match open.ending {
+            Ending::Commit => {
+                let positions = open
+                    .positions
+                    .iter()
+                    .map(|(topic, partition, offset)| Position {
+                        topic: *topic,
+                        partition: *partition,
+                        offset: *offset,
+                    })
+                    .collect();
+                Event::Committed { batch, positions }
+            }
+            Ending::Abort if timed_out => Event::Fenced { batch },
+            Ending::Abort => {
+                self.count_fault("commit aborted");
+                // Too long: never said of a batch of one record, that would be its record's fault.
+                let halve = open.sent.progress.len() > 1 && self.rng.random_bool(0.6);
+                Event::Aborted { batch, halve }
+            }
+            Ending::UnknownApplied => {
+                self.count_fault("commit unknown, applied");
+                Event::Unknown { batch }
+            }
+            Ending::UnknownLost => {
+                self.count_fault("commit unknown, lost");
+                Event::Unknown { batch }
+            }
+        };
+        self.answer(open.from, event);
+    }
+
+    pub(crate) fn topics(&self) -> Vec<(&'static str, Topic)> {
+        self.instances
+            .iter()
+            .flat_map(|instance| &instance.seats)
+            .map(|seat| (seat.actor.name(), seat.actor.input()))
+            .collect()
+    }
+}
