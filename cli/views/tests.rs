@@ -105,24 +105,61 @@ fn a_circle_of_parents_ends() {
 
 #[test]
 fn a_stack_hides_waits_and_numbers_what_people_count() {
-    check(&stack::render(&entries(&sample(), "main"), false, None, 80), expect![[]]);
+    check(
+        &stack::render(&entries(&sample(), "main"), false, None, 80),
+        expect![[r#"
+         INDEX  TIME (UTC)           KIND              CONTENT
+         0      2023-11-14 22:13:20  UserMessage       What is π?
+         1      2023-11-14 22:13:22  AssistantMessage  3.14159
+         2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
+         3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+    "#]],
+    );
 }
 
 #[test]
 fn a_stack_shows_waits_on_demand_without_counting_them_and_cuts_to_the_newest() {
-    check(&stack::render(&entries(&sample(), "main"), true, Some(3), 80), expect![[]]);
+    check(
+        &stack::render(&entries(&sample(), "main"), true, Some(3), 80),
+        expect![[r#"
+         INDEX  TIME (UTC)           KIND              CONTENT
+         2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
+         ·      2023-11-14 22:13:24  Waiting           llm 811af023
+         3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+        (3 earlier entries not shown; --n 0 shows all)
+    "#]],
+    );
 }
 
 #[test]
 fn the_branch_tree_draws_parents_and_marks_the_current_branch() {
-    check(&branches::render(&sample(), &"alpha".into()), expect![[]]);
+    check(
+        &branches::render(&sample(), &"alpha".into()),
+        expect![[r#"
+        alpha
+        └── main  4 entries, by open, idle
+            └── aa11 "short" *  3 entries, from index 1, by user, idle
+                └── bb22  4 entries, from index 2, by user, idle
+    "#]],
+    );
 }
 
 #[test]
 fn the_diff_of_two_branches_starts_after_what_they_share() {
     let conversation = sample();
     let (a, b) = (entries(&conversation, "main"), entries(&conversation, "bb22"));
-    check(&stack::diff(("main", &a), ("bb22", &b), 80), expect![[]]);
+    check(
+        &stack::diff(("main", &a), ("bb22", &b), 80),
+        expect![[r#"
+        --- main
+        +++ bb22
+          2 shared entries
+        -   2 UserMessage       And 円周率 in Japanese?
+        -   3 AssistantMessage  Enshūritsu
+        +   2 UserMessage       thanks
+        +   3 AssistantMessage  welcome
+    "#]],
+    );
 }
 
 #[test]
