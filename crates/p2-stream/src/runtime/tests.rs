@@ -533,7 +533,10 @@ fn a_group_without_progress_on_a_topic_that_has_records_does_not_start_silently(
 #[test]
 fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     let mut runtime = counting();
-    let actions = runtime.on(Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 4 }, 0);
+    let actions = runtime.on(
+        Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 4 },
+        0,
+    );
     let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let epoch = *epoch;
     let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6 }, 0);
