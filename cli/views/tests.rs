@@ -70,7 +70,8 @@ fn sample() -> Conversation {
 }
 
 fn check(actual: &str, expected: Expect) {
-    expected.assert_eq(&format!("{actual}\n"));
+    // The first line has no indent: `expect!` strips what all lines have in common.
+    expected.assert_eq(&format!("shown:\n{actual}\n"));
 }
 
 fn entries<'a>(conversation: &'a Conversation, branch: &str) -> Vec<&'a Entry> {
@@ -108,12 +109,13 @@ fn a_stack_hides_waits_and_numbers_what_people_count() {
     check(
         &stack::render(&entries(&sample(), "main"), false, None, 80),
         expect![[r#"
-         INDEX  TIME (UTC)           KIND              CONTENT
-         0      2023-11-14 22:13:20  UserMessage       What is π?
-         1      2023-11-14 22:13:22  AssistantMessage  3.14159
-         2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
-         3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
-    "#]],
+            shown:
+             INDEX  TIME (UTC)           KIND              CONTENT
+             0      2023-11-14 22:13:20  UserMessage       What is π?
+             1      2023-11-14 22:13:22  AssistantMessage  3.14159
+             2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
+             3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+        "#]],
     );
 }
 
@@ -122,12 +124,13 @@ fn a_stack_shows_waits_on_demand_without_counting_them_and_cuts_to_the_newest() 
     check(
         &stack::render(&entries(&sample(), "main"), true, Some(3), 80),
         expect![[r#"
-         INDEX  TIME (UTC)           KIND              CONTENT
-         2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
-         ·      2023-11-14 22:13:24  Waiting           llm 811af023
-         3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
-        (3 earlier entries not shown; --n 0 shows all)
-    "#]],
+            shown:
+             INDEX  TIME (UTC)           KIND              CONTENT
+             2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
+             ·      2023-11-14 22:13:24  Waiting           llm 811af023
+             3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+            (3 earlier entries not shown; --n 0 shows all)
+        "#]],
     );
 }
 
@@ -136,11 +139,12 @@ fn the_branch_tree_draws_parents_and_marks_the_current_branch() {
     check(
         &branches::render(&sample(), &"alpha".into()),
         expect![[r#"
-        alpha
-        └── main  4 entries, by open, idle
-            └── aa11 "short" *  3 entries, from index 1, by user, idle
-                └── bb22  4 entries, from index 2, by user, idle
-    "#]],
+            shown:
+            alpha
+            └── main  4 entries, by open, idle
+                └── aa11 "short" *  3 entries, from index 1, by user, idle
+                    └── bb22  4 entries, from index 2, by user, idle
+        "#]],
     );
 }
 
@@ -151,14 +155,15 @@ fn the_diff_of_two_branches_starts_after_what_they_share() {
     check(
         &stack::diff(("main", &a), ("bb22", &b), 80),
         expect![[r#"
-        --- main
-        +++ bb22
-          2 shared entries
-        -   2 UserMessage       And 円周率 in Japanese?
-        -   3 AssistantMessage  Enshūritsu
-        +   2 UserMessage       thanks
-        +   3 AssistantMessage  welcome
-    "#]],
+            shown:
+            --- main
+            +++ bb22
+              2 shared entries
+            -   2 UserMessage       And 円周率 in Japanese?
+            -   3 AssistantMessage  Enshūritsu
+            +   2 UserMessage       thanks
+            +   3 AssistantMessage  welcome
+        "#]],
     );
 }
 
