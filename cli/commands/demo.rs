@@ -16,11 +16,13 @@ use crate::views::{branches, stack};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const AGENT: &str = "agent_alpha";
 
-/// What is said in D1: two children side by side, then one of them again with a tool inside.
+/// What is said in D1: one child twice and another once, all side by side, tools inside the children, and work of
+/// its own that the parent goes on with after the answers.
 const DELEGATION: [&str; 3] = [
     "hey",
-    "Ask two other agents at the same time: the weather in Paris, and the weather in Tokyo.",
-    "Ask the one for Tokyo once more.",
+    "Ask agent_helper for the weather in Tokyo and in Paris, and child who leads Ligue 1, then look up the weather \
+     in San Francisco yourself and sum up",
+    "thanks",
 ];
 /// What is said in D2: seven questions and answers are 14 entries.
 const BRANCHES: [&str; 7] = [
