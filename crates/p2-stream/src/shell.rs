@@ -1,13 +1,13 @@
 //! The tokio shell: carries out the actions of a [`Runtime`] over the ports and feeds their answers back.
 //! It decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Message, Payload, StateTransition, Topic};
+use p2_core::record::{Message, StateTransition, Topic};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -229,18 +229,22 @@ where
         if let Event::Reply { call, .. } = &event {
             self.calls.remove(call);
         }
-        for action in self.runtime.on(event, now_ms()) {
-            self.act(action, member, epochs).await?;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.runtime.on(event, now_ms()) {
+                events.extend(self.act(action, member, epochs).await?);
+            }
         }
         Ok(())
     }
 
+    /// Carries out or starts an action; what answers it at once comes back as an event.
     async fn act(
         &mut self,
         action: Action<P::Request>,
         member: &mut Box<dyn Member>,
         epochs: &mut BTreeMap<i32, Epoch>,
-    ) -> Result<(), ShellError> {
+    ) -> Result<Option<Event<P::Reply>>, ShellError> {
         match action {
             Action::Deliver { partition, epoch, offset } => {
                 epochs.insert(partition, epoch);
@@ -252,9 +256,10 @@ where
             Action::StartOver { partition } => {
                 epochs.remove(&partition);
                 member.pause(self.input, partition);
+                // Answered before the member is polled again: no revocation can come in between.
                 let committed = member.committed(self.input, partition).await?;
                 let (start, end) = self.setup.log.bounds(self.input, partition).await?;
-                self.send(Ok(Event::Assigned { partition, committed, start, end }));
+                return Ok(Some(Event::Assigned { partition, committed, start, end }));
             }
             Action::Halt { partition, reason } => {
                 tracing::error!(processor = self.runtime.processor().name(), partition, reason, "halted");
@@ -270,7 +275,7 @@ where
             Action::Commit { batch, outputs, progress } => self.commit(batch, &outputs, progress),
             view => self.view_action(view),
         }
-        Ok(())
+        Ok(None)
     }
 
     fn send(&self, event: Result<Event<P::Reply>, ShellError>) {
@@ -426,13 +431,5 @@ async fn sleep_until(due_ms: Option<i64>) {
             let left = u64::try_from(due.saturating_sub(now_ms())).unwrap_or(0);
             tokio::time::sleep(Duration::from_millis(left)).await;
         }
-    }
-}
-
-/// The payload of a message read from a view, where it is a transition.
-pub fn transition_of(message: Message) -> Option<StateTransition> {
-    match message.payload {
-        Payload::Transition(transition) => Some(transition),
-        _ => None,
     }
 }
