@@ -1,0 +1,180 @@
+//! The engine's calls, answered from log and store of this process.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use p2_core::conversation::Conversation;
+use p2_core::ids::{ConversationId, Id};
+use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payload, RegistryRecord, Topic};
+use p2_core::registry::Registry;
+use p2_stream::ports::{Log, StackStore};
+
+use super::read::{READ_RECORDS_MAX, decode};
+use super::{LocalEngine, engine_error, internal, message};
+use crate::engine::{
+    ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
+    Resolution, TopicCount, VerifyReport,
+};
+
+#[async_trait]
+impl Engine for LocalEngine {
+    async fn append(&self, id: Id, inbox: InboxMessage) -> EngineResult<()> {
+        self.append_messages(&[message(id, Payload::Inbox(inbox))]).await.map(drop)
+    }
+
+    async fn outcome(
+        &self,
+        conversation: &ConversationId,
+        input: Id,
+        timeout: Duration,
+    ) -> EngineResult<Option<Outcome>> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let mut changed = std::pin::pin!(self.seen.changed.notified());
+            // Registered before the look, so that no change between look and wait is missed.
+            changed.as_mut().enable();
+            if let Some(outcome) = self.seen.outcome(input) {
+                self.store_is_current(conversation).await?;
+                return Ok(Some(outcome));
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                // It may be older than this process.
+                let conversation = self.conversation(conversation).await?;
+                return Ok(conversation.and_then(|it| it.seen.get(&input).cloned()));
+            }
+        }
+    }
+
+    async fn conversation(&self, id: &ConversationId) -> EngineResult<Option<Conversation>> {
+        self.store_is_current(id).await?;
+        self.fold_of_store(id).await
+    }
+
+    async fn conversations(&self) -> EngineResult<Vec<ConversationLine>> {
+        let mut lines: Vec<ConversationLine> = Vec::new();
+        loop {
+            let after = lines.last().map(|line| line.id.clone());
+            let more = self.store.list(after.as_ref(), READ_RECORDS_MAX).await.map_err(internal)?;
+            if more.is_empty() {
+                lines.retain(|line| !line.agent.is_empty());
+                return Ok(lines);
+            }
+            lines.extend(more.into_iter().map(ConversationLine::from));
+        }
+    }
+
+    async fn wait_change(
+        &self,
+        id: &ConversationId,
+        seen_seq: i64,
+        timeout: Duration,
+    ) -> EngineResult<Option<Conversation>> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let mut changed = std::pin::pin!(self.seen.changed.notified());
+            changed.as_mut().enable();
+            let now = self.conversation(id).await?;
+            if now.as_ref().is_some_and(|now| now.next_seq > seen_seq) {
+                return Ok(now);
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Ok(now);
+            }
+        }
+    }
+
+    async fn artifacts(&self, filter: &ArtifactFilter) -> EngineResult<Vec<Artifact>> {
+        let key = filter.conversation.as_ref().map(ConversationId::as_str);
+        let mut artifacts: Vec<Artifact> = self
+            .messages(Topic::Artifacts, key)
+            .await?
+            .into_iter()
+            .filter_map(|(_, message)| match message.payload {
+                Payload::Artifact(artifact) => Some(artifact),
+                _ => None,
+            })
+            .filter(|artifact| filter.kind.as_ref().is_none_or(|kind| artifact.body.kind() == kind))
+            .filter(|artifact| filter.since_ms.is_none_or(|since| artifact.time_ms >= since))
+            .collect();
+        artifacts.sort_by_key(|artifact| artifact.time_ms);
+        if let Some(limit) = filter.limit {
+            artifacts.drain(..artifacts.len().saturating_sub(limit));
+        }
+        Ok(artifacts)
+    }
+
+    async fn records(&self, query: &RecordsQuery) -> EngineResult<Vec<RecordView>> {
+        let mut views = Vec::new();
+        for partition in 0..self.log.partitions(query.topic) {
+            if query.partition.is_some_and(|wanted| wanted != partition) {
+                continue;
+            }
+            let (start, end) = self.log.bounds(query.topic, partition).await.map_err(engine_error)?;
+            let from = if query.from < 0 { (end + query.from).max(start) } else { query.from };
+            let records =
+                self.log.read(query.topic, partition, from, query.max).await.map_err(engine_error)?;
+            for stored in records {
+                views.push(RecordView::new(stored.position(), &decode(&stored)?)?);
+            }
+        }
+        Ok(views)
+    }
+
+    async fn registry(&self) -> EngineResult<Registry> {
+        Ok(Registry::clone(&self.registry.snapshot()))
+    }
+
+    async fn apply(&self, records: Vec<RegistryRecord>) -> EngineResult<()> {
+        let messages: Vec<Message> = records
+            .iter()
+            .map(|record| message(crate::engine::draw_id(), Payload::Registry(record.clone())))
+            .collect();
+        self.append_messages(&messages).await?;
+        for record in &records {
+            self.registry.apply(record).map_err(EngineError::Internal)?;
+        }
+        Ok(())
+    }
+
+    async fn dead_letters(&self) -> EngineResult<Vec<DeadLetter>> {
+        let mut letters: Vec<DeadLetter> = self
+            .messages(Topic::DeadLetters, None)
+            .await?
+            .into_iter()
+            .filter_map(|(_, message)| match message.payload {
+                Payload::DeadLetter(letter) => Some(letter),
+                _ => None,
+            })
+            .collect();
+        letters.sort_by_key(|letter| letter.time_ms);
+        Ok(letters)
+    }
+
+    async fn replay_dead_letter(&self, letter: Id, force: bool) -> EngineResult<()> {
+        self.deliver_letter_again(letter, force).await
+    }
+
+    async fn in_doubt(&self) -> EngineResult<Vec<InDoubt>> {
+        self.effects_in_doubt().await
+    }
+
+    async fn resolve(&self, effect: Id, resolution: Resolution) -> EngineResult<()> {
+        self.close_in_doubt(effect, resolution).await
+    }
+
+    async fn verify_replay(&self) -> EngineResult<VerifyReport> {
+        self.compare_with_log().await
+    }
+
+    async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>> {
+        let mut counts = Vec::new();
+        for topic in Topic::ALL {
+            let mut partitions = Vec::new();
+            for partition in 0..self.log.partitions(topic) {
+                partitions.push(self.log.bounds(topic, partition).await.map_err(engine_error)?);
+            }
+            counts.push(TopicCount { topic: topic.short().to_owned(), partitions });
+        }
+        Ok(counts)
+    }
+}

@@ -1,0 +1,153 @@
+//! The engine of this process: the embedded log and store, and the processors on top of them.
+
+mod calls;
+mod operate;
+mod read;
+mod seen;
+mod setup;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agent_step::{AgentStep, RegistryHandle};
+use p2_core::ids::Id;
+use p2_core::record::{Message, Payload, Position, Topic};
+use p2_embedded::{Durability, Embedded, EmbeddedLog, EmbeddedStore, Options};
+use p2_stream::ports::{Log, LogError, NewRecord};
+use p2_stream::runtime::{Limits, Start};
+use p2_stream::shell::{self, Setup, ShellError, now_ms};
+use p2_stream::wire::{self, ProcessorWire};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tool_exec::toolbox::BuiltinToolbox;
+use tool_exec::{HttpWebhook, ToolExec, ToolPort};
+
+use crate::config::Config;
+use crate::engine::{EngineError, EngineResult};
+use read::{decode, read_all};
+use seen::Seen;
+use setup::{ModelPort, ToolCalls, base_registry, load_agents_file, router_of, settings_of, watched};
+
+/// How long a stop waits for what is under way.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Source of records that the CLI and the HTTP API write.
+const SOURCE: &str = "/p2/api";
+
+/// The engine of this process.
+pub(crate) struct LocalEngine {
+    log: EmbeddedLog,
+    store: EmbeddedStore,
+    registry: RegistryHandle,
+    seen: Arc<Seen>,
+    stop: watch::Sender<bool>,
+    processors: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
+}
+
+impl LocalEngine {
+    /// Opens the data directory, reads the registry to its end and starts the processors.
+    ///
+    /// # Errors
+    /// Where the directory is in use, damaged or of a newer format, or a setting does not fit.
+    pub(crate) async fn open(config: &Config) -> EngineResult<Arc<LocalEngine>> {
+        let durability = match config.durability.value.as_str() {
+            "interval" => Durability::Interval { ms: 100 },
+            _ => Durability::Commit,
+        };
+        let specs = p2_stream::topics::specs().map_err(EngineError::Internal)?;
+        let partitions = Topic::ALL.into_iter().zip(specs.iter().map(|spec| spec.partitions)).collect();
+        let options = Options { durability, partitions };
+        let dir = config.data_dir.value.clone();
+        let opened = tokio::task::spawn_blocking(move || Embedded::open(dir, &options)).await;
+        let embedded = opened
+            .map_err(|error| EngineError::Internal(error.to_string()))?
+            .map_err(|error| EngineError::Unavailable(error.to_string()))?;
+        if let Some(dropped) = &embedded.report().dropped {
+            tracing::warn!(?dropped, "the torn tail of a commit that was never acknowledged was dropped");
+        }
+        let log = embedded.log();
+        let registry = RegistryHandle::new(base_registry(&config.model.value));
+        for stored in read_all(&log, Topic::Registry, 0).await? {
+            if let Payload::Registry(record) = decode(&stored)?.payload {
+                registry.apply(&record).map_err(EngineError::Internal)?;
+            }
+        }
+        load_agents_file(config, &registry)?;
+        let (stop, _) = watch::channel(false);
+        let engine = Arc::new(LocalEngine {
+            log,
+            store: embedded.store(),
+            registry,
+            seen: Arc::default(),
+            stop,
+            processors: Mutex::default(),
+        });
+        engine.start(config).await?;
+        Ok(engine)
+    }
+
+    /// Stops the processors: what is under way is finished and committed.
+    pub(crate) async fn close(&self) -> EngineResult<()> {
+        let _ = self.stop.send(true);
+        let handles = std::mem::take(&mut *self.processors.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles {
+            let ended = handle.await.map_err(|error| EngineError::Internal(error.to_string()))?;
+            ended.map_err(|error| EngineError::Internal(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    async fn start(&self, config: &Config) -> EngineResult<()> {
+        let settings = settings_of(config);
+        let router = router_of(config)?;
+        let webhook = HttpWebhook::new().map_err(EngineError::Internal)?;
+        let tools = ToolPort::new(Arc::new(BuiltinToolbox::default()), Arc::new(webhook), Arc::new(now_ms));
+        seen::follow(&self.log, self.seen.clone(), self.stop.subscribe()).await?;
+        let agents = AgentStep::new(self.registry.clone(), settings);
+        let handle = self.registry.clone();
+        let executor = ToolExec::new(move || handle.snapshot());
+        let agent_step = shell::run(agents, Arc::new(ModelPort(router)), self.setup("agent-step"));
+        let tool_exec = shell::run(executor, Arc::new(ToolCalls(tools)), self.setup("tool-exec"));
+        let handles = vec![watched("agent-step", agent_step), watched("tool-exec", tool_exec)];
+        self.processors.lock().unwrap_or_else(PoisonError::into_inner).extend(handles);
+        Ok(())
+    }
+
+    fn setup(&self, name: &'static str) -> Setup<ProcessorWire> {
+        Setup {
+            log: Arc::new(self.log.clone()),
+            store: Arc::new(self.store.clone()),
+            wire: Arc::new(ProcessorWire::new(name, |topic| self.log.partitions(topic))),
+            // Progress and records are in one journal here, so a group without progress is a new one.
+            limits: Limits { start: Start::Earliest, ..Limits::default() },
+            nonce: rand::random(),
+            stop: self.stop.subscribe(),
+            drain: DRAIN,
+        }
+    }
+
+    async fn append_messages(&self, messages: &[Message]) -> EngineResult<Vec<Position>> {
+        let encode = |message: &Message| {
+            wire::encode(message, SOURCE, self.log.partitions(message.payload.topic()))
+                .map_err(|error| EngineError::Invalid(error.to_string()))
+        };
+        let records: Vec<NewRecord> = messages.iter().map(encode).collect::<EngineResult<_>>()?;
+        self.log.append(records).await.map_err(engine_error)
+    }
+}
+
+fn engine_error(error: LogError) -> EngineError {
+    match error {
+        LogError::Unavailable(reason) => EngineError::Unavailable(reason),
+        LogError::NotFound(reason) => EngineError::NotFound(reason),
+        LogError::TooLarge(reason) => EngineError::Invalid(reason),
+        LogError::Corrupt(reason) => EngineError::Internal(reason),
+    }
+}
+
+fn internal(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Internal(error.to_string())
+}
+
+fn message(id: Id, payload: Payload) -> Message {
+    Message { id, cause: id, cause_position: None, time_ms: now_ms(), traceparent: None, payload }
+}
