@@ -37,9 +37,9 @@ impl HttpEngine {
         let engine = HttpEngine::new(endpoint)?;
         match engine.topic_counts().await {
             Ok(_) => Ok(Some(engine)),
-            // Another program may listen there by now: then the token is not known to it.
-            Err(EngineError::Unavailable(_) | EngineError::Unauthorized(_)) => Ok(None),
-            Err(error) => Err(error),
+            Err(error @ EngineError::Timeout(_)) => Err(error),
+            // Nobody, or by now another program: whether a process of ours has the directory, its lock says.
+            Err(_) => Ok(None),
         }
     }
 

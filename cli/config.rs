@@ -59,10 +59,12 @@ pub(crate) struct Config {
     pub openai_api_key: Option<Setting<Secret>>,
     /// Agents of the earlier system's form, or any definitions.
     pub agents_file: Option<Setting<PathBuf>>,
+    /// Where `scripted/<name>` finds `<name>.yml`.
+    pub scripts_dir: Setting<PathBuf>,
 }
 
 /// (key in the file, environment variable, meaning).
-const KEYS: [(&str, &str, &str); 8] = [
+const KEYS: [(&str, &str, &str); 9] = [
     ("data_dir", "P2_DATA_DIR", "embedded log and store"),
     ("durability", "P2_DURABILITY", "commit | interval"),
     ("dedup", "P2_DEDUP", "none | penalty | strict"),
@@ -71,7 +73,11 @@ const KEYS: [(&str, &str, &str); 8] = [
     ("openai_base_url", "OPENAI_BASE_URL", "OpenAI-compatible API"),
     ("openai_api_key", "OPENAI_API_KEY", "its key"),
     ("agents_file", "P2_AGENTS_FILE", "definitions to load"),
+    ("scripts_dir", "P2_SCRIPTS_DIR", "scripts of scripted models"),
 ];
+
+/// Keys whose value is a path; in a file it is relative to that file.
+const PATHS: [&str; 3] = ["data_dir", "agents_file", "scripts_dir"];
 
 /// The name of the file looked for in the current directory.
 pub(crate) const FILE_NAME: &str = "p2engine.toml";
@@ -96,7 +102,12 @@ impl Config {
             dir = Setting { value: path.to_owned(), source: "--data-dir".to_owned() };
         }
         let key = text("openai_api_key").filter(|key| !key.value.is_empty());
-        let fallback = if key.is_some() { "openai/gpt-4o-mini" } else { "scripted/demo" };
+        let real = key.is_some() || text("openai_base_url").is_some();
+        let fallback = if real { "openai/gpt-4o-mini" } else { "scripted/demo" };
+        let scripts = match text("scripts_dir") {
+            Some(path) => Setting { value: path.value.into(), source: path.source },
+            None => Setting::default(default_scripts_dir(file, &dir.value)),
+        };
         let base = "https://api.openai.com/v1";
         let unknown_agents =
             one_of("allow_unknown_agents", text("allow_unknown_agents"), &["false", "true"])?;
@@ -113,6 +124,7 @@ impl Config {
             openai_api_key: key.map(|key| Setting { value: Secret(key.value), source: key.source }),
             agents_file: text("agents_file")
                 .map(|path| Setting { value: path.value.into(), source: path.source }),
+            scripts_dir: scripts,
         })
     }
 
@@ -130,6 +142,7 @@ impl Config {
             (without_password(&self.openai_base_url.value), self.openai_base_url.source.clone()),
             key.map_or_else(none, |key| (format!("{:?}", key.value), key.source.clone())),
             agents.map_or_else(none, |file| (file.value.display().to_string(), file.source.clone())),
+            (self.scripts_dir.value.display().to_string(), self.scripts_dir.source.clone()),
         ];
         KEYS.into_iter().zip(values).map(|((key, ..), (value, source))| (key, value, source)).collect()
     }
@@ -153,7 +166,11 @@ fn collect(
     if file.is_some() || path.exists() {
         let text = std::fs::read_to_string(&path)
             .map_err(|error| EngineError::Invalid(format!("{}: {error}", path.display())))?;
-        for (key, value) in from_toml(&text, &path)? {
+        for (key, mut value) in from_toml(&text, &path)? {
+            if PATHS.contains(&key) {
+                let beside = path.parent().unwrap_or(Path::new(""));
+                value = beside.join(&value).display().to_string();
+            }
             values.insert(key, Setting { value, source: format!("file {}", path.display()) });
         }
     }
@@ -209,6 +226,13 @@ fn one_of(key: &str, given: Option<Setting<String>>, choices: &[&str]) -> Engine
     }
 }
 
+/// `scripts` beside the settings file where there is one, else in the data directory.
+fn default_scripts_dir(file: Option<&Path>, data_dir: &Path) -> PathBuf {
+    let file = file.unwrap_or(Path::new(FILE_NAME));
+    let beside = file.exists().then(|| file.parent().unwrap_or(Path::new("")));
+    beside.unwrap_or(data_dir).join("scripts")
+}
+
 /// `$XDG_DATA_HOME/p2engine`, else `~/.local/share/p2engine`, else `.p2`.
 fn default_data_dir(env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -261,8 +285,29 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_a_settings_file_are_relative_to_it() {
+        let config = load("data_dir = 'here'\nagents_file = '/etc/agents.yml'", &[]).unwrap();
+        let beside = config.data_dir.value.parent().unwrap();
+        assert!(beside.is_absolute() && config.data_dir.value.ends_with("here"));
+        assert_eq!(config.agents_file.unwrap().value, Path::new("/etc/agents.yml"));
+        assert_eq!(config.scripts_dir.value, beside.join("scripts"));
+    }
+
+    #[test]
+    fn without_a_settings_file_scripts_are_in_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = |_: &str| None;
+        let config = Config::load(None, Some(dir.path()), &none).unwrap();
+        assert_eq!(config.scripts_dir.value, dir.path().join("scripts"));
+        let env = |name: &str| (name == "P2_SCRIPTS_DIR").then(|| "elsewhere".to_owned());
+        assert_eq!(Config::load(None, None, &env).unwrap().scripts_dir.value, Path::new("elsewhere"));
+    }
+
+    #[test]
     fn without_a_key_the_scripted_model_is_the_default() {
         assert_eq!(load("", &[]).unwrap().model.value, "scripted/demo");
         assert_eq!(load("", &[("OPENAI_API_KEY", "k")]).unwrap().model.value, "openai/gpt-4o-mini");
+        let server = [("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1")];
+        assert_eq!(load("", &server).unwrap().model.value, "openai/gpt-4o-mini");
     }
 }

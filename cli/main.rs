@@ -8,6 +8,7 @@ mod config;
 mod engine;
 mod local;
 mod output;
+mod signals;
 mod views;
 mod wiring;
 
@@ -20,6 +21,7 @@ use commands::Run;
 use config::Config;
 use engine::{EngineError, EngineResult};
 use output::Output;
+use signals::{Stop, Stops};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -43,9 +45,6 @@ fn main() -> ExitCode {
         Err(error) => fail(out, &error),
     }
 }
-
-/// The exit code of Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 fn fail(out: Output, error: &EngineError) -> ExitCode {
     if out.json {
@@ -100,18 +99,32 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let port = if let Command::Up { port } = &cli.command { *port } else { 0 };
-    let opened = wiring::open(&config, port).await?;
+    let service = matches!(cli.command, Command::Up { .. });
+    let mut stops = Stops::new()?;
+    let opened = tokio::select! {
+        opened = wiring::open(&config, port) => opened?,
+        stop = stops.next() => return Ok(stop.code(service)),
+    };
     let run = Run { engine: opened.engine.clone(), out };
     let served = opened.served.as_ref().map(|served| served.url.clone());
     // Every write is one durable message: stopping between two of them leaves nothing half done.
     let result = tokio::select! {
         result = dispatch(&run, cli.command, &config, served) => result.map(|()| ExitCode::SUCCESS),
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+        error = opened.failed() => Err(error),
+        stop = stops.next() => Ok(stop.code(service)),
     };
-    let closed = opened.close().await;
+    // What is under way is finished; whoever insists is let go at once, which loses nothing either.
+    let closed = tokio::select! {
+        closed = opened.close() => closed,
+        () = insisted(&mut stops) => Ok(()),
+    };
     let code = result?;
     closed?;
     Ok(code)
+}
+
+async fn insisted(stops: &mut Stops) {
+    while stops.next().await == Stop::OutputClosed {}
 }
 
 async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<String>) -> EngineResult<()> {

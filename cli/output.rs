@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 use anstyle::Style;
 use serde_json::Value;
 
+use crate::signals::OUTPUT_CLOSED;
+
 /// Where and how to print.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
@@ -27,8 +29,8 @@ impl Output {
     pub(crate) fn line(&self, text: &str) {
         let mut out = anstream::stdout();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-            // Whoever read our output has gone; nobody is left to print for.
-            std::process::exit(0);
+            // Whoever read our output has gone; what is under way still ends in order.
+            OUTPUT_CLOSED.notify_one();
         }
     }
 

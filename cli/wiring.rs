@@ -2,21 +2,28 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2_core::apply;
 use p2_core::record::RegistryRecord;
 use p2_core::registry::Registry;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::api::server::Server;
 use crate::client::HttpEngine;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult};
-use crate::local::LocalEngine;
+use crate::local::{LocalEngine, OpenFailed};
 
-/// How long a stop waits for requests under way.
-const CLOSE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long a stop waits for requests under way. Long polls end by themselves, so only a client that never
+/// sends the rest of its request, or never reads its answer, is cut off.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long a directory that another process holds is tried again: it may be about to serve, or to end.
+const HELD_MAX: Duration = Duration::from_secs(10);
+/// Pause between two tries.
+const HELD_EVERY: Duration = Duration::from_millis(50);
 
 /// An engine at work, and what must be shut down after use.
 pub(crate) struct Opened {
@@ -32,22 +39,33 @@ pub(crate) struct Opened {
 pub(crate) struct Served {
     /// `http://127.0.0.1:<port>`.
     pub url: String,
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<bool>,
     task: JoinHandle<EngineResult<()>>,
 }
 
 impl Opened {
+    /// Ends when a processor of this process has failed, with the reason.
+    pub(crate) async fn failed(&self) -> EngineError {
+        match &self.local {
+            Some(local) => local.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Finishes running requests and withdraws `api.json`.
     pub(crate) async fn close(self) -> EngineResult<()> {
         if let Some(served) = self.served {
-            let _ = served.stop.send(());
-            // Somebody may sit in a long poll: its connection is cut rather than waited for.
-            match tokio::time::timeout(CLOSE_MAX, served.task).await {
+            let Served { stop, mut task, .. } = served;
+            let _ = stop.send(true);
+            match tokio::time::timeout(CLOSE_MAX, &mut task).await {
                 Ok(ended) => {
                     ended
                         .map_err(|error| EngineError::Internal(format!("the HTTP API stopped: {error}")))??;
                 }
-                Err(_) => tracing::debug!("the HTTP API was cut off"),
+                Err(_) => {
+                    tracing::warn!(target: "p2engine", "a client of the HTTP API was cut off");
+                    task.abort();
+                }
             }
         }
         match self.local {
@@ -59,23 +77,33 @@ impl Opened {
 
 /// Joins the process that serves the data directory, or opens it here and serves it.
 pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
-    if let Some(engine) = HttpEngine::find(&config.data_dir.value).await? {
-        return Ok(Opened { engine: Arc::new(engine), served: None, local: None });
+    let begin = Instant::now();
+    loop {
+        if let Some(engine) = HttpEngine::find(&config.data_dir.value).await? {
+            return Ok(Opened { engine: Arc::new(engine), served: None, local: None });
+        }
+        let local = match LocalEngine::open(config).await {
+            Ok(local) => local,
+            Err(OpenFailed::Held(_)) if begin.elapsed() < HELD_MAX => {
+                tokio::time::sleep(HELD_EVERY).await;
+                continue;
+            }
+            Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
+        };
+        let served = serve(local.clone(), &config.data_dir.value, port).await;
+        return match served {
+            Ok(opened) => Ok(Opened { local: Some(local), ..opened }),
+            Err(error) => local.close().await.and(Err(error)),
+        };
     }
-    let local = LocalEngine::open(config).await?;
-    let opened = serve(local.clone(), &config.data_dir.value, port).await?;
-    Ok(Opened { local: Some(local), ..opened })
 }
 
 /// Serves an engine of this process to others.
 pub(crate) async fn serve(engine: Arc<dyn Engine>, data_dir: &Path, port: u16) -> EngineResult<Opened> {
     let server = Server::bind(data_dir, port).await?;
     let url = server.endpoint().url.clone();
-    let (stop, stopped) = oneshot::channel();
-    let run = server.run(engine.clone(), async move {
-        let _ = stopped.await;
-    });
-    let task = tokio::spawn(run);
+    let (stop, stopping) = watch::channel(false);
+    let task = tokio::spawn(server.run(engine.clone(), stopping));
     Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
 }
 

@@ -1,6 +1,5 @@
 //! The server: any engine behind HTTP on the loopback interface.
 
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{RECORD_BYTES_MAX, RegistryRecord, Topic};
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::endpoint::{self, Endpoint, Published};
 use super::wire::{self, Accepted, ErrorBody, ErrorDetail, PostInbox, WAIT_MS_MAX};
@@ -24,7 +24,18 @@ use crate::engine::{
     ArtifactFilter, Engine, EngineError, OUTCOME_TIMEOUT, RecordsQuery, Resolution, draw_id,
 };
 
-type Shared = Arc<dyn Engine>;
+/// What the handlers share.
+#[derive(Clone)]
+struct Shared {
+    engine: Arc<dyn Engine>,
+    stopping: watch::Receiver<bool>,
+}
+
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // Where nobody can say it any more, it is time too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+}
+
 type Answer = Result<Response, EngineError>;
 
 /// JSON in, with our error shape.
@@ -87,15 +98,20 @@ impl Server {
         &self.endpoint
     }
 
-    /// Serves until `stop` ends, then finishes running requests and withdraws `api.json`.
+    /// Serves until `stopping` turns true; then withdraws `api.json`, answers long polls with what there is,
+    /// and finishes running requests.
     pub(crate) async fn run(
         self,
-        engine: Shared,
-        stop: impl Future<Output = ()> + Send + 'static,
+        engine: Arc<dyn Engine>,
+        stopping: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
-        let router = router(engine, self.endpoint.token.clone());
-        let served = axum::serve(self.listener, router).with_graceful_shutdown(stop).await;
-        drop(self.published);
+        let (published, stop) = (self.published, stopping.clone());
+        let router = router(Shared { engine, stopping }, self.endpoint.token.clone());
+        let withdraw = async move {
+            stopped(stop).await;
+            drop(published);
+        };
+        let served = axum::serve(self.listener, router).with_graceful_shutdown(withdraw).await;
         served.map_err(|error| EngineError::Internal(format!("the HTTP API stopped: {error}")))
     }
 }
@@ -164,7 +180,7 @@ struct InboxParams {
 }
 
 async fn post_inbox(
-    State(engine): State<Shared>,
+    State(Shared { engine, .. }): State<Shared>,
     Query(params): Query<InboxParams>,
     Json(body): Json<PostInbox>,
 ) -> Answer {
@@ -184,7 +200,7 @@ async fn post_inbox(
     Ok((status, AxumJson(Accepted { id, outcome })).into_response())
 }
 
-async fn conversations(State(engine): State<Shared>) -> Answer {
+async fn conversations(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.conversations().await?)
 }
 
@@ -195,14 +211,17 @@ struct WaitParams {
 }
 
 async fn conversation(
-    State(engine): State<Shared>,
+    State(Shared { engine, stopping }): State<Shared>,
     Path(id): Path<String>,
     Query(params): Query<WaitParams>,
 ) -> Answer {
     let id = ConversationId(id);
     let found = match params.seen_seq {
         None => engine.conversation(&id).await?,
-        Some(seen) => engine.wait_change(&id, seen, wait(params.timeout_ms)).await?,
+        Some(seen) => tokio::select! {
+            changed = engine.wait_change(&id, seen, wait(params.timeout_ms)) => changed?,
+            () = stopped(stopping) => engine.conversation(&id).await?,
+        },
     };
     match found {
         Some(conversation) => ok(conversation),
@@ -211,19 +230,26 @@ async fn conversation(
 }
 
 async fn outcome(
-    State(engine): State<Shared>,
+    State(Shared { engine, stopping }): State<Shared>,
     Path((id, input)): Path<(String, String)>,
     Query(params): Query<WaitParams>,
 ) -> Answer {
     let input = parse_id(&input)?;
-    ok(engine.outcome(&ConversationId(id), input, wait(params.timeout_ms)).await?)
+    let id = ConversationId(id);
+    tokio::select! {
+        found = engine.outcome(&id, input, wait(params.timeout_ms)) => ok(found?),
+        () = stopped(stopping) => ok(engine.outcome(&id, input, Duration::ZERO).await?),
+    }
 }
 
-async fn artifacts(State(engine): State<Shared>, Query(filter): Query<ArtifactFilter>) -> Answer {
+async fn artifacts(
+    State(Shared { engine, .. }): State<Shared>,
+    Query(filter): Query<ArtifactFilter>,
+) -> Answer {
     ok(engine.artifacts(&filter).await?)
 }
 
-async fn topics(State(engine): State<Shared>) -> Answer {
+async fn topics(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.topic_counts().await?)
 }
 
@@ -236,7 +262,7 @@ struct RecordsParams {
 }
 
 async fn records(
-    State(engine): State<Shared>,
+    State(Shared { engine, .. }): State<Shared>,
     Path(topic): Path<String>,
     Query(params): Query<RecordsParams>,
 ) -> Answer {
@@ -247,16 +273,19 @@ async fn records(
     ok(engine.records(&query).await?)
 }
 
-async fn registry(State(engine): State<Shared>) -> Answer {
+async fn registry(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(wire::registry_bodies(&engine.registry().await?)?)
 }
 
-async fn apply(State(engine): State<Shared>, Json(records): Json<Vec<RegistryRecord>>) -> Answer {
+async fn apply(
+    State(Shared { engine, .. }): State<Shared>,
+    Json(records): Json<Vec<RegistryRecord>>,
+) -> Answer {
     engine.apply(records).await?;
     ok(serde_json::json!({}))
 }
 
-async fn dead_letters(State(engine): State<Shared>) -> Answer {
+async fn dead_letters(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.dead_letters().await?)
 }
 
@@ -267,7 +296,7 @@ struct ReplayParams {
 }
 
 async fn replay(
-    State(engine): State<Shared>,
+    State(Shared { engine, .. }): State<Shared>,
     Path(id): Path<String>,
     Query(params): Query<ReplayParams>,
 ) -> Answer {
@@ -275,12 +304,12 @@ async fn replay(
     ok(serde_json::json!({}))
 }
 
-async fn in_doubt(State(engine): State<Shared>) -> Answer {
+async fn in_doubt(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.in_doubt().await?)
 }
 
 async fn resolve(
-    State(engine): State<Shared>,
+    State(Shared { engine, .. }): State<Shared>,
     Path(id): Path<String>,
     Json(resolution): Json<Resolution>,
 ) -> Answer {
@@ -288,6 +317,6 @@ async fn resolve(
     ok(serde_json::json!({}))
 }
 
-async fn verify(State(engine): State<Shared>) -> Answer {
+async fn verify(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.verify_replay().await?)
 }

@@ -1,6 +1,7 @@
 //! The engine of this process: the embedded log and store, and the processors on top of them.
 
 mod calls;
+mod dev_tools;
 mod operate;
 mod read;
 mod seen;
@@ -19,7 +20,6 @@ use p2_stream::shell::{self, Setup, ShellError, now_ms};
 use p2_stream::wire::{self, ProcessorWire};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tool_exec::toolbox::BuiltinToolbox;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use crate::config::Config;
@@ -40,7 +40,22 @@ pub(crate) struct LocalEngine {
     registry: RegistryHandle,
     seen: Arc<Seen>,
     stop: watch::Sender<bool>,
+    failed: watch::Sender<Option<String>>,
     processors: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
+}
+
+/// Why a data directory could not be opened.
+pub(crate) enum OpenFailed {
+    /// Another process has it.
+    Held(EngineError),
+    /// Anything else.
+    Other(EngineError),
+}
+
+impl From<EngineError> for OpenFailed {
+    fn from(error: EngineError) -> OpenFailed {
+        OpenFailed::Other(error)
+    }
 }
 
 impl LocalEngine {
@@ -48,7 +63,7 @@ impl LocalEngine {
     ///
     /// # Errors
     /// Where the directory is in use, damaged or of a newer format, or a setting does not fit.
-    pub(crate) async fn open(config: &Config) -> EngineResult<Arc<LocalEngine>> {
+    pub(crate) async fn open(config: &Config) -> Result<Arc<LocalEngine>, OpenFailed> {
         let durability = match config.durability.value.as_str() {
             "interval" => Durability::Interval { ms: 100 },
             _ => Durability::Commit,
@@ -58,9 +73,13 @@ impl LocalEngine {
         let options = Options { durability, partitions };
         let dir = config.data_dir.value.clone();
         let opened = tokio::task::spawn_blocking(move || Embedded::open(dir, &options)).await;
-        let embedded = opened
-            .map_err(|error| EngineError::Internal(error.to_string()))?
-            .map_err(|error| EngineError::Unavailable(error.to_string()))?;
+        let embedded = opened.map_err(internal)?.map_err(|error| {
+            let reason = EngineError::Unavailable(error.to_string());
+            match error {
+                p2_embedded::OpenError::Locked { .. } => OpenFailed::Held(reason),
+                _ => OpenFailed::Other(reason),
+            }
+        })?;
         if let Some(dropped) = &embedded.report().dropped {
             tracing::warn!(?dropped, "the torn tail of a commit that was never acknowledged was dropped");
         }
@@ -79,10 +98,20 @@ impl LocalEngine {
             registry,
             seen: Arc::default(),
             stop,
+            failed: watch::channel(None).0,
             processors: Mutex::default(),
         });
         engine.start(config).await?;
         Ok(engine)
+    }
+
+    /// Ends when a processor has failed, with the reason.
+    pub(crate) async fn failed(&self) -> EngineError {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(reason) => EngineError::Internal(reason.unwrap_or_default()),
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Stops the processors: what is under way is finished and committed.
@@ -100,14 +129,17 @@ impl LocalEngine {
         let settings = settings_of(config);
         let router = router_of(config)?;
         let webhook = HttpWebhook::new().map_err(EngineError::Internal)?;
-        let tools = ToolPort::new(Arc::new(BuiltinToolbox::default()), Arc::new(webhook), Arc::new(now_ms));
+        let tools = ToolPort::new(dev_tools::toolbox(), Arc::new(webhook), Arc::new(now_ms));
         seen::follow(&self.log, self.seen.clone(), self.stop.subscribe()).await?;
         let agents = AgentStep::new(self.registry.clone(), settings);
         let handle = self.registry.clone();
         let executor = ToolExec::new(move || handle.snapshot());
         let agent_step = shell::run(agents, Arc::new(ModelPort(router)), self.setup("agent-step"));
         let tool_exec = shell::run(executor, Arc::new(ToolCalls(tools)), self.setup("tool-exec"));
-        let handles = vec![watched("agent-step", agent_step), watched("tool-exec", tool_exec)];
+        let handles = vec![
+            watched("agent-step", agent_step, self.failed.clone()),
+            watched("tool-exec", tool_exec, self.failed.clone()),
+        ];
         self.processors.lock().unwrap_or_else(PoisonError::into_inner).extend(handles);
         Ok(())
     }

@@ -14,6 +14,7 @@ use p2_model::router::{Router, RouterConfig};
 use p2_stream::ports::Model;
 use p2_stream::processor::Call;
 use p2_stream::shell::{CallPort, ShellError};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tool_exec::{ToolExec, ToolExecReply, ToolExecRequest, ToolPort};
 
@@ -40,14 +41,17 @@ impl CallPort<ToolExec> for ToolCalls {
     }
 }
 
+/// Runs a processor; a failure is logged and told.
 pub(super) fn watched(
     name: &'static str,
     processor: impl Future<Output = Result<(), ShellError>> + Send + 'static,
+    failed: watch::Sender<Option<String>>,
 ) -> JoinHandle<Result<(), ShellError>> {
     tokio::spawn(async move {
         let ended = processor.await;
         if let Err(error) = &ended {
-            tracing::error!(processor = name, %error, "stopped");
+            tracing::error!(target: "p2engine", processor = name, %error, "stopped");
+            failed.send_replace(Some(format!("the processor {name} stopped: {error}")));
         }
         ended
     })
@@ -103,7 +107,7 @@ pub(super) fn router_of(config: &Config) -> EngineResult<Router> {
         }
         other => std::env::var(other).ok(),
     };
-    let scripts_dir = Some("scripts".into());
+    let scripts_dir = Some(config.scripts_dir.value.clone());
     Router::new(RouterConfig { providers: Vec::new(), scripts_dir }, env)
         .map_err(|error| EngineError::Invalid(error.to_string()))
 }
