@@ -116,15 +116,23 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
     // What is under way is finished; whoever insists is let go at once, which loses nothing either.
     let closed = tokio::select! {
         closed = opened.close() => closed,
-        () = insisted(&mut stops) => Ok(()),
+        () = insisted(&mut stops, out) => Ok(()),
     };
     let code = result?;
     closed?;
     Ok(code)
 }
 
-async fn insisted(stops: &mut Stops) {
-    while stops.next().await == Stop::OutputClosed {}
+/// Ends at a further signal. Says so where somebody would begin to wonder.
+async fn insisted(stops: &mut Stops, out: Output) {
+    let wonder = tokio::time::sleep(std::time::Duration::from_millis(300));
+    let again = async { while stops.next().await == Stop::OutputClosed {} };
+    tokio::pin!(wonder, again);
+    tokio::select! {
+        () = &mut again => return,
+        () = wonder => out.remark("finishing what is under way; Ctrl-C again ends at once"),
+    }
+    again.await;
 }
 
 async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<String>) -> EngineResult<()> {

@@ -1,5 +1,8 @@
-//! One binary for all end-to-end tests.
+//! One binary for all end-to-end tests. They start the built binary, each in a place of its own ([`home`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod chat;
 mod cli;
+mod home;
+mod stop;

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
 use super::conversation::open_requests;
-use super::{Run, object};
+use super::{Run, no_conversation, object};
 use crate::args::Chat;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
@@ -56,7 +56,7 @@ pub(crate) async fn run(run: &Run, chat: Chat, config: &Config) -> EngineResult<
         (Some(conversation), _) => conversation.root.clone(),
         (None, Some(agent)) => agent,
         (None, None) => {
-            return Err(EngineError::NotFound(format!("there is no conversation '{name}'")));
+            return Err(no_conversation(name.as_str()));
         }
     };
     greet(run, config, &name, &agent, known.as_ref()).await?;

@@ -30,11 +30,7 @@ impl Run {
     /// The conversation of that name.
     pub(crate) async fn conversation(&self, name: &str) -> EngineResult<Conversation> {
         let found = self.engine.conversation(&ConversationId::from(name)).await?;
-        found.ok_or_else(|| {
-            EngineError::NotFound(format!(
-                "there is no conversation '{name}'; see 'p2engine conversation list'"
-            ))
-        })
+        found.ok_or_else(|| no_conversation(name))
     }
 
     /// Submits a message; a refusal is an error.
@@ -56,6 +52,11 @@ impl Run {
             self.out.line(&text());
         }
     }
+}
+
+/// There is none of that name.
+pub(crate) fn no_conversation(name: &str) -> EngineError {
+    EngineError::NotFound(format!("there is no conversation '{name}'; see 'p2engine conversation list'"))
 }
 
 /// The agent that is meant: the given one, else the root.
