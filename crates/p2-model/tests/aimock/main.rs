@@ -10,7 +10,6 @@
 
 mod server;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
