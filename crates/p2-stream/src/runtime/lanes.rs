@@ -148,6 +148,7 @@ impl<P: Processor> Runtime<P> {
         let Some(running) = self.calls.get(&call).filter(|running| running.epoch == epoch) else { return };
         let key = running.key.clone();
         self.calls.remove(&call);
+        self.counters.replies += 1;
         self.decide(index, epoch, &key, None, &LaneInput::Reply { call, reply }, now_ms, actions);
         self.run_backlog(index, epoch, &key, now_ms, actions);
     }

@@ -29,7 +29,7 @@ pub use progress::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, Processor};
 use lanes::{Lane, LaneKey};
-use partition::Partition;
+use partition::{Partition, Phase};
 
 /// What happens when the group never committed for a partition that has records. Never decided silently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +156,9 @@ pub struct Counters {
     pub stale: u64,
     /// Records that were delivered again.
     pub redelivered: u64,
-    /// Timers fired.
+    /// Of these, replies of calls.
+    pub replies: u64,
+    /// Of these, timers.
     pub timers: u64,
     /// Dead letters written.
     pub dead_letters: u64,
@@ -215,6 +217,16 @@ impl<P: Processor> Runtime<P> {
     /// Calls that have not ended.
     pub fn calls_running(&self) -> usize {
         self.calls.len()
+    }
+
+    /// The owned partitions that have started: (partition, low watermark, the offset after the newest record
+    /// taken).
+    pub fn progress(&self) -> Vec<(i32, i64, i64)> {
+        self.partitions
+            .iter()
+            .filter(|(_, partition)| partition.phase == Phase::Running)
+            .map(|(index, partition)| (*index, partition.progress.low, partition.next))
+            .collect()
     }
 
     /// The state of a lane that is in memory.
