@@ -12,6 +12,7 @@
 //! order, so what was decided on a batch that is dropped is dropped with it.
 
 mod event;
+mod hot;
 mod lanes;
 mod partition;
 mod progress;
@@ -28,6 +29,7 @@ pub use progress::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
 
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, Processor};
+use hot::Hot;
 use lanes::{Lane, LaneKey};
 use partition::{Partition, Phase};
 
@@ -131,6 +133,7 @@ pub struct Runtime<P: Processor> {
     draining: bool,
     partitions: BTreeMap<i32, Partition>,
     lanes: BTreeMap<LaneKey, Lane<P>>,
+    hot: Hot,
     building: VecDeque<Part<P::Request>>,
     sealed: Option<Sealed<P::Request>>,
     calls: BTreeMap<Id, Running>,
@@ -180,6 +183,7 @@ impl<P: Processor> Runtime<P> {
             draining: false,
             partitions: BTreeMap::new(),
             lanes: BTreeMap::new(),
+            hot: Hot::default(),
             building: VecDeque::new(),
             sealed: None,
             calls: BTreeMap::new(),
