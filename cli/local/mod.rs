@@ -14,6 +14,7 @@ use agent_step::{AgentStep, RegistryHandle};
 use p2_core::ids::Id;
 use p2_core::record::{Message, Payload, Position, Topic};
 use p2_embedded::{Durability, Embedded, EmbeddedLog, EmbeddedStore, Options};
+use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, LogError, NewRecord};
 use p2_stream::runtime::{Limits, Start};
 use p2_stream::shell::{self, Setup, ShellError, now_ms};
@@ -41,6 +42,7 @@ pub(crate) struct LocalEngine {
     seen: Arc<Seen>,
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
+    metrics: Metrics,
     processors: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
 }
 
@@ -99,6 +101,7 @@ impl LocalEngine {
             seen: Arc::default(),
             stop,
             failed: watch::channel(None).0,
+            metrics: Metrics::new(),
             processors: Mutex::default(),
         });
         engine.start(config).await?;
@@ -154,6 +157,7 @@ impl LocalEngine {
             nonce: rand::random(),
             stop: self.stop.subscribe(),
             drain: DRAIN,
+            metrics: self.metrics.clone(),
         }
     }
 
