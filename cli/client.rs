@@ -17,7 +17,7 @@ use crate::api::endpoint::{self, Endpoint};
 use crate::api::wire::{self, Accepted, DefinitionBody, ErrorBody, PostInbox, WAIT_MS_MAX};
 use crate::engine::{
     ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
-    Resolution, TopicCount, VerifyReport,
+    Resolution, TopicCount, VerifyReport, rests,
 };
 
 /// A client of a running process.
@@ -121,6 +121,30 @@ fn none_if_not_found<T>(result: EngineResult<T>) -> EngineResult<Option<T>> {
     }
 }
 
+impl HttpEngine {
+    async fn wait(
+        &self,
+        id: &ConversationId,
+        seen_seq: i64,
+        timeout: Duration,
+        at_rest: bool,
+    ) -> EngineResult<Option<Conversation>> {
+        let end = Instant::now() + timeout;
+        loop {
+            let request = self.request(Method::GET, &["conversations", id.as_str()]).query(&[
+                ("seen_seq", seen_seq.to_string()),
+                ("timeout_ms", millis(slice(end)).to_string()),
+                ("rest", at_rest.to_string()),
+            ]);
+            let found: Option<Conversation> = none_if_not_found(self.send(request).await)?;
+            let done = found.as_ref().is_some_and(|now| now.next_seq > seen_seq && (!at_rest || rests(now)));
+            if done || Instant::now() >= end {
+                return Ok(found);
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Engine for HttpEngine {
     async fn append(&self, id: Id, message: InboxMessage) -> EngineResult<()> {
@@ -162,17 +186,16 @@ impl Engine for HttpEngine {
         seen_seq: i64,
         timeout: Duration,
     ) -> EngineResult<Option<Conversation>> {
-        let end = Instant::now() + timeout;
-        loop {
-            let request = self
-                .request(Method::GET, &["conversations", id.as_str()])
-                .query(&[("seen_seq", seen_seq.to_string()), ("timeout_ms", millis(slice(end)).to_string())]);
-            let found: Option<Conversation> = none_if_not_found(self.send(request).await)?;
-            let changed = found.as_ref().is_some_and(|conversation| conversation.next_seq > seen_seq);
-            if changed || Instant::now() >= end {
-                return Ok(found);
-            }
-        }
+        self.wait(id, seen_seq, timeout, false).await
+    }
+
+    async fn wait_rest(
+        &self,
+        id: &ConversationId,
+        seen_seq: i64,
+        timeout: Duration,
+    ) -> EngineResult<Option<Conversation>> {
+        self.wait(id, seen_seq, timeout, true).await
     }
 
     async fn artifacts(&self, filter: &ArtifactFilter) -> EngineResult<Vec<Artifact>> {

@@ -8,6 +8,7 @@ use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payload, Position, Topic};
 use p2_core::record::{RegistryRecord, ToolOutcome};
 use p2_core::registry::Registry;
+use p2_core::state::WaitKind;
 use p2_stream::ports::ConversationSummary;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -298,6 +299,14 @@ pub(crate) trait Engine: Send + Sync {
         timeout: Duration,
     ) -> EngineResult<Option<Conversation>>;
 
+    /// As [`Engine::wait_change`], but only once [`rests`].
+    async fn wait_rest(
+        &self,
+        id: &ConversationId,
+        seen_seq: i64,
+        timeout: Duration,
+    ) -> EngineResult<Option<Conversation>>;
+
     /// Artifacts, oldest first.
     async fn artifacts(&self, filter: &ArtifactFilter) -> EngineResult<Vec<Artifact>>;
 
@@ -327,6 +336,17 @@ pub(crate) trait Engine: Send + Sync {
 
     /// Offsets of every topic.
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>>;
+}
+
+/// Whether the run that is checked out awaits nothing, or something that takes as long as a person does: an
+/// answer, or word of a call whose outcome nobody knows.
+pub(crate) fn rests(conversation: &Conversation) -> bool {
+    let root = &conversation.root;
+    let slow = |kind, deadline: Option<i64>| {
+        kind == WaitKind::UserInput || (kind == WaitKind::Tool && deadline.is_none())
+    };
+    conversation.waits_on(root, &conversation.current(root)).is_empty()
+        || conversation.waits.values().any(|wait| slow(wait.waiting.kind, wait.waiting.deadline_ms))
 }
 
 /// A fresh id, drawn at the edge.

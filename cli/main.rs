@@ -92,6 +92,10 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         out.line(String::from_utf8_lossy(&script).trim_end());
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Bench(args::BenchCommand::Conversation(args)) = cli.command {
+        commands::bench::conversation(out, args).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let env = |name: &str| std::env::var(name).ok();
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), &env)?;
     if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
@@ -152,6 +156,6 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Trace { reference } => commands::trace::run(run, reference).await,
         Command::Up { .. } => commands::operate::up(run, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::Bench(_) => Ok(()),
     }
 }

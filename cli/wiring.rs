@@ -7,6 +7,7 @@ use std::time::Duration;
 use p2_core::apply;
 use p2_core::record::RegistryRecord;
 use p2_core::registry::Registry;
+use p2_stream::metrics::Metrics;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -90,7 +91,7 @@ pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
             }
             Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
         };
-        let served = serve(local.clone(), &config.data_dir.value, port).await;
+        let served = serve(local.clone(), local.metrics().clone(), &config.data_dir.value, port).await;
         return match served {
             Ok(opened) => Ok(Opened { local: Some(local), ..opened }),
             Err(error) => local.close().await.and(Err(error)),
@@ -99,11 +100,16 @@ pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
 }
 
 /// Serves an engine of this process to others.
-pub(crate) async fn serve(engine: Arc<dyn Engine>, data_dir: &Path, port: u16) -> EngineResult<Opened> {
+pub(crate) async fn serve(
+    engine: Arc<dyn Engine>,
+    metrics: Metrics,
+    data_dir: &Path,
+    port: u16,
+) -> EngineResult<Opened> {
     let server = Server::bind(data_dir, port).await?;
     let url = server.endpoint().url.clone();
     let (stop, stopping) = watch::channel(false);
-    let task = tokio::spawn(server.run(engine.clone(), stopping));
+    let task = tokio::spawn(server.run(engine.clone(), metrics, stopping));
     Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
 }
 

@@ -14,6 +14,8 @@ use axum::routing::{get, post};
 use axum::{Json as AxumJson, Router};
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{RECORD_BYTES_MAX, RegistryRecord, Topic};
+use p2_stream::metrics::Metrics;
+use p2_stream::shell::now_ms;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,6 +30,7 @@ use crate::engine::{
 #[derive(Clone)]
 struct Shared {
     engine: Arc<dyn Engine>,
+    metrics: Metrics,
     stopping: watch::Receiver<bool>,
 }
 
@@ -103,10 +106,11 @@ impl Server {
     pub(crate) async fn run(
         self,
         engine: Arc<dyn Engine>,
+        metrics: Metrics,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), EngineError> {
         let (published, stop) = (self.published, stopping.clone());
-        let router = router(Shared { engine, stopping }, self.endpoint.token.clone());
+        let router = router(Shared { engine, metrics, stopping }, self.endpoint.token.clone());
         let withdraw = async move {
             stopped(stop).await;
             drop(published);
@@ -116,7 +120,7 @@ impl Server {
     }
 }
 
-/// All routes, behind the token.
+/// All routes; all but `/metrics` behind the token.
 fn router(engine: Shared, token: String) -> Router {
     Router::new()
         .route("/v1/inbox", post(post_inbox))
@@ -148,7 +152,14 @@ fn router(engine: Shared, token: String) -> Router {
                 EngineError::Unauthorized(text.to_owned()).into_response()
             }
         }))
+        // Numbers without names: a scraper needs no token.
+        .route("/metrics", get(metrics))
         .with_state(engine)
+}
+
+async fn metrics(State(Shared { metrics, .. }): State<Shared>) -> Response {
+    let format = (header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8");
+    ([format], metrics.text(now_ms())).into_response()
 }
 
 /// Compares without stopping at the first difference.
@@ -208,16 +219,22 @@ async fn conversations(State(Shared { engine, .. }): State<Shared>) -> Answer {
 struct WaitParams {
     seen_seq: Option<i64>,
     timeout_ms: Option<u64>,
+    #[serde(default)]
+    rest: bool,
 }
 
 async fn conversation(
-    State(Shared { engine, stopping }): State<Shared>,
+    State(Shared { engine, stopping, .. }): State<Shared>,
     Path(id): Path<String>,
     Query(params): Query<WaitParams>,
 ) -> Answer {
     let id = ConversationId(id);
     let found = match params.seen_seq {
         None => engine.conversation(&id).await?,
+        Some(seen) if params.rest => tokio::select! {
+            rests = engine.wait_rest(&id, seen, wait(params.timeout_ms)) => rests?,
+            () = stopped(stopping) => engine.conversation(&id).await?,
+        },
         Some(seen) => tokio::select! {
             changed = engine.wait_change(&id, seen, wait(params.timeout_ms)) => changed?,
             () = stopped(stopping) => engine.conversation(&id).await?,
@@ -230,7 +247,7 @@ async fn conversation(
 }
 
 async fn outcome(
-    State(Shared { engine, stopping }): State<Shared>,
+    State(Shared { engine, stopping, .. }): State<Shared>,
     Path((id, input)): Path<(String, String)>,
     Query(params): Query<WaitParams>,
 ) -> Answer {

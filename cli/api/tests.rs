@@ -10,6 +10,7 @@ use p2_core::record::{
     Artifact, DeadLetter, InboxBody, InboxMessage, Outcome, RegistryRecord, Topic, UserText, Verdict,
 };
 use p2_core::registry::Registry;
+use p2_stream::metrics::Metrics;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -57,6 +58,15 @@ impl Engine for FakeEngine {
     }
 
     async fn wait_change(
+        &self,
+        id: &ConversationId,
+        _: i64,
+        _: Duration,
+    ) -> EngineResult<Option<Conversation>> {
+        self.conversation(id).await
+    }
+
+    async fn wait_rest(
         &self,
         id: &ConversationId,
         _: i64,
@@ -121,7 +131,7 @@ fn hello() -> InboxMessage {
 
 async fn start(dir: &Path) -> (Arc<FakeEngine>, Opened, HttpEngine) {
     let fake = Arc::new(FakeEngine::default());
-    let opened = serve(fake.clone(), dir, 0).await.unwrap();
+    let opened = serve(fake.clone(), Metrics::new(), dir, 0).await.unwrap();
     let client = HttpEngine::find(dir).await.unwrap().unwrap();
     (fake, opened, client)
 }

@@ -51,10 +51,10 @@ pub(crate) enum Command {
     /// Run the engine and its HTTP API (loopback only) until Ctrl-C.
     #[command(after_help = "The API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
                             POST /v1/inbox[?wait=outcome]\n  GET  /v1/conversations[/ID[?seen_seq=N&\
-                            timeout_ms=M]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  \
+                            timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  \
                             GET  /v1/topics[/TOPIC/records]\n  GET, POST /v1/registry\n  GET  /v1/dead-letters, \
                             POST /v1/dead-letters/ID/replay\n  GET  /v1/effects/in-doubt, POST \
-                            /v1/effects/ID/resolution\n  POST /v1/verify")]
+                            /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics")]
     Up {
         /// Port on 127.0.0.1; 0 takes a free one.
         #[arg(long, default_value_t = 0)]
@@ -63,11 +63,56 @@ pub(crate) enum Command {
     /// Settings, and overrides of one conversation.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What work costs, measured.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// A completion script for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
+}
+
+/// `bench`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Conversations of two model calls and a tool call against an OpenAI-compatible server.
+    #[command(
+        after_help = "Starts an engine of its own on an empty data directory and drives it over HTTP; needs \
+                            Linux. Prints one line of JSON per run.\n\nExample:\n  p2engine bench conversation \
+                            --llm-base-url http://127.0.0.1:8080/v1 --conversations 2000 --concurrency 100"
+    )]
+    Conversation(BenchConversation),
+}
+
+/// `bench conversation`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchConversation {
+    /// Where the model server's API begins. It must answer a user message with a call of get_weather, and the
+    /// tool's result with text.
+    #[arg(long)]
+    pub llm_base_url: String,
+    /// The model's name there.
+    #[arg(long, default_value = "gpt-4o-mini")]
+    pub model: String,
+    /// How many.
+    #[arg(long, default_value_t = 1000)]
+    pub conversations: usize,
+    /// How many at a time.
+    #[arg(long, default_value_t = 100)]
+    pub concurrency: usize,
+    /// Then so many one at a time: the latency of an idle engine.
+    #[arg(long, default_value_t = 50)]
+    pub idle: usize,
+    /// What the server's latency is set to, milliseconds; it is only printed.
+    #[arg(long, default_value_t = 0)]
+    pub llm_latency_ms: u64,
+    /// With `durability: interval` instead of `commit`.
+    #[arg(long)]
+    pub interval: bool,
+    /// Keep the data directory.
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// `chat`.

@@ -1,5 +1,6 @@
 //! One module per group of commands. They see the engine only through [`crate::engine::Engine`].
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod configure;
 pub(crate) mod conversation;

@@ -9,12 +9,39 @@ use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payl
 use p2_core::registry::Registry;
 use p2_stream::ports::{Log, StackStore};
 
+use super::live::News;
 use super::read::{READ_RECORDS_MAX, decode};
 use super::{LocalEngine, engine_error, internal, message};
 use crate::engine::{
     ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
-    Resolution, TopicCount, VerifyReport,
+    Resolution, TopicCount, VerifyReport, rests,
 };
+
+/// How soon an outcome is looked for in the conversation itself.
+const OLD_OUTCOME: Duration = Duration::from_millis(250);
+
+impl LocalEngine {
+    /// The conversation once it is as wanted, or as it is after `timeout`.
+    async fn wait_for(
+        &self,
+        id: &ConversationId,
+        news: News,
+        timeout: Duration,
+        wanted: impl Fn(&Conversation) -> bool,
+    ) -> EngineResult<Option<Conversation>> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let waiter = self.store.waiter(id, news);
+        loop {
+            let mut changed = std::pin::pin!(waiter.notify.notified());
+            changed.as_mut().enable();
+            let now = self.conversation(id).await?;
+            if now.as_ref().is_some_and(&wanted) || tokio::time::timeout_at(deadline, changed).await.is_err()
+            {
+                return Ok(now);
+            }
+        }
+    }
+}
 
 #[async_trait]
 impl Engine for LocalEngine {
@@ -29,18 +56,22 @@ impl Engine for LocalEngine {
         timeout: Duration,
     ) -> EngineResult<Option<Outcome>> {
         let deadline = tokio::time::Instant::now() + timeout;
+        let waiter = self.store.waiter(conversation, News::Any);
         loop {
-            let mut changed = std::pin::pin!(self.seen.changed.notified());
+            let mut changed = std::pin::pin!(waiter.notify.notified());
             // Registered before the look, so that no change between look and wait is missed.
             changed.as_mut().enable();
-            if let Some(outcome) = self.seen.outcome(input) {
-                self.store_is_current(conversation).await?;
+            if let Some(outcome) = self.store.outcome(input) {
                 return Ok(Some(outcome));
             }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
-                // It may be older than this process.
-                let conversation = self.conversation(conversation).await?;
-                return Ok(conversation.and_then(|it| it.seen.get(&input).cloned()));
+            let look = tokio::time::Instant::now() + OLD_OUTCOME;
+            if tokio::time::timeout_at(deadline.min(look), changed).await.is_err() {
+                // It may be older than this process: then there is no news of it.
+                let known = self.conversation(conversation).await?;
+                let found = known.and_then(|it| it.seen.get(&input).cloned());
+                if found.is_some() || tokio::time::Instant::now() >= deadline {
+                    return Ok(found);
+                }
             }
         }
     }
@@ -69,18 +100,16 @@ impl Engine for LocalEngine {
         seen_seq: i64,
         timeout: Duration,
     ) -> EngineResult<Option<Conversation>> {
-        let deadline = tokio::time::Instant::now() + timeout;
-        loop {
-            let mut changed = std::pin::pin!(self.seen.changed.notified());
-            changed.as_mut().enable();
-            let now = self.conversation(id).await?;
-            if now.as_ref().is_some_and(|now| now.next_seq > seen_seq) {
-                return Ok(now);
-            }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
-                return Ok(now);
-            }
-        }
+        self.wait_for(id, News::Any, timeout, |now| now.next_seq > seen_seq).await
+    }
+
+    async fn wait_rest(
+        &self,
+        id: &ConversationId,
+        seen_seq: i64,
+        timeout: Duration,
+    ) -> EngineResult<Option<Conversation>> {
+        self.wait_for(id, News::Rest, timeout, |now| now.next_seq > seen_seq && rests(now)).await
     }
 
     async fn artifacts(&self, filter: &ArtifactFilter) -> EngineResult<Vec<Artifact>> {

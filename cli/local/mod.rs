@@ -2,6 +2,7 @@
 
 mod calls;
 mod dev_tools;
+mod live;
 mod operate;
 mod read;
 mod seen;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use agent_step::{AgentStep, RegistryHandle};
 use p2_core::ids::Id;
 use p2_core::record::{Message, Payload, Position, Topic};
-use p2_embedded::{Durability, Embedded, EmbeddedLog, EmbeddedStore, Options};
+use p2_embedded::{Durability, Embedded, EmbeddedLog, Options};
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, LogError, NewRecord};
 use p2_stream::runtime::{Limits, Start};
@@ -25,8 +26,9 @@ use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
+use live::Live;
 use read::{decode, read_all};
-use seen::Seen;
+
 use setup::{ModelPort, ToolCalls, base_registry, load_agents_file, router_of, settings_of, watched};
 
 /// How long a stop waits for what is under way.
@@ -37,9 +39,8 @@ const SOURCE: &str = "/p2/api";
 /// The engine of this process.
 pub(crate) struct LocalEngine {
     log: EmbeddedLog,
-    store: EmbeddedStore,
+    store: Arc<Live>,
     registry: RegistryHandle,
-    seen: Arc<Seen>,
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     metrics: Metrics,
@@ -96,9 +97,8 @@ impl LocalEngine {
         let (stop, _) = watch::channel(false);
         let engine = Arc::new(LocalEngine {
             log,
-            store: embedded.store(),
+            store: Arc::new(Live::new(embedded.store())),
             registry,
-            seen: Arc::default(),
             stop,
             failed: watch::channel(None).0,
             metrics: Metrics::new(),
@@ -106,6 +106,11 @@ impl LocalEngine {
         });
         engine.start(config).await?;
         Ok(engine)
+    }
+
+    /// What the processors of this process count.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Ends when a processor has failed, with the reason.
@@ -133,7 +138,7 @@ impl LocalEngine {
         let router = router_of(config)?;
         let webhook = HttpWebhook::new().map_err(EngineError::Internal)?;
         let tools = ToolPort::new(dev_tools::toolbox(), Arc::new(webhook), Arc::new(now_ms));
-        seen::follow(&self.log, self.seen.clone(), self.stop.subscribe()).await?;
+        seen::follow(&self.log, self.store.clone(), self.stop.subscribe()).await?;
         let agents = AgentStep::new(self.registry.clone(), settings);
         let handle = self.registry.clone();
         let executor = ToolExec::new(move || handle.snapshot());
@@ -150,7 +155,7 @@ impl LocalEngine {
     fn setup(&self, name: &'static str) -> Setup<ProcessorWire> {
         Setup {
             log: Arc::new(self.log.clone()),
-            store: Arc::new(self.store.clone()),
+            store: self.store.clone(),
             wire: Arc::new(ProcessorWire::new(name, |topic| self.log.partitions(topic))),
             // Progress and records are in one journal here, so a group without progress is a new one.
             limits: Limits { start: Start::Earliest, ..Limits::default() },

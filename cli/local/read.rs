@@ -1,6 +1,6 @@
 //! Reading log and store.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use p2_core::conversation::Conversation;
 use p2_core::ids::ConversationId;
@@ -23,15 +23,22 @@ impl LocalEngine {
         let partitions = self.log.partitions(Topic::StateTransitions);
         let partition = wire::partition(conversation.as_str(), partitions);
         let (_, end) = self.log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?;
-        let begin = Instant::now();
-        while self.store.applied(partition).await.map_err(internal)? < end {
-            if begin.elapsed() > STORE_LAG_MAX {
-                let late = format!("the view of partition {partition} is behind the log; try again");
-                return Err(EngineError::Timeout(late));
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        let mut here = self.store.applied_here();
+        if here.borrow_and_update().get(&partition).is_some_and(|applied| *applied >= end) {
+            return Ok(());
         }
-        Ok(())
+        // Rows of an earlier process.
+        if self.store.applied(partition).await.map_err(internal)? >= end {
+            return Ok(());
+        }
+        let written = here.wait_for(|applied| applied.get(&partition).is_some_and(|applied| *applied >= end));
+        match tokio::time::timeout(STORE_LAG_MAX, written).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let late = format!("the view of partition {partition} is behind the log; try again");
+                Err(EngineError::Timeout(late))
+            }
+        }
     }
 
     /// The fold of what the store has of a conversation; none where it has nothing.

@@ -1,65 +1,31 @@
-//! The tail of `artifacts`: outcomes for those who wait for one, and a wake-up on every change.
+//! The tail of `dead-letters`: who waits for the outcome of an input that could not be processed is told so.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use p2_core::ids::Id;
-use p2_core::record::{Artifact, ArtifactBody, Outcome, Payload, Topic};
+use p2_core::record::{Payload, Topic};
 use p2_embedded::EmbeddedLog;
-use p2_stream::ports::{Log, Member, MemberEvent, StoredRecord};
+use p2_stream::ports::{Log, Member, MemberEvent};
 use p2_stream::wire;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::engine_error;
+use super::live::Live;
 use crate::engine::EngineResult;
 
-/// Outcomes kept for those who wait for one.
-const OUTCOMES_MAX: usize = 100_000;
-
-/// What the tail of `artifacts` has shown since this process started.
-#[derive(Default)]
-pub(super) struct Seen {
-    outcomes: Mutex<HashMap<Id, Outcome>>,
-    /// Woken on every change.
-    pub(super) changed: Notify,
-}
-
-impl Seen {
-    fn take(&self, records: &[StoredRecord]) {
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-        for stored in records {
-            let Ok(message) = wire::decode(stored) else { continue };
-            if let Payload::Artifact(Artifact { body: ArtifactBody::InputOutcome(it), .. }) = message.payload
-            {
-                if outcomes.len() >= OUTCOMES_MAX {
-                    outcomes.clear();
-                }
-                outcomes.entry(it.input).or_insert(it.outcome);
-            }
-        }
-        drop(outcomes);
-        self.changed.notify_waiters();
-    }
-
-    /// The outcome of an input that was decided since this process started.
-    pub(super) fn outcome(&self, input: Id) -> Option<Outcome> {
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(&input).cloned()
-    }
-}
-
-/// Follows `artifacts` from its end until `stop`.
+/// Follows `dead-letters` from its end until `stop`.
 ///
 /// # Errors
 /// Where the log cannot be joined.
 pub(super) async fn follow(
     log: &EmbeddedLog,
-    seen: Arc<Seen>,
+    live: Arc<Live>,
     mut stop: watch::Receiver<bool>,
 ) -> EngineResult<()> {
-    let mut member = log.join("p2.local-api", &[Topic::Artifacts]).await.map_err(engine_error)?;
+    let mut member = log.join("p2.local-api", &[Topic::DeadLetters]).await.map_err(engine_error)?;
     let mut ends = BTreeMap::new();
-    for partition in 0..log.partitions(Topic::Artifacts) {
-        let (_, end) = log.bounds(Topic::Artifacts, partition).await.map_err(engine_error)?;
+    for partition in 0..log.partitions(Topic::DeadLetters) {
+        let (_, end) = log.bounds(Topic::DeadLetters, partition).await.map_err(engine_error)?;
         ends.insert(partition, end);
     }
     tokio::spawn(async move {
@@ -69,9 +35,9 @@ pub(super) async fn follow(
                 _ = stop.wait_for(|stop| *stop) => return,
             };
             match event {
-                Ok(event) => take(&mut *member, event, &ends, &seen).await,
+                Ok(event) => take(&mut *member, event, &ends, &live).await,
                 Err(error) => {
-                    tracing::error!(target: "p2engine", %error, "the tail of artifacts ended");
+                    tracing::error!(target: "p2engine", %error, "the tail of dead-letters ended");
                     return;
                 }
             }
@@ -80,16 +46,23 @@ pub(super) async fn follow(
     Ok(())
 }
 
-async fn take(member: &mut dyn Member, event: MemberEvent, ends: &BTreeMap<i32, i64>, seen: &Seen) {
+async fn take(member: &mut dyn Member, event: MemberEvent, ends: &BTreeMap<i32, i64>, live: &Live) {
     match event {
         MemberEvent::Assigned { topic, partition, .. } => {
             let end = ends.get(&partition).copied().unwrap_or(0);
             if let Err(error) = member.seek(topic, partition, end).await {
-                tracing::error!(target: "p2engine", %error, "the tail of artifacts cannot start");
+                tracing::error!(target: "p2engine", %error, "the tail of dead-letters cannot start");
             }
         }
-        MemberEvent::Records { records, .. } => seen.take(&records),
-        // Artifacts are kept for ever.
+        MemberEvent::Records { records, .. } => {
+            for stored in &records {
+                if let Ok(message) = wire::decode(stored)
+                    && let Payload::DeadLetter(letter) = message.payload
+                {
+                    live.refused(&letter);
+                }
+            }
+        }
         MemberEvent::Revoked { .. } | MemberEvent::Truncated { .. } => {}
     }
 }
