@@ -4,5 +4,6 @@
 
 mod chat;
 mod cli;
+mod crash;
 mod home;
 mod stop;

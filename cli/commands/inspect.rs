@@ -64,7 +64,7 @@ pub(crate) async fn artifact(run: &Run, command: ArtifactCommand) -> EngineResul
                         time(artifact.time_ms),
                         artifact.conversation.to_string(),
                         artifact.body.kind().to_owned(),
-                        one_line(&body, usize::from(run.out.width).saturating_sub(70).max(20)),
+                        body,
                     ]
                 });
                 let header = ["ID", "TIME (UTC)", "CONVERSATION", "KIND", "BODY"];

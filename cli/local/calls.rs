@@ -16,6 +16,9 @@ use crate::engine::{
     Resolution, TopicCount, VerifyReport,
 };
 
+/// How long an outcome is awaited before the store is asked whether it is an old one.
+const FRESH: Duration = Duration::from_millis(100);
+
 #[async_trait]
 impl Engine for LocalEngine {
     async fn append(&self, id: Id, inbox: InboxMessage) -> EngineResult<()> {
@@ -29,19 +32,18 @@ impl Engine for LocalEngine {
         timeout: Duration,
     ) -> EngineResult<Option<Outcome>> {
         let deadline = tokio::time::Instant::now() + timeout;
-        loop {
-            let mut changed = std::pin::pin!(self.seen.changed.notified());
-            // Registered before the look, so that no change between look and wait is missed.
-            changed.as_mut().enable();
-            if let Some(outcome) = self.seen.outcome(input) {
-                self.store_is_current(conversation).await?;
-                return Ok(Some(outcome));
-            }
-            if tokio::time::timeout_at(deadline, changed).await.is_err() {
-                // It may be older than this process.
-                let conversation = self.conversation(conversation).await?;
-                return Ok(conversation.and_then(|it| it.seen.get(&input).cloned()));
-            }
+        // A fresh input is decided within milliseconds; then the store need not be asked.
+        let fresh = deadline.min(tokio::time::Instant::now() + FRESH);
+        if let Some(outcome) = self.outcome_seen(conversation, input, fresh).await? {
+            return Ok(Some(outcome));
+        }
+        // It may be older than this process.
+        if let Some(outcome) = self.outcome_stored(conversation, input).await? {
+            return Ok(Some(outcome));
+        }
+        match self.outcome_seen(conversation, input, deadline).await? {
+            Some(outcome) => Ok(Some(outcome)),
+            None => self.outcome_stored(conversation, input).await,
         }
     }
 

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use p2_core::ids::Id;
+use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{Artifact, ArtifactBody, Outcome, Payload, Topic};
 use p2_embedded::EmbeddedLog;
 use p2_stream::ports::{Log, Member, MemberEvent, StoredRecord};
 use p2_stream::wire;
 use tokio::sync::{Notify, watch};
 
-use super::engine_error;
+use super::{LocalEngine, engine_error};
 use crate::engine::EngineResult;
 
 /// Outcomes kept for those who wait for one.
@@ -44,6 +44,40 @@ impl Seen {
     /// The outcome of an input that was decided since this process started.
     pub(super) fn outcome(&self, input: Id) -> Option<Outcome> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).get(&input).cloned()
+    }
+}
+
+impl LocalEngine {
+    /// The outcome of an input that the store has.
+    pub(super) async fn outcome_stored(
+        &self,
+        conversation: &ConversationId,
+        input: Id,
+    ) -> EngineResult<Option<Outcome>> {
+        self.store_is_current(conversation).await?;
+        let known = self.fold_of_store(conversation).await?;
+        Ok(known.and_then(|conversation| conversation.seen.get(&input).cloned()))
+    }
+
+    /// The outcome of an input that is decided in this process's time, once it is, and the store shows it.
+    pub(super) async fn outcome_seen(
+        &self,
+        conversation: &ConversationId,
+        input: Id,
+        deadline: tokio::time::Instant,
+    ) -> EngineResult<Option<Outcome>> {
+        loop {
+            let mut changed = std::pin::pin!(self.seen.changed.notified());
+            // Registered before the look, so that no change between look and wait is missed.
+            changed.as_mut().enable();
+            if let Some(outcome) = self.seen.outcome(input) {
+                self.store_is_current(conversation).await?;
+                return Ok(Some(outcome));
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return Ok(None);
+            }
+        }
     }
 }
 
