@@ -128,7 +128,8 @@ impl LocalEngine {
     async fn start(&self, config: &Config) -> EngineResult<()> {
         let settings = settings_of(config);
         let router = router_of(config)?;
-        let webhook = HttpWebhook::new().map_err(EngineError::Internal)?;
+        let webhook =
+            HttpWebhook::new(Arc::new(|name| std::env::var(name).ok())).map_err(EngineError::Internal)?;
         let tools = ToolPort::new(dev_tools::toolbox(), Arc::new(webhook), Arc::new(now_ms));
         seen::follow(&self.log, self.seen.clone(), self.stop.subscribe()).await?;
         let agents = AgentStep::new(self.registry.clone(), settings);
