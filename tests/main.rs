@@ -6,4 +6,5 @@ mod chat;
 mod cli;
 mod crash;
 mod home;
+mod human;
 mod stop;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payload, RegistryRecord, Topic};
+use p2_core::record::{Artifact, DeadLetter, InboxMessage, Outcome, Payload, RegistryRecord, Topic};
 use p2_core::registry::Registry;
 use p2_stream::ports::{Log, StackStore};
 
@@ -116,7 +116,10 @@ impl Engine for LocalEngine {
             let records =
                 self.log.read(query.topic, partition, from, query.max).await.map_err(engine_error)?;
             for stored in records {
-                views.push(RecordView::new(stored.position(), &decode(&stored)?)?);
+                views.push(match decode(&stored) {
+                    Ok(message) => RecordView::new(stored.position(), &message)?,
+                    Err(error) => RecordView::unreadable(&stored, &error.to_string()),
+                });
             }
         }
         Ok(views)
@@ -127,11 +130,17 @@ impl Engine for LocalEngine {
     }
 
     async fn apply(&self, records: Vec<RegistryRecord>) -> EngineResult<()> {
-        let messages: Vec<Message> = records
-            .iter()
-            .map(|record| message(crate::engine::draw_id(), Payload::Registry(record.clone())))
-            .collect();
-        self.append_messages(&messages).await?;
+        // One at a time: two files applied at once may have drawn the same version.
+        let _applying = self.applying.lock().await;
+        let known = self.registry.snapshot();
+        for record in records.iter().filter(|record| record.body.is_some()) {
+            let newest = known.newest(&record.kind, &record.id).map_or(0, |(version, _)| version);
+            if record.version <= newest && newest > 0 {
+                let message = format!("{} was changed meanwhile: apply again", record.key);
+                return Err(EngineError::Refused { code: "conflict".to_owned(), message });
+            }
+        }
+        self.append_definitions(&records).await?;
         for record in &records {
             self.registry.apply(record).map_err(EngineError::Internal)?;
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use agent_step::{AgentStep, RegistryHandle};
 use p2_core::ids::Id;
-use p2_core::record::{Message, Payload, Position, Topic};
+use p2_core::record::{Message, Payload, Position, RegistryRecord, Topic};
 use p2_embedded::{Durability, Embedded, EmbeddedLog, EmbeddedStore, Options};
 use p2_stream::ports::{Log, LogError, NewRecord};
 use p2_stream::runtime::{Limits, Start};
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use crate::config::Config;
-use crate::engine::{EngineError, EngineResult};
+use crate::engine::{EngineError, EngineResult, draw_id};
 use read::{decode, read_all};
 use seen::Seen;
 use setup::{ModelPort, ToolCalls, base_registry, load_agents_file, router_of, settings_of, watched};
@@ -41,6 +41,7 @@ pub(crate) struct LocalEngine {
     seen: Arc<Seen>,
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
+    applying: tokio::sync::Mutex<()>,
     processors: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
 }
 
@@ -90,7 +91,7 @@ impl LocalEngine {
                 registry.apply(&record).map_err(EngineError::Internal)?;
             }
         }
-        load_agents_file(config, &registry)?;
+        let from_file = load_agents_file(config, &registry)?;
         let (stop, _) = watch::channel(false);
         let engine = Arc::new(LocalEngine {
             log,
@@ -99,8 +100,10 @@ impl LocalEngine {
             seen: Arc::default(),
             stop,
             failed: watch::channel(None).0,
+            applying: tokio::sync::Mutex::default(),
             processors: Mutex::default(),
         });
+        engine.append_definitions(&from_file).await?;
         engine.start(config).await?;
         Ok(engine)
     }
@@ -156,6 +159,15 @@ impl LocalEngine {
             stop: self.stop.subscribe(),
             drain: DRAIN,
         }
+    }
+
+    async fn append_definitions(&self, records: &[RegistryRecord]) -> EngineResult<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let of = |record: &RegistryRecord| message(draw_id(), Payload::Registry(record.clone()));
+        let messages: Vec<Message> = records.iter().map(of).collect();
+        self.append_messages(&messages).await.map(drop)
     }
 
     async fn append_messages(&self, messages: &[Message]) -> EngineResult<Vec<Position>> {

@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use outcome::{NotACall, Resolution, resolve};
 pub use port::{Clock, ToolPort};
-pub use webhook::{HttpWebhook, WebhookError, WebhookSender};
+pub use webhook::{Environment, HttpWebhook, WebhookError, WebhookSender};
 
 /// How long after a call's deadline a reconciler's "not done" is believed, milliseconds: the time that a
 /// request may still be on its way after its caller has given up.
