@@ -27,7 +27,6 @@ impl<T> Setting<T> {
 pub(crate) struct Secret(String);
 
 impl Secret {
-    #[allow(dead_code, reason = "called by the engine of this process, see wiring.rs")]
     /// The text itself, for the one who sends it to the provider.
     pub(crate) fn expose(&self) -> &str {
         &self.0

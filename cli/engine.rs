@@ -9,7 +9,7 @@ use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payl
 use p2_core::record::{RegistryRecord, ToolOutcome};
 use p2_core::registry::Registry;
 use p2_core::state::WaitKind;
-use p2_stream::ports::ConversationSummary;
+use p2_stream::ports::{ConversationSummary, StoredRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -114,7 +114,6 @@ pub(crate) struct RecordView {
 }
 
 impl RecordView {
-    #[allow(dead_code, reason = "called by the engine of this process, see wiring.rs")]
     /// The view of a decoded record at its place.
     pub(crate) fn new(position: Position, message: &Message) -> EngineResult<RecordView> {
         let (kind, value) = match &message.payload {
@@ -140,6 +139,28 @@ impl RecordView {
             kind,
             value: value.map_err(|error| EngineError::Internal(format!("a record is not JSON: {error}")))?,
         })
+    }
+}
+
+impl RecordView {
+    /// The view of a record that cannot be read: what it is stays in sight, and the rest of its topic too.
+    pub(crate) fn unreadable(stored: &StoredRecord, reason: &str) -> RecordView {
+        let at = stored.position();
+        let place = format!("{}/{}/{}", at.topic.short(), at.partition, at.offset);
+        let id = Id::of_text(&place);
+        RecordView {
+            topic: at.topic.short().to_owned(),
+            partition: at.partition,
+            offset: at.offset,
+            key: stored.record.key.clone(),
+            id,
+            cause: id,
+            cause_position: None,
+            time_ms: stored.record.time_ms,
+            traceparent: None,
+            kind: "unreadable".to_owned(),
+            value: serde_json::json!({"reason": reason, "bytes": stored.record.value.len()}),
+        }
     }
 }
 
@@ -207,7 +228,6 @@ pub(crate) enum Resolution {
 }
 
 impl Resolution {
-    #[allow(dead_code, reason = "called by the engine of this process, see wiring.rs")]
     /// The tool outcome that closes the wait of `doubt`.
     pub(crate) fn outcome(&self, doubt: &InDoubt) -> ToolOutcome {
         use p2_core::state::ToolStatus;

@@ -153,7 +153,7 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
             commands::operate::in_doubt(run, command).await
         }
         Command::Apply { files } => commands::operate::apply(run, &files).await,
-        Command::Trace { reference } => commands::trace::run(run, reference).await,
+        Command::Trace { reference } => commands::trace::run(run, &reference).await,
         Command::Up { .. } => commands::operate::up(run, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
         Command::Completions { .. } | Command::Bench(_) => Ok(()),

@@ -19,9 +19,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// For the terminal that we have; 100 columns where there is none.
+    /// For the terminal that we have. Where output goes elsewhere, nothing is cut, unless `COLUMNS` is set.
     pub(crate) fn new(json: bool) -> Output {
-        let width = terminal_size::terminal_size().map_or(100, |(width, _)| width.0.max(40));
+        let columns = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        let width = terminal_size::terminal_size_of(std::io::stdout())
+            .map(|(width, _)| width.0)
+            .or_else(columns)
+            .map_or(u16::MAX, |width: u16| width.max(40));
         Output { json, width, animate: !json && std::io::stderr().is_terminal() }
     }
 

@@ -113,10 +113,22 @@ pub(crate) async fn serve(
     Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
 }
 
-/// The registry records of a file of definitions: what is new or differs from the newest version.
-pub(crate) fn records_of(text: &str, path: &str, registry: &Registry) -> EngineResult<Vec<RegistryRecord>> {
+/// The registry records of a file of definitions (what is new or differs from the newest version), and a remark
+/// about what it names that does not exist yet.
+pub(crate) fn records_of(
+    text: &str,
+    path: &str,
+    registry: &Registry,
+) -> EngineResult<(Vec<RegistryRecord>, Option<String>)> {
     let invalid = |error: apply::ApplyError| EngineError::Invalid(error.to_string());
     let definitions = apply::parse_file(text, path).map_err(invalid)?;
-    apply::check_references(&definitions, registry).map_err(invalid)?;
-    Ok(apply::records(&definitions, registry))
+    apply::check_references(&definitions, registry, Some((path, text))).map_err(invalid)?;
+    let later = apply::not_available_yet(&definitions, registry);
+    let remark = (!later.is_empty()).then(|| {
+        format!(
+            "{path}: {} come with the ledger and cannot be called yet; agents are not offered them",
+            later.join(", ")
+        )
+    });
+    Ok((apply::records(&definitions, registry), remark))
 }

@@ -150,7 +150,7 @@ impl Home {
             .unwrap();
         let stdout = Tap::new(child.stdout.take().unwrap(), self.printed.clone());
         let stderr = Tap::new(child.stderr.take().unwrap(), self.printed.clone());
-        Running { stdin: child.stdin.take(), child, stdout, stderr }
+        Running { stdin: child.stdin.take(), child: Guarded(child), stdout, stderr }
     }
 
     /// Starts a command whose standard output nobody reads.
@@ -161,7 +161,7 @@ impl Home {
         drop(child.stdout.take());
         let stderr = Tap::new(child.stderr.take().unwrap(), self.printed.clone());
         let stdout = Tap::new(std::io::empty(), self.printed.clone());
-        Running { stdin: child.stdin.take(), child, stdout, stderr }
+        Running { stdin: child.stdin.take(), child: Guarded(child), stdout, stderr }
     }
 
     /// Starts `up` and waits until it serves.
@@ -180,6 +180,11 @@ impl Home {
         let token = file["token"].as_str().unwrap().to_owned();
         self.tokens.lock().unwrap().push(token.clone());
         Up { running, api: Api::new(said["url"].as_str().unwrap(), &token) }
+    }
+
+    /// One more client of a running process, with connections of its own.
+    pub(crate) fn api_of(&self, up: &Up) -> Api {
+        Api::new(&up.api.url, &up.api.token)
     }
 
     /// Everything that processes printed here so far.
@@ -276,9 +281,19 @@ impl Tap {
     }
 }
 
+/// A child that does not outlive its test.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A process under way.
 pub(crate) struct Running {
-    child: Child,
+    child: Guarded,
     stdin: Option<ChildStdin>,
     stdout: Tap,
     stderr: Tap,
@@ -304,21 +319,21 @@ impl Running {
 
     /// Sends `INT`, `TERM`, ….
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.0.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
     }
 
     /// `kill -9`.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.stdout.end();
-        self.stderr.end();
+    pub(crate) fn kill(self) {
+        let Running { child, stdout, stderr, .. } = self;
+        drop(child);
+        stdout.end();
+        stderr.end();
     }
 
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Ran {
-        let status: ExitStatus = until("the process ends", || self.child.try_wait().unwrap());
+        let status: ExitStatus = until("the process ends", || self.child.0.try_wait().unwrap());
         let Running { stdout, stderr, .. } = self;
         Ran { code: status.code(), stdout: stdout.end(), stderr: stderr.end() }
     }

@@ -4,5 +4,7 @@
 
 mod chat;
 mod cli;
+mod crash;
 mod home;
+mod human;
 mod stop;

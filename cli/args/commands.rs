@@ -43,10 +43,10 @@ pub(crate) enum Command {
         files: Vec<PathBuf>,
     },
     /// The causes and consequences of a record, as a tree.
-    #[command(after_help = "Example:\n  p2engine trace 0f3a9c1e…   (any id that --json prints)")]
+    #[command(after_help = "Examples:\n  p2engine trace 0f3a9c1e\n  p2engine trace effects/7/0")]
     Trace {
-        /// Id of a record, 32 hex digits.
-        reference: Id,
+        /// A record: its id (32 hex digits) or a unique beginning of it, or TOPIC/PARTITION/OFFSET.
+        reference: String,
     },
     /// Run the engine and its HTTP API (loopback only) until Ctrl-C.
     #[command(after_help = "The API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \

@@ -104,6 +104,7 @@ async fn cut_stack(
     let name = cut.stack.name.clone();
     let before = run.conversation(&name).await?;
     let agent = agent_or_root(&before, cut.stack.agent.as_deref())?;
+    let from = cut.stack.branch.clone();
     let body = InboxBody::BranchCommand(BranchCommand {
         operation,
         agent: Some(agent.clone()),
@@ -115,7 +116,12 @@ async fn cut_stack(
         destructive,
     });
     let outcome = run.submit(&name, body).await?;
-    let from = before.stacks.get(&agent).map(|stack| stack.current.clone()).unwrap_or_default();
+    let stack = before.stacks.get(&agent);
+    let current = stack.map(|stack| stack.current.clone()).unwrap_or_default();
+    let from = match (stack, &from) {
+        (Some(stack), Some(wanted)) => find_branch(stack, wanted).map_or(current.clone(), |it| it.id.clone()),
+        _ => current.clone(),
+    };
     let kept = counted(&lineage(&before, &agent, &from)).len();
     run.show(&data_of(&outcome)?, || {
         let index = cut.index.map_or_else(|| "its newest entry".to_owned(), |index| format!("index {index}"));
@@ -123,9 +129,9 @@ async fn cut_stack(
         match (destructive, operation) {
             (true, _) => format!("Hid the entries after {index} on '{from}'; nothing was deleted"),
             (false, BranchOperation::Rewind) => format!(
-                "Created branch {made} from {index}\nBranch '{from}' keeps its {kept} entries\nNow on {made}"
+                "Created branch {made} from {index} of '{from}', which keeps its {kept} entries\nNow on {made}"
             ),
-            (false, _) => format!("Created branch {made} from {index}; still on '{from}'"),
+            (false, _) => format!("Created branch {made} from {index} of '{from}'; still on '{current}'"),
         }
     });
     Ok(())

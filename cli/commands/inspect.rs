@@ -60,11 +60,11 @@ pub(crate) async fn artifact(run: &Run, command: ArtifactCommand) -> EngineResul
                 let rows = found.iter().map(|artifact| {
                     let body = serde_json::to_string(&artifact.body).unwrap_or_default();
                     vec![
-                        artifact.id.short(),
+                        artifact.id.to_string(),
                         time(artifact.time_ms),
                         artifact.conversation.to_string(),
                         artifact.body.kind().to_owned(),
-                        one_line(&body, usize::from(run.out.width).saturating_sub(70).max(20)),
+                        body,
                     ]
                 });
                 let header = ["ID", "TIME (UTC)", "CONVERSATION", "KIND", "BODY"];

@@ -105,7 +105,11 @@ pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
         let path = file.display().to_string();
         let text = std::fs::read_to_string(file)
             .map_err(|error| EngineError::Invalid(format!("{path}: {error}")))?;
-        records.extend(wiring::records_of(&text, &path, &registry)?);
+        let (found, remark) = wiring::records_of(&text, &path, &registry)?;
+        records.extend(found);
+        if let Some(remark) = remark {
+            run.out.remark(&format!("warning: {remark}"));
+        }
     }
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();

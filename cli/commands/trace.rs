@@ -12,8 +12,9 @@ use crate::engine::{EngineError, EngineResult, RecordView, RecordsQuery};
 const PAGE: usize = 1_000;
 
 /// Prints the whole causal tree around a record; `▶` marks the record asked for.
-pub(crate) async fn run(run: &Run, reference: Id) -> EngineResult<()> {
+pub(crate) async fn run(run: &Run, reference: &str) -> EngineResult<()> {
     let mut records = all(run).await?;
+    let reference = resolve(&records, reference)?;
     records.sort_by(|a, b| {
         (a.time_ms, &a.topic, a.partition, a.offset).cmp(&(b.time_ms, &b.topic, b.partition, b.offset))
     });
@@ -31,6 +32,39 @@ pub(crate) async fn run(run: &Run, reference: Id) -> EngineResult<()> {
         lines.collect::<Vec<_>>().join("\n")
     });
     Ok(())
+}
+
+/// The id that is meant: in full, by its beginning, or by the record's place.
+fn resolve(records: &[RecordView], reference: &str) -> EngineResult<Id> {
+    if reference.contains('/') {
+        let short = |record: &&RecordView| place(record) == reference;
+        let full = |record: &&RecordView| {
+            let topic = Topic::parse(&record.topic).map_or_else(String::new, |topic| topic.name());
+            format!("{topic}/{}/{}", record.partition, record.offset) == reference
+        };
+        let found = records.iter().find(short).or_else(|| records.iter().find(full));
+        let missing = || EngineError::NotFound(format!("there is no record at {reference}"));
+        return found.map(|record| record.id).ok_or_else(missing);
+    }
+    let hex = reference.len() >= 4 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !hex || reference.len() > 32 {
+        let text = format!("'{reference}' is no id: give 4 to 32 hex digits, or TOPIC/PARTITION/OFFSET");
+        return Err(EngineError::Invalid(text));
+    }
+    let wanted = reference.to_ascii_lowercase();
+    let ids = records.iter().flat_map(|record| [record.id, record.cause]);
+    let found: BTreeSet<Id> = ids.filter(|id| id.to_string().starts_with(&wanted)).collect();
+    match (found.first(), found.len()) {
+        (Some(id), 1) => Ok(*id),
+        (None, _) => Err(EngineError::NotFound(format!(
+            "no record, cause or wait has an id that begins with {reference}"
+        ))),
+        (_, many) => Err(EngineError::Invalid(format!("{many} ids begin with {reference}: give more of it"))),
+    }
+}
+
+fn place(record: &RecordView) -> String {
+    format!("{}/{}/{}", record.topic, record.partition, record.offset)
 }
 
 async fn all(run: &Run) -> EngineResult<Vec<RecordView>> {

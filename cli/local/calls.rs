@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payload, RegistryRecord, Topic};
+use p2_core::record::{Artifact, DeadLetter, InboxMessage, Outcome, Payload, RegistryRecord, Topic};
 use p2_core::registry::Registry;
 use p2_stream::ports::{Log, StackStore};
 
@@ -17,8 +17,8 @@ use crate::engine::{
     Resolution, TopicCount, VerifyReport, rests,
 };
 
-/// How soon an outcome is looked for in the conversation itself.
-const OLD_OUTCOME: Duration = Duration::from_millis(250);
+/// How long an outcome is awaited before the store is asked whether it is an old one.
+const FRESH: Duration = Duration::from_millis(100);
 
 impl LocalEngine {
     /// The conversation once it is as wanted, or as it is after `timeout`.
@@ -57,6 +57,8 @@ impl Engine for LocalEngine {
     ) -> EngineResult<Option<Outcome>> {
         let deadline = tokio::time::Instant::now() + timeout;
         let waiter = self.store.waiter(conversation, News::Any);
+        // A fresh input is decided within milliseconds; then the store need not be asked.
+        let mut look = Some(deadline.min(tokio::time::Instant::now() + FRESH));
         loop {
             let mut changed = std::pin::pin!(waiter.notify.notified());
             // Registered before the look, so that no change between look and wait is missed.
@@ -64,14 +66,14 @@ impl Engine for LocalEngine {
             if let Some(outcome) = self.store.outcome(input) {
                 return Ok(Some(outcome));
             }
-            let look = tokio::time::Instant::now() + OLD_OUTCOME;
-            if tokio::time::timeout_at(deadline.min(look), changed).await.is_err() {
+            if tokio::time::timeout_at(look.unwrap_or(deadline), changed).await.is_err() {
                 // It may be older than this process: then there is no news of it.
                 let known = self.conversation(conversation).await?;
                 let found = known.and_then(|it| it.seen.get(&input).cloned());
                 if found.is_some() || tokio::time::Instant::now() >= deadline {
                     return Ok(found);
                 }
+                look = None;
             }
         }
     }
@@ -143,7 +145,10 @@ impl Engine for LocalEngine {
             let records =
                 self.log.read(query.topic, partition, from, query.max).await.map_err(engine_error)?;
             for stored in records {
-                views.push(RecordView::new(stored.position(), &decode(&stored)?)?);
+                views.push(match decode(&stored) {
+                    Ok(message) => RecordView::new(stored.position(), &message)?,
+                    Err(error) => RecordView::unreadable(&stored, &error.to_string()),
+                });
             }
         }
         Ok(views)
@@ -154,11 +159,17 @@ impl Engine for LocalEngine {
     }
 
     async fn apply(&self, records: Vec<RegistryRecord>) -> EngineResult<()> {
-        let messages: Vec<Message> = records
-            .iter()
-            .map(|record| message(crate::engine::draw_id(), Payload::Registry(record.clone())))
-            .collect();
-        self.append_messages(&messages).await?;
+        // One at a time: two files applied at once may have drawn the same version.
+        let _applying = self.applying.lock().await;
+        let known = self.registry.snapshot();
+        for record in records.iter().filter(|record| record.body.is_some()) {
+            let newest = known.newest(&record.kind, &record.id).map_or(0, |(version, _)| version);
+            if record.version <= newest && newest > 0 {
+                let message = format!("{} was changed meanwhile: apply again", record.key);
+                return Err(EngineError::Refused { code: "conflict".to_owned(), message });
+            }
+        }
+        self.append_definitions(&records).await?;
         for record in &records {
             self.registry.apply(record).map_err(EngineError::Internal)?;
         }

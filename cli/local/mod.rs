@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agent_step::{AgentStep, RegistryHandle};
 use p2_core::ids::Id;
-use p2_core::record::{Message, Payload, Position, Topic};
+use p2_core::record::{Message, Payload, Position, RegistryRecord, Topic};
 use p2_embedded::{Durability, Embedded, EmbeddedLog, Options};
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, LogError, NewRecord};
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use crate::config::Config;
-use crate::engine::{EngineError, EngineResult};
+use crate::engine::{EngineError, EngineResult, draw_id};
 use live::Live;
 use read::{decode, read_all};
 
@@ -44,6 +44,7 @@ pub(crate) struct LocalEngine {
     stop: watch::Sender<bool>,
     failed: watch::Sender<Option<String>>,
     metrics: Metrics,
+    applying: tokio::sync::Mutex<()>,
     processors: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
 }
 
@@ -93,7 +94,7 @@ impl LocalEngine {
                 registry.apply(&record).map_err(EngineError::Internal)?;
             }
         }
-        load_agents_file(config, &registry)?;
+        let from_file = load_agents_file(config, &registry)?;
         let (stop, _) = watch::channel(false);
         let engine = Arc::new(LocalEngine {
             log,
@@ -102,8 +103,10 @@ impl LocalEngine {
             stop,
             failed: watch::channel(None).0,
             metrics: Metrics::new(),
+            applying: tokio::sync::Mutex::default(),
             processors: Mutex::default(),
         });
+        engine.append_definitions(&from_file).await?;
         engine.start(config).await?;
         Ok(engine)
     }
@@ -136,7 +139,8 @@ impl LocalEngine {
     async fn start(&self, config: &Config) -> EngineResult<()> {
         let settings = settings_of(config);
         let router = router_of(config)?;
-        let webhook = HttpWebhook::new().map_err(EngineError::Internal)?;
+        let webhook =
+            HttpWebhook::new(Arc::new(|name| std::env::var(name).ok())).map_err(EngineError::Internal)?;
         let tools = ToolPort::new(dev_tools::toolbox(), Arc::new(webhook), Arc::new(now_ms));
         seen::follow(&self.log, self.store.clone(), self.stop.subscribe()).await?;
         let agents = AgentStep::new(self.registry.clone(), settings);
@@ -164,6 +168,15 @@ impl LocalEngine {
             drain: DRAIN,
             metrics: self.metrics.clone(),
         }
+    }
+
+    async fn append_definitions(&self, records: &[RegistryRecord]) -> EngineResult<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let of = |record: &RegistryRecord| message(draw_id(), Payload::Registry(record.clone()));
+        let messages: Vec<Message> = records.iter().map(of).collect();
+        self.append_messages(&messages).await.map(drop)
     }
 
     async fn append_messages(&self, messages: &[Message]) -> EngineResult<Vec<Position>> {

@@ -54,7 +54,7 @@ impl LocalEngine {
         Ok(Some(conversation))
     }
 
-    /// All messages of a topic, or those of one key.
+    /// All messages of a topic that can be read, or those of one key.
     pub(super) async fn messages(
         &self,
         topic: Topic,
@@ -65,7 +65,13 @@ impl LocalEngine {
         let mut found = Vec::new();
         for partition in (0..partitions).filter(|index| wanted.is_none_or(|wanted| wanted == *index)) {
             for stored in read_all(&self.log, topic, partition).await? {
-                let message = decode(&stored)?;
+                let message = match decode(&stored) {
+                    Ok(message) => message,
+                    Err(error) => {
+                        tracing::warn!(target: "p2engine", %error, "a record is left out");
+                        continue;
+                    }
+                };
                 if key.is_none_or(|key| message.payload.key() == key) {
                     found.push((stored.position(), message));
                 }

@@ -8,6 +8,7 @@ use p2_core::builtin;
 use p2_core::definition::{AgentKind, Definition};
 use p2_core::ids::Id;
 use p2_core::model::{ModelOutcome, ModelRequest};
+use p2_core::record::RegistryRecord;
 use p2_core::registry::Registry;
 use p2_core::step::{DedupPolicy, Settings};
 use p2_model::router::{Router, RouterConfig};
@@ -71,14 +72,23 @@ pub(super) fn base_registry(model: &str) -> Registry {
     registry
 }
 
-/// Definitions from the configured file stand in for built-ins, without being written to `registry`.
-pub(super) fn load_agents_file(config: &Config, registry: &RegistryHandle) -> EngineResult<()> {
-    let Some(file) = &config.agents_file else { return Ok(()) };
+/// What the configured file changes, taken in; the caller writes it to `registry`, so that conversations find the
+/// versions that they pinned whatever the file says later.
+pub(super) fn load_agents_file(
+    config: &Config,
+    registry: &RegistryHandle,
+) -> EngineResult<Vec<RegistryRecord>> {
+    let Some(file) = &config.agents_file else { return Ok(Vec::new()) };
     let text = read_text(&file.value)?;
-    for record in crate::wiring::records_of(&text, &file.value.display().to_string(), &registry.snapshot())? {
-        registry.apply(&record).map_err(EngineError::Invalid)?;
+    let path = file.value.display().to_string();
+    let (records, remark) = crate::wiring::records_of(&text, &path, &registry.snapshot())?;
+    if let Some(remark) = remark {
+        tracing::warn!(target: "p2engine", "{remark}");
     }
-    Ok(())
+    for record in &records {
+        registry.apply(record).map_err(EngineError::Invalid)?;
+    }
+    Ok(records)
 }
 
 fn read_text(path: &Path) -> EngineResult<String> {

@@ -1,5 +1,6 @@
 //! A stack as a table, and single entries as text.
 
+use anstyle::{AnsiColor, Style};
 use p2_core::state::{AnswerKind, Entry, State};
 use serde_json::{Value, json};
 
@@ -44,12 +45,23 @@ pub(crate) fn content(state: &State) -> String {
     }
 }
 
+/// The colour of a kind of entry: people, agents, what is outside.
+pub(crate) fn style_of(kind: &str) -> Style {
+    let colour = match kind {
+        "UserMessage" | "UserResponse" => AnsiColor::Cyan,
+        "AssistantMessage" => AnsiColor::Green,
+        "ToolCall" | "ToolResult" | "AgentCall" | "AgentResult" => AnsiColor::Yellow,
+        "UserInputRequest" => AnsiColor::Magenta,
+        _ => return Style::new().dimmed(),
+    };
+    Style::new().fg_color(Some(colour.into()))
+}
+
 /// The stack as a table. `entries` with Waiting ones; they show only with `all`, and are never counted.
 /// `newest`: only the newest so many.
 pub(crate) fn render(entries: &[&Entry], all: bool, newest: Option<usize>, width: u16) -> String {
     let mut index = -1_i64;
     let mut rows = Vec::new();
-    let room = usize::from(width).saturating_sub(50).max(20);
     for entry in entries {
         let waiting = matches!(entry.state, State::Waiting(_));
         if waiting && !all {
@@ -57,11 +69,11 @@ pub(crate) fn render(entries: &[&Entry], all: bool, newest: Option<usize>, width
         }
         index += i64::from(!waiting);
         let shown = if waiting { "·".to_owned() } else { index.to_string() };
-        let content = one_line(&content(&entry.state), room);
-        rows.push(vec![shown, time(entry.time_ms), entry.state.kind().to_owned(), content]);
+        rows.push(vec![shown, time(entry.time_ms), entry.state.kind().to_owned(), content(&entry.state)]);
     }
     let skipped = newest.map_or(0, |newest| rows.len().saturating_sub(newest));
-    let text = table::render(&["INDEX", "TIME (UTC)", "KIND", "CONTENT"], rows.split_off(skipped), width);
+    let header = ["INDEX", "TIME (UTC)", "KIND", "CONTENT"];
+    let text = table::render_styled(&header, rows.split_off(skipped), width, style_of);
     if skipped == 0 {
         text
     } else {

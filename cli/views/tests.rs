@@ -71,7 +71,8 @@ fn sample() -> Conversation {
 
 fn check(actual: &str, expected: Expect) {
     // The first line has no indent: `expect!` strips what all lines have in common.
-    expected.assert_eq(&format!("shown:\n{actual}\n"));
+    let plain = anstream::adapter::strip_str(actual);
+    expected.assert_eq(&format!("shown:\n{plain}\n"));
 }
 
 fn entries<'a>(conversation: &'a Conversation, branch: &str) -> Vec<&'a Entry> {

@@ -178,33 +178,67 @@ fn listed_agent(item: Value) -> Result<Body, String> {
     Ok(("agent".to_owned(), object))
 }
 
+/// Tools that come with the ledger. Definitions of the earlier system name them, so they may be named before they
+/// exist; until then an agent is not offered them.
+const LEDGER_TOOLS: &[&str] = &["check_balance", "transfer_funds", "transaction_history", "reward_agent"];
+
 /// Whether the tools, personas and agents that the definitions name exist, in `registry` or among themselves.
+/// `source` is the file's (path, text), for the message.
 ///
 /// # Errors
 /// The first name that does not, with the nearest that does.
-pub fn check_references(definitions: &[Definition], registry: &Registry) -> Result<(), ApplyError> {
+pub fn check_references(
+    definitions: &[Definition],
+    registry: &Registry,
+    source: Option<(&str, &str)>,
+) -> Result<(), ApplyError> {
     for definition in definitions {
-        for (key, kind, id) in references(definition) {
-            let among = definitions.iter().any(|other| other.kind() == kind && other.id() == id);
-            if among || registry.newest(kind, id).is_some() {
-                continue;
-            }
-            let mut ids: Vec<&str> = registry.list(kind).map(|(_, known)| known.id()).collect();
-            ids.extend(definitions.iter().filter(|other| other.kind() == kind).map(Definition::id));
-            let nearest = fields::nearest(id, ids.iter().copied());
-            let hint = nearest.map_or_else(
-                || format!("apply a {kind} of that id first"),
-                |near| format!("the nearest known {kind} is '{near}', or apply that {kind} too"),
-            );
-            return Err(ApplyError {
-                path: None,
-                line: None,
-                place: format!("{} '{}'", definition.kind(), definition.id()),
-                message: format!("'{key}' names the {kind} '{id}', which does not exist; {hint}"),
-            });
-        }
+        let missing = missing(definition, definitions, registry);
+        let unknown = |(_, kind, id): &(&str, &str, &str)| *kind != "tool" || !LEDGER_TOOLS.contains(id);
+        let Some((key, kind, id)) = missing.into_iter().find(unknown) else { continue };
+        let mut ids: Vec<&str> = registry.list(kind).map(|(_, known)| known.id()).collect();
+        ids.extend(definitions.iter().filter(|other| other.kind() == kind).map(Definition::id));
+        let nearest = fields::nearest(id, ids.iter().copied());
+        let hint = nearest.map_or_else(
+            || format!("apply a {kind} of that id first"),
+            |near| format!("the nearest known {kind} is '{near}', or apply that {kind} too"),
+        );
+        let line = source.and_then(|(_, text)| {
+            let names = std::iter::once(key).chain(fields::earlier_name(key));
+            names.filter_map(|name| yaml::line_of(text, name, Some(definition.id()))).next()
+        });
+        return Err(ApplyError {
+            path: source.map(|(path, _)| path.to_owned()),
+            line,
+            place: format!("{} '{}'", definition.kind(), definition.id()),
+            message: format!("'{key}' names the {kind} '{id}', which does not exist; {hint}"),
+        });
     }
     Ok(())
+}
+
+/// The ledger's tools that the definitions name and that do not exist yet, sorted.
+pub fn not_available_yet(definitions: &[Definition], registry: &Registry) -> Vec<String> {
+    let missing = definitions.iter().flat_map(|definition| missing(definition, definitions, registry));
+    let tools: BTreeSet<&str> = missing
+        .filter(|(_, kind, id)| *kind == "tool" && LEDGER_TOOLS.contains(id))
+        .map(|(.., id)| id)
+        .collect();
+    tools.into_iter().map(str::to_owned).collect()
+}
+
+/// What a definition names that is neither in `registry` nor among `definitions`: (its key, kind, id).
+fn missing<'a>(
+    definition: &'a Definition,
+    definitions: &[Definition],
+    registry: &Registry,
+) -> Vec<(&'static str, &'static str, &'a str)> {
+    let mut named = references(definition);
+    named.retain(|(_, kind, id)| {
+        let among = definitions.iter().any(|other| other.kind() == *kind && other.id() == *id);
+        !among && registry.newest(kind, id).is_none()
+    });
+    named
 }
 
 /// What a definition names: (its key, kind, id).

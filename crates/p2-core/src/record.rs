@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
-use crate::state::{Answer, Entry, ToolStatus};
+use crate::state::{Answer, Entry, RequestKind, ToolStatus};
 
 /// Largest encoded record, in bytes. What is larger is a visible error until blobs carry it.
 pub const RECORD_BYTES_MAX: usize = 900_000;
@@ -553,14 +553,27 @@ pub struct PublishReply {
 }
 
 /// Tell a webhook that a person is asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct NotifyWebhook {
-    /// Where to POST `{"conversation","agent","branch","request","kind","text"}`.
+    /// Where to POST `{"conversation","agent","branch","request","kind","text"}`; `${NAME}` stands for a
+    /// variable of the executor's environment.
     pub url: String,
     /// The request's id.
     pub request: Id,
     /// What is asked.
     pub text: String,
+    /// What kind of answer fits; absent in records of the first version, which all ask for a reply.
+    #[serde(default)]
+    pub kind: Option<RequestKind>,
+}
+
+impl std::fmt::Debug for NotifyWebhook {
+    /// Without the URL, which may hold a token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let NotifyWebhook { url: _, request, text, kind } = self;
+        let mut shown = f.debug_struct("NotifyWebhook");
+        shown.field("request", request).field("text", text).field("kind", kind).finish_non_exhaustive()
+    }
 }
 
 // ------------------------------------------------------------------------------------------ artifacts

@@ -76,7 +76,7 @@ pub struct UserMessage {
 /// Text from the agent.
 #[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct AssistantMessage {
-    /// The text that people see. Empty only where the reply had tool calls and no text.
+    /// The text that people see. A reply with tool calls and no text has no such entry.
     pub text: String,
     /// Set where this message stands for a failure: then it is shown to people and not sent to the model.
     pub error: Option<MessageError>,
@@ -281,6 +281,17 @@ pub enum RequestKind {
     Approval,
     /// Free text: the model asked.
     Question,
+}
+
+impl RequestKind {
+    /// Lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RequestKind::Reply => "reply",
+            RequestKind::Approval => "approval",
+            RequestKind::Question => "question",
+        }
+    }
 }
 
 /// What a person answered.

@@ -4,7 +4,7 @@ use p2_core::definition::{Executor, Tool};
 use p2_core::ids::Id;
 use p2_core::record::{CallTool, Effect, EffectBody, InboxBody, Message, NotifyWebhook, Payload};
 use p2_core::registry::Registry;
-use p2_core::state::ToolStatus;
+use p2_core::state::{RequestKind, ToolStatus};
 use p2_stream::ports::{Reconciled, ToolReply, ToolRequest};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark};
 use serde_json::json;
@@ -209,7 +209,7 @@ fn notify_webhook(writer: &Writer<'_>, notify: &NotifyWebhook) -> Step {
         "agent": effect.agent,
         "branch": effect.branch,
         "request": notify.request,
-        "kind": "user_input_request",
+        "kind": notify.kind.unwrap_or(RequestKind::Reply).as_str(),
         "text": notify.text,
     });
     let request = ToolExecRequest::Webhook { url: notify.url.clone(), body, key: effect.id };

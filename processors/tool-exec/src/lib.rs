@@ -29,7 +29,7 @@ use serde_json::Value;
 
 pub use outcome::{NotACall, Resolution, resolve};
 pub use port::{Clock, ToolPort};
-pub use webhook::{HttpWebhook, WebhookError, WebhookSender};
+pub use webhook::{Environment, HttpWebhook, WebhookError, WebhookSender};
 
 /// How long after a call's deadline a reconciler's "not done" is believed, milliseconds: the time that a
 /// request may still be on its way after its caller has given up.
@@ -40,7 +40,7 @@ pub const WEBHOOK_TIMEOUT_MS: i64 = 30_000;
 pub const RESULT_BYTES_MAX: usize = p2_core::record::ENTRY_BYTES_MAX;
 
 /// What the processor asks its port.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum ToolExecRequest {
     /// Call a tool, or answer from the cache.
     Tool {
@@ -62,6 +62,24 @@ pub enum ToolExecRequest {
         /// The idempotency key: the effect's id.
         key: Id,
     },
+}
+
+impl fmt::Debug for ToolExecRequest {
+    /// Without the URL of a webhook, which may hold a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ToolExecRequest::Tool { request, version, cache_ttl_ms } => f
+                .debug_struct("Tool")
+                .field("request", request)
+                .field("version", version)
+                .field("cache_ttl_ms", cache_ttl_ms)
+                .finish(),
+            ToolExecRequest::Reconcile(request) => f.debug_tuple("Reconcile").field(request).finish(),
+            ToolExecRequest::Webhook { url: _, body, key } => {
+                f.debug_struct("Webhook").field("body", body).field("key", key).finish_non_exhaustive()
+            }
+        }
+    }
 }
 
 /// What the port answers.

@@ -5,7 +5,7 @@ use p2_core::definition::{Definition, Tool};
 use p2_core::ids::Id;
 use p2_core::record::*;
 use p2_core::registry::Registry;
-use p2_core::state::ToolStatus;
+use p2_core::state::{RequestKind, ToolStatus};
 use p2_stream::ports::{Reconciled, ToolReply};
 use p2_stream::processor::{LaneInput, LaneStep, Mark, Processor};
 use proptest::prelude::*;
@@ -88,6 +88,7 @@ fn webhook() -> Effect {
         url: "http://localhost/hook?token=s3cret".into(),
         request: Id::of_text("request"),
         text: "Approve?".into(),
+        kind: Some(RequestKind::Reply),
     }))
 }
 
@@ -613,7 +614,7 @@ fn a_webhook_is_posted_and_only_its_failure_is_recorded_without_the_url() {
         &webhook(),
         [Event::Record, Event::Reply(ToolExecReply::Webhook(Ok(())))],
         expect![[r#"
-        post http://localhost/hook?token=s3cret {"agent":"alpha","branch":"main","conversation":"talk","kind":"user_input_request","request":"1f58b9145b24d108d7ac38887338b3ea","text":"Approve?"} until 31000
+        post http://localhost/hook?token=s3cret {"agent":"alpha","branch":"main","conversation":"talk","kind":"reply","request":"1f58b9145b24d108d7ac38887338b3ea","text":"Approve?"} until 31000
         Pending
         --
         Done
@@ -623,7 +624,7 @@ fn a_webhook_is_posted_and_only_its_failure_is_recorded_without_the_url() {
         &webhook(),
         [Event::Record, failed],
         expect![[r#"
-        post http://localhost/hook?token=s3cret {"agent":"alpha","branch":"main","conversation":"talk","kind":"user_input_request","request":"1f58b9145b24d108d7ac38887338b3ea","text":"Approve?"} until 31000
+        post http://localhost/hook?token=s3cret {"agent":"alpha","branch":"main","conversation":"talk","kind":"reply","request":"1f58b9145b24d108d7ac38887338b3ea","text":"Approve?"} until 31000
         Pending
         --
         artifact webhook_failed: {"effect":"dcb576426a17b7df13907007cb02a1f1","message":"the webhook answered HTTP 500","request":"1f58b9145b24d108d7ac38887338b3ea"}
@@ -801,4 +802,14 @@ proptest! {
         }
         prop_assert_eq!(outcomes.len(), 1);
     }
+}
+
+#[test]
+fn the_url_of_a_webhook_is_not_in_what_is_logged() {
+    let effect = webhook();
+    assert!(!format!("{effect:?}").contains("s3cret"));
+    let EffectBody::NotifyWebhook(notify) = effect.body else { panic!("not a webhook") };
+    let request = ToolExecRequest::Webhook { url: notify.url, body: json!({"text": "x"}), key: effect.id };
+    let shown = format!("{request:?}");
+    assert!(!shown.contains("s3cret") && shown.contains("text"), "{shown}");
 }

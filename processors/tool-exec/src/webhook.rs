@@ -1,5 +1,7 @@
 //! Posting webhooks.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,10 +28,38 @@ pub trait WebhookSender: Send + Sync {
     async fn post(&self, url: &str, body: &Value, key: &Id) -> Result<(), WebhookError>;
 }
 
-/// Delivers over HTTP. Redirects are not followed: a webhook goes where it was configured to go.
-#[derive(Clone, Debug)]
+/// The value of an environment variable, or none.
+pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Delivers over HTTP. Redirects are not followed: a webhook goes where it was configured to go. `${NAME}` in a
+/// URL stands for a variable, so that tokens are in no record.
+#[derive(Clone)]
 pub struct HttpWebhook {
     client: reqwest::Client,
+    env: Environment,
+}
+
+impl fmt::Debug for HttpWebhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpWebhook").finish_non_exhaustive()
+    }
+}
+
+/// `url` with every `${NAME}` replaced, or the first name that has no value.
+fn filled_in(url: &str, env: &Environment) -> Result<String, String> {
+    let mut parts = url.split("${");
+    let mut full = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Without its bracket it is no variable.
+        let Some((name, rest)) = part.split_once('}') else {
+            full.push_str("${");
+            full.push_str(part);
+            continue;
+        };
+        full.push_str(&env(name).ok_or_else(|| name.to_owned())?);
+        full.push_str(rest);
+    }
+    Ok(full)
 }
 
 impl HttpWebhook {
@@ -37,12 +67,12 @@ impl HttpWebhook {
     ///
     /// # Errors
     /// A sentence where the TLS set-up of this machine is unusable.
-    pub fn new() -> Result<HttpWebhook, String> {
+    pub fn new(env: Environment) -> Result<HttpWebhook, String> {
         reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map(|client| HttpWebhook { client })
+            .map(|client| HttpWebhook { client, env })
             .map_err(|error| format!("cannot set up HTTP for webhooks: {error}"))
     }
 }
@@ -50,6 +80,12 @@ impl HttpWebhook {
 #[async_trait]
 impl WebhookSender for HttpWebhook {
     async fn post(&self, url: &str, body: &Value, key: &Id) -> Result<(), WebhookError> {
+        let url = filled_in(url, &self.env).map_err(|name| WebhookError {
+            transient: false,
+            message: format!(
+                "the webhook's URL names the variable {name}, which is not set for this process"
+            ),
+        })?;
         let sent = self.client.post(url).header("Idempotency-Key", key.to_string()).json(body).send().await;
         match sent {
             Ok(response) if response.status().is_success() => Ok(()),

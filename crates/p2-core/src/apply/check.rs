@@ -68,8 +68,10 @@ fn check_agent(agent: &Agent) -> Result<(), Problem> {
         AgentKind::Llm(llm) => check_llm(llm),
         AgentKind::Rule(_) => Ok(()),
         AgentKind::Human(human) => match &human.callback_url {
-            Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => {
-                let message = "'callback_url' must begin with https:// or http://".to_owned();
+            // `${NAME}` stands for a variable of the process that calls it.
+            Some(url) if !["https://", "http://", "${"].iter().any(|begin| url.starts_with(begin)) => {
+                let message =
+                    "'callback_url' must begin with https://, http:// or a variable ${NAME}".to_owned();
                 Err(Problem::of("callback_url", message))
             }
             _ => Ok(()),

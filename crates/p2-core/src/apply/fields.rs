@@ -166,6 +166,11 @@ fn agent_fields(object: &mut Map<String, Value>) -> Result<&'static [Field], Pro
     })
 }
 
+/// The name of an agent's key in the earlier system, where it was another one.
+pub(super) fn earlier_name(key: &str) -> Option<&'static str> {
+    LLM.iter().find(|field| field.name == key).and_then(|field| field.earlier)
+}
+
 fn unknown_key(key: &str, fields: &[Field]) -> Problem {
     let names = fields.iter().flat_map(|field| std::iter::once(field.name).chain(field.earlier));
     let near = nearest(key, names).unwrap_or_default();

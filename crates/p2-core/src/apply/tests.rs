@@ -412,14 +412,16 @@ fn references_are_found_in_the_file_or_in_the_registry_or_named_as_missing() {
     let fine = "
 - {id: a, type: llm, model: x/y, behavior: weather_expert, tools: [get_weather], reflection_agent: b}
 - {id: b, type: human}";
-    assert_eq!(check_references(&parse(fine), &registry), Ok(()));
+    assert_eq!(check_references(&parse(fine), &registry, None), Ok(()));
     let missing = |text: &str, expected: Expect| {
-        expected.assert_eq(&check_references(&parse(text), &registry).unwrap_err().to_string());
+        expected.assert_eq(
+            &check_references(&parse(text), &registry, Some(("a.yml", text))).unwrap_err().to_string(),
+        );
     };
     missing(
         "[{id: a, type: llm, model: x/y, tools: [get_wether]}]",
         expect![
-            "agent 'a': 'tools' names the tool 'get_wether', which does not exist; the nearest known tool is 'get_weather', or apply that tool too"
+            "a.yml:1: agent 'a': 'tools' names the tool 'get_wether', which does not exist; the nearest known tool is 'get_weather', or apply that tool too"
         ],
     );
     missing(
@@ -566,4 +568,34 @@ proptest! {
     fn no_text_makes_reading_panic(text in "(- |id: |kind: |agent|tool|type: |llm|\\{|\\}|\\[|\\]|\n|  |&a|\\*a|!t|[a-z]|: |---\n){0,40}") {
         let _ = parse_file(&text, "a.yml");
     }
+}
+
+#[test]
+fn the_ledgers_tools_may_be_named_before_there_is_a_ledger() {
+    let registry = builtin::registry();
+    let definitions = parse_file(EARLIER, "agents.yml").unwrap();
+    assert_eq!(check_references(&definitions, &registry, None), Ok(()));
+    assert_eq!(
+        not_available_yet(&definitions, &registry),
+        ["check_balance", "reward_agent", "transaction_history", "transfer_funds"]
+    );
+    let other = EARLIER.replace("transaction_history", "transaction_histories");
+    let error =
+        check_references(&parse_file(&other, "agents.yml").unwrap(), &registry, Some(("agents.yml", &other)));
+    let error = error.unwrap_err().to_string();
+    assert!(error.starts_with("agents.yml:14: agent 'agent_beta': 'tools' names the tool"), "{error}");
+    let mut known = registry;
+    for id in ["check_balance", "reward_agent", "transaction_history", "transfer_funds"] {
+        let text = format!("kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\n");
+        known.insert(parse_file(&text, "t.yml").unwrap().remove(0), 1);
+    }
+    assert!(not_available_yet(&definitions, &known).is_empty());
+}
+
+#[test]
+fn a_reference_under_its_earlier_name_is_found_in_its_line() {
+    let text = "- id: a\n  type: llm\n  llm_model: x/y\n  behavior_template: weatherman\n";
+    let error =
+        check_references(&parse_file(text, "a.yml").unwrap(), &builtin::registry(), Some(("a.yml", text)));
+    assert_eq!(error.unwrap_err().line, Some(4));
 }

@@ -5,7 +5,7 @@ use crate::definition::{AgentKind, Executor};
 #[test]
 fn the_built_in_files_are_valid_and_refer_to_nothing_that_is_missing() {
     let definitions = parse().unwrap();
-    assert_eq!(check_references(&definitions, &Registry::default()), Ok(()));
+    assert_eq!(check_references(&definitions, &Registry::default(), None), Ok(()));
     let ids: Vec<String> = definitions.iter().map(|d| format!("{}/{}", d.kind(), d.id())).collect();
     assert_eq!(
         ids,

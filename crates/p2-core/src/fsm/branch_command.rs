@@ -163,16 +163,26 @@ fn safe_cut(entries: &[&Entry], seq: i64) -> i64 {
             _ => false,
         });
         let Some(open) = open else { break };
-        let reply = kept.get(..open).unwrap_or_default().iter().rposition(
-            |entry| matches!(&entry.state, State::AssistantMessage(message) if message.tool_calls > 0),
-        );
-        let call = matches!(kept.get(open).map(|e| &e.state), Some(State::ToolCall(_)));
-        kept.truncate(if call { reply.unwrap_or(open) } else { open });
+        kept.truncate(reply_begin(&kept, open));
     }
     while kept.last().is_some_and(|entry| matches!(entry.state, State::Waiting(_))) {
         kept.pop();
     }
     kept.last().map_or(-1, |entry| entry.seq)
+}
+
+/// Where the reply begins to which the entry at `at` belongs: at its text, else at its first call. Anything but a
+/// call stands for itself.
+fn reply_begin(entries: &[&Entry], at: usize) -> usize {
+    let reply_of = |entry: &&Entry| match &entry.state {
+        State::ToolCall(call) => Some(call.reply),
+        _ => None,
+    };
+    let Some(reply) = entries.get(at).and_then(reply_of) else { return at };
+    let first = entries.iter().position(|entry| reply_of(entry) == Some(reply)).unwrap_or(at);
+    let is_text =
+        |entry: &&Entry| matches!(&entry.state, State::AssistantMessage(message) if message.tool_calls > 0);
+    first.checked_sub(1).filter(|before| entries.get(*before).is_some_and(is_text)).unwrap_or(first)
 }
 
 /// Whether all that is open up to `seq` has its open wait there too, so that its result will come to a fork.

@@ -93,7 +93,8 @@ fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, r
         tool_calls: i32::try_from(reply.tool_calls.len()).unwrap_or(i32::MAX),
         ..AssistantMessage::default()
     };
-    let seq = step.append(agent, branch, State::AssistantMessage(message));
+    // Calls without a text stand for themselves: nobody said anything.
+    let seq = if text.is_empty() { -1 } else { step.append(agent, branch, State::AssistantMessage(message)) };
     if !reply.tool_calls.is_empty() {
         tool_calls::run(step, agent, branch, wait, &reply.tool_calls);
         return turn::go_on(step, agent, branch);

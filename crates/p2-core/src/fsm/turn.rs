@@ -201,10 +201,16 @@ fn reflect_on_tools(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     if lookup::reflections(&entries) >= REFLECTIONS_MAX {
         return;
     }
+    // Since the newest reply with calls, if nobody said anything since.
+    let newest = entries.iter().rev().find_map(|entry| match &entry.state {
+        State::ToolCall(call) => Some(call.reply),
+        _ => None,
+    });
     let since = entries
         .iter()
         .rposition(|entry| matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_)))
-        .map_or(0, |at| at + 1);
+        .map_or(0, |at| at + 1)
+        .max(entries.iter().position(|entry| is_of(entry, newest)).unwrap_or(0));
     let names: Vec<String> = entries
         .get(since..)
         .unwrap_or_default()
@@ -218,6 +224,10 @@ fn reflect_on_tools(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     let Some(name) = names.first() else { return };
     let text = format!("Before you go on, check the result of '{name}': does it answer what was asked?");
     reflection(step, agent, branch, text);
+}
+
+fn is_of(entry: &Entry, reply: Option<Id>) -> bool {
+    matches!(&entry.state, State::ToolCall(call) if Some(call.reply) == reply)
 }
 
 /// Appends a prompt that no person wrote.
@@ -262,7 +272,8 @@ pub(super) fn request(
     let waiting = Waiting { id, kind: WaitKind::UserInput, deadline_ms: None, correlation: id.to_string() };
     step.append(agent, branch, State::Waiting(waiting));
     if let Some(url) = webhook {
-        step.effect(agent, branch, None, EffectBody::NotifyWebhook(NotifyWebhook { url, request: id, text }));
+        let notify = NotifyWebhook { url, request: id, text, kind: Some(kind) };
+        step.effect(agent, branch, None, EffectBody::NotifyWebhook(notify));
     }
 }
 

@@ -24,7 +24,10 @@ const SOURCES: [Source; 6] = [
     (
         Topic::Effects,
         include_str!("../../../../schemas/effects.avsc"),
-        &[include_str!("../../../../schemas/history/effects/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/effects/1.avsc"),
+            include_str!("../../../../schemas/history/effects/2.avsc"),
+        ],
     ),
     (
         Topic::Artifacts,

@@ -170,6 +170,7 @@ fn effect_bodies() -> Vec<EffectBody> {
             url: "http://127.0.0.1/hook".into(),
             request: id("request"),
             text: "may I?".into(),
+            kind: Some(RequestKind::Reply),
         }),
     ]
 }
@@ -459,4 +460,19 @@ proptest! {
         record.value[at] ^= 1 << bit;
         let _ = decode(&stored(record));
     }
+}
+
+/// Written with version 1 of the schema, which had no `kind`.
+#[test]
+fn a_webhook_of_the_first_version_is_read_without_its_kind() {
+    let value = hex::decode(concat!(
+        "c301638de603f948ee7b4064636235373634323661313762376466313339303730303763623032613166310864656d6f0a616c",
+        "706861086d61696e02e0f4aefef962042a687474703a2f2f3132372e302e302e312f686f6f6b403166353862393134356232346",
+        "4313038643761633338383837333338623365610c6d617920493f"
+    ));
+    let (_, message) = samples().into_iter().find(|(name, _)| name == "notifywebhook").unwrap();
+    let record = NewRecord { value: value.unwrap(), ..encode(&message, "/p2/test", 16).unwrap() };
+    let Payload::Effect(effect) = decode(&stored(record)).unwrap().payload else { panic!("not an effect") };
+    let EffectBody::NotifyWebhook(notify) = effect.body else { panic!("not a webhook") };
+    assert_eq!((notify.kind, notify.text.as_str()), (None, "may I?"));
 }

@@ -193,8 +193,8 @@ async fn serve(listener: TcpListener, status: &str) -> String {
 
 async fn post_to(status: &str) -> (Result<(), WebhookError>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook?token=s3cret", listener.local_addr().unwrap());
-    let sender = HttpWebhook::new().unwrap();
+    let url = format!("http://{}/hook?token=${{TOKEN}}", listener.local_addr().unwrap());
+    let sender = HttpWebhook::new(Arc::new(|name| (name == "TOKEN").then(|| "s3cret".to_owned()))).unwrap();
     let (key, body) = (Id::of_text("key"), json!({"text": "Approve?"}));
     let both = async { tokio::join!(sender.post(&url, &body, &key), serve(listener, status)) };
     tokio::time::timeout(Duration::from_secs(20), both).await.unwrap()
@@ -226,12 +226,21 @@ async fn http_answers_are_sorted_into_those_worth_another_attempt_and_the_rest()
 #[tokio::test]
 async fn errors_of_a_webhook_do_not_tell_its_url() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = format!("http://{}/hook?token=s3cret", listener.local_addr().unwrap());
+    let closed = format!("http://{}/hook?token=${{TOKEN}}", listener.local_addr().unwrap());
     drop(listener);
-    let sender = HttpWebhook::new().unwrap();
+    let sender = HttpWebhook::new(Arc::new(|name| (name == "TOKEN").then(|| "s3cret".to_owned()))).unwrap();
     for (url, transient) in [(closed.as_str(), true), ("not a url s3cret", false), ("ftp://s3cret/", false)] {
         let error = sender.post(url, &json!({}), &Id::of_text("key")).await.unwrap_err();
         assert_eq!(error.transient, transient, "{error}");
         assert!(!error.message.contains("s3cret"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_variable_that_a_webhook_names_must_be_set() {
+    let sender = HttpWebhook::new(Arc::new(|_| None)).unwrap();
+    let url = "http://127.0.0.1:1/${A}?token=${B}";
+    let error = sender.post(url, &json!({}), &Id::of_text("key")).await.unwrap_err();
+    let message = "the webhook's URL names the variable A, which is not set for this process".to_owned();
+    assert_eq!(error, WebhookError { transient: false, message });
 }
