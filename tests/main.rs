@@ -7,4 +7,5 @@ mod cli;
 mod crash;
 mod home;
 mod human;
+mod metrics;
 mod stop;
