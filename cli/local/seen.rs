@@ -123,6 +123,7 @@ async fn take(member: &mut dyn Member, event: MemberEvent, ends: &BTreeMap<i32, 
             }
         }
         MemberEvent::Records { records, .. } => seen.take(&records),
-        MemberEvent::Revoked { .. } => {}
+        // Artifacts are kept for ever.
+        MemberEvent::Revoked { .. } | MemberEvent::Truncated { .. } => {}
     }
 }
