@@ -40,7 +40,10 @@ fn the_agents_of_the_earlier_system_load_with_one_warning_about_the_ledger() {
         "warning: agents.yml: check_balance, reward_agent, transaction_history, transfer_funds come with the ledger \
          and cannot be called yet; agents are not offered them\n"
     );
-    assert_eq!(ran.stdout, "Applied agent/agent_alpha@1, agent/treasurer@1, agent/greeter@1, agent/reviewer@1\n");
+    assert_eq!(
+        ran.stdout,
+        "Applied agent/agent_alpha@1, agent/treasurer@1, agent/greeter@1, agent/reviewer@1\n"
+    );
     let shown = home.p2(&["agent", "show", "agent_alpha", "--json"]).exits(0).json();
     assert_eq!(shown["version"], 1);
     assert_eq!(home.p2(&["apply", "agents.yml"]).exits(0).stdout, "Nothing new\n");
@@ -51,7 +54,10 @@ fn the_agents_of_the_earlier_system_load_with_one_warning_about_the_ledger() {
 #[test]
 fn an_agent_that_names_the_ledgers_tools_is_not_offered_them() {
     let home = Home::with_fixtures();
-    home.write("a.yml", "- {id: a, type: llm, model: scripted/offer, tools: [get_weather, transfer_funds]}\n");
+    home.write(
+        "a.yml",
+        "- {id: a, type: llm, model: scripted/offer, tools: [get_weather, transfer_funds]}\n",
+    );
     home.write("scripts/offer.yml", "rules: [{reply: {text: \"I have {{ tools | join(', ') }}.\"}}]\n");
     let mut home = home;
     home.set("P2_SCRIPTS_DIR", &home.path("scripts").display().to_string());
@@ -69,7 +75,11 @@ fn a_settings_file_may_name_agents_that_conversations_keep() {
     let chat = ["chat", "with", "greeter", "--name", "x"];
     assert_eq!(home.p2_with(&chat, "hello\n").exits(0).stdout, "first\n");
     home.write("agents.yml", "- {id: greeter, type: rule, rules: {hello: second}}\n");
-    assert_eq!(home.p2_with(&chat, "hello\n").exits(0).stdout, "first\n", "the conversation keeps its version");
+    assert_eq!(
+        home.p2_with(&chat, "hello\n").exits(0).stdout,
+        "first\n",
+        "the conversation keeps its version"
+    );
     let new = ["chat", "with", "greeter", "--name", "y"];
     assert_eq!(home.p2_with(&new, "hello\n").exits(0).stdout, "second\n");
     std::fs::remove_file(home.path("p2engine.toml")).unwrap();
@@ -103,7 +113,10 @@ fn a_value_out_of_range_is_named_with_its_line() {
 
 #[test]
 fn an_unknown_type_is_named_with_the_nearest_one() {
-    refused("- id: a\n  type: lmm\n", "bad.yml:2: agent 'a': the agent type 'lmm' is not known; the nearest is 'llm'");
+    refused(
+        "- id: a\n  type: lmm\n",
+        "bad.yml:2: agent 'a': the agent type 'lmm' is not known; the nearest is 'llm'",
+    );
 }
 
 #[test]
@@ -116,7 +129,10 @@ fn an_unknown_kind_is_named_with_the_nearest_one() {
 
 #[test]
 fn a_missing_key_is_named() {
-    refused("kind: tool\nid: t\ndescription: d\n", "bad.yml: tool 't': the key 'parameters' is missing; add it");
+    refused(
+        "kind: tool\nid: t\ndescription: d\n",
+        "bad.yml: tool 't': the key 'parameters' is missing; add it",
+    );
 }
 
 #[test]
@@ -164,7 +180,10 @@ fn of_several_files_none_is_applied_where_one_is_bad() {
 fn files_may_refer_to_each_other() {
     let home = Home::new();
     home.write("agents.yml", "- {id: a, type: llm, model: scripted/demo, tools: [look]}\n");
-    home.write("tools.yml", "kind: tool\nid: look\ndescription: d\nparameters: {type: object}\nexecutor: external\n");
+    home.write(
+        "tools.yml",
+        "kind: tool\nid: look\ndescription: d\nparameters: {type: object}\nexecutor: external\n",
+    );
     let ran = home.p2(&["apply", "agents.yml", "tools.yml"]).exits(0);
     assert_eq!(ran.stdout, "Applied agent/a@1, tool/look@1\n");
 }

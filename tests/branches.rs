@@ -75,7 +75,10 @@ fn a_rewind_is_a_branch_and_nothing_is_lost() {
     assert_eq!(branches.as_array().unwrap().len(), 3);
     let diff = home.p2(&["conversation", "diff", "x", "main", "second-try"]).exits(0).stdout;
     assert!(diff.contains("  2 shared entries\n-   2 UserMessage       two\n"), "{diff}");
-    assert_eq!(json(&home, &["conversation", "diff", "x", "main", "third"])["right"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        json(&home, &["conversation", "diff", "x", "main", "third"])["right"].as_array().unwrap().len(),
+        3
+    );
     assert_eq!(home.p2(&["conversation", "checkout", "x", "main"]).exits(0).stdout, "Checked out main\n");
     home.p2(&["conversation", "checkout", "x", "nowhere"]).exits(4);
     home.p2(&["conversation", "rewind", "x", "99"]).exits(3);

@@ -46,7 +46,8 @@ fn of_fifty_answers_at_the_same_time_one_wins_and_the_others_get_a_conflict() {
         })
         .collect();
     let answers = up.api.post_all("inbox?wait=outcome", bodies);
-    let verdict = |wanted: &str| answers.iter().filter(|(_, body)| body["outcome"]["verdict"] == wanted).count();
+    let verdict =
+        |wanted: &str| answers.iter().filter(|(_, body)| body["outcome"]["verdict"] == wanted).count();
     assert_eq!((verdict("Applied"), verdict("Refused")), (1, 49), "{answers:?}");
     let refused = answers.iter().filter(|(_, body)| body["outcome"]["verdict"] == "Refused");
     assert!(refused.clone().all(|(status, body)| *status == 200 && body["outcome"]["code"] == "conflict"));
@@ -101,7 +102,8 @@ fn an_approval_is_given_in_a_chat() {
     let input = "call dev_gate 0\nedit {\"text\": \"from the chat\"}\n";
     let ran = home.p2_with(&["chat", "with", "worker", "--name", "x"], input).exits(0);
     assert_eq!(ran.stdout, "dev_gate said from the chat\n", "{}", ran.stderr);
-    let wrong = home.p2_with(&["chat", "with", "worker", "--name", "y"], "call dev_gate 0\nperhaps\n").exits(2);
+    let wrong =
+        home.p2_with(&["chat", "with", "worker", "--name", "y"], "call dev_gate 0\nperhaps\n").exits(2);
     assert!(wrong.stderr.contains("'perhaps' is no answer to an approval"), "{}", wrong.stderr);
 }
 
@@ -133,7 +135,8 @@ fn gated_twice(home: &Home) {
 #[test]
 fn an_agent_that_is_a_person_answers_through_a_command() {
     let home = Home::with_fixtures();
-    let ran = home.p2_with(&["chat", "with", "reviewer", "--name", "x"], "is this good?\nyes, it is\n").exits(0);
+    let ran =
+        home.p2_with(&["chat", "with", "reviewer", "--name", "x"], "is this good?\nyes, it is\n").exits(0);
     assert!(ran.stderr.starts_with("reviewer is a person;"), "{}", ran.stderr);
     assert_eq!(ran.stdout, "yes, it is\n");
     home.p2_with(&["chat", "resume", "x"], "and this?\n").exits(0);
@@ -215,7 +218,8 @@ fn a_webhook_that_nobody_takes_is_told_without_its_address() {
     up.api.say("x", "clerk", "please sign");
     let failed = crate::home::until("the failure is an artifact", || {
         let found = up.api.get("artifacts?conversation=x&kind=event").1;
-        let failed = found.as_array()?.iter().find(|event| event["body"]["Event"]["name"] == "webhook_failed");
+        let failed =
+            found.as_array()?.iter().find(|event| event["body"]["Event"]["name"] == "webhook_failed");
         failed.cloned()
     });
     assert!(failed.to_string().contains("cannot connect"), "{failed}");

@@ -116,7 +116,8 @@ fn a_trace_walks_from_any_record_to_its_causes_and_consequences() {
     let call = effects.iter().find(|record| record["value"]["body"]["CallTool"].is_object()).unwrap();
     let id = call["id"].as_str().unwrap();
     let tree = home.p2(&["trace", id, "--json"]).exits(0).json();
-    let kinds: Vec<&str> = tree.as_array().unwrap().iter().map(|record| record["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> =
+        tree.as_array().unwrap().iter().map(|record| record["kind"].as_str().unwrap()).collect();
     // Up to the person's message, down to the tool's outcome and the answer.
     assert_eq!(kinds[0], "user_text", "{kinds:?}");
     for kind in ["effect", "tool_run", "tool_outcome", "model_call", "transition"] {
@@ -137,7 +138,8 @@ fn topics_are_listed_described_and_tailed() {
     let home = Home::with_fixtures();
     home.p2_with(&["chat", "with", "worker", "--name", "x"], "one\ntwo\n").exits(0);
     let listed = home.p2(&["topics", "list", "--json"]).exits(0).json();
-    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|row| row["topic"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|row| row["topic"].as_str().unwrap()).collect();
     assert_eq!(names, ["inbox", "state-transitions", "effects", "artifacts", "registry", "dead-letters"]);
     let described = home.p2(&["topics", "describe", "p2.inbox.v1", "--json"]).exits(0).json();
     assert_eq!(described["partitions"].as_array().unwrap().len(), 16);
