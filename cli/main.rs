@@ -15,6 +15,7 @@ mod wiring;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Color, Command, ConfigCommand};
 use commands::Run;
@@ -31,8 +32,10 @@ fn main() -> ExitCode {
         Color::Never => anstream::ColorChoice::Never,
     }
     .write_global();
-    start_log(cli.verbose);
     let out = Output::new(cli.json);
+    if let Err(error) = start_log(cli.verbose) {
+        return fail(out, &error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(out, &EngineError::Internal(format!("cannot start: {error}"))),
@@ -67,22 +70,34 @@ fn exit_code(error: &EngineError) -> u8 {
 }
 
 /// Structured logs to stderr; `P2_LOG_FORMAT=json` for machines.
-fn start_log(verbose: u8) {
+fn start_log(verbose: u8) -> EngineResult<()> {
     let level = match verbose {
         0 => "warn",
         1 => "info",
         2 => "debug",
         _ => "trace",
     };
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .parse(std::env::var("P2_LOG").unwrap_or_else(|_| level.to_owned()))
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let wanted = std::env::var("P2_LOG").ok().filter(|wanted| !wanted.trim().is_empty());
+    let filter = EnvFilter::builder().parse(wanted.as_deref().unwrap_or(level)).map_err(|error| {
+        EngineError::Invalid(format!(
+            "env P2_LOG: {error}; give levels by target, e.g. 'warn,agent-step=debug,tool-exec=info'"
+        ))
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::env::var("P2_LOG_FORMAT").is_ok_and(|format| format == "json") {
-        log.json().init();
-    } else {
-        log.init();
+    match std::env::var("P2_LOG_FORMAT").unwrap_or_default().as_str() {
+        "" | "text" => log.with_ansi(colours_on_stderr()).init(),
+        "json" => log.json().init(),
+        other => {
+            let text = format!("env P2_LOG_FORMAT: '{other}' is not one of text, json");
+            return Err(EngineError::Invalid(text));
+        }
     }
+    Ok(())
+}
+
+/// As for everything else that is printed: on a terminal, unless `NO_COLOR` or `--color` says otherwise.
+fn colours_on_stderr() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+mod apply;
+mod branches;
 mod chat;
 mod cli;
 mod crash;
 mod home;
 mod human;
 mod metrics;
+mod operate;
 mod stop;

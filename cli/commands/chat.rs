@@ -158,7 +158,12 @@ impl Session<'_> {
                     return Ok(());
                 }
                 spinner.enable_steady_tick(Duration::from_millis(100));
-            } else if now.paused || !self.is_waiting(&now) {
+            } else if now.paused {
+                let name = &self.name;
+                let text = format!("'{name}' is paused; 'p2engine conversation resume {name}' goes on");
+                spinner.suspend(|| self.run.out.remark(&text));
+                break;
+            } else if !self.is_waiting(&now) {
                 break;
             }
             // After an answer the conversation moved on: this returns at once.

@@ -28,7 +28,21 @@ pub(super) struct ModelPort(pub(super) Router);
 #[async_trait]
 impl CallPort<AgentStep> for ModelPort {
     async fn call(&self, _id: Id, request: ModelRequest, deadline_ms: i64) -> ModelOutcome {
-        self.0.ask(&request, deadline_ms).await
+        let outcome = self.0.ask(&request, deadline_ms).await;
+        let (attempt, latency_ms) = (outcome.attempts, outcome.latency_ms);
+        match &outcome.result {
+            Ok(reply) => tracing::info!(
+                target: "agent-step",
+                attempt,
+                latency_ms,
+                prompt_tokens = reply.prompt_tokens,
+                completion_tokens = reply.completion_tokens,
+                tool_calls = reply.tool_calls.len(),
+                "model answered"
+            ),
+            Err(error) => tracing::warn!(target: "agent-step", attempt, latency_ms, %error, "model failed"),
+        }
+        outcome
     }
 }
 

@@ -58,7 +58,7 @@ impl Processor for AgentStep {
 
     fn decide(
         &self,
-        _key: &str,
+        key: &str,
         lane: &Conversation,
         input: &LaneInput<ModelOutcome>,
         now_ms: i64,
@@ -66,7 +66,15 @@ impl Processor for AgentStep {
         let Some((input, traceparent)) = core_input(input) else { return nothing() };
         let registry = self.registry.snapshot();
         let context = Context { registry: &registry, settings: &self.settings };
-        let decision = step::decide(lane, &input, context, now_ms);
+        let kind = match &input {
+            Input::Inbox { message, .. } => message.body.kind(),
+            Input::ModelReply { .. } => "model_reply",
+            Input::Deadline { .. } => "deadline",
+        };
+        let span =
+            tracing::info_span!(target: "agent-step", "step", conversation = key, ce_id = %input.id(), kind);
+        let decision = span.in_scope(|| step::decide(lane, &input, context, now_ms));
+        span.in_scope(|| log_decision(&decision));
         lane_step(decision, &Meta { input: input.id(), time_ms: now_ms, traceparent })
     }
 
@@ -87,6 +95,39 @@ impl Processor for AgentStep {
     fn timers(&self, lane: &Conversation) -> Vec<(Id, i64)> {
         lane.timers()
     }
+
+    fn call_span(
+        &self,
+        key: &str,
+        lane: Option<&Conversation>,
+        call: &Id,
+        request: &ModelRequest,
+    ) -> tracing::Span {
+        let wait = lane.and_then(|lane| lane.waits.get(call));
+        tracing::info_span!(
+            target: "agent-step",
+            "model_call",
+            conversation = key,
+            agent = wait.map(|wait| wait.agent.as_str()),
+            branch = wait.map(|wait| wait.branch.as_str()),
+            ce_id = %call,
+            model = request.model,
+        )
+    }
+}
+
+fn log_decision(decision: &Decision) {
+    let first = decision.transitions.first();
+    tracing::debug!(
+        target: "agent-step",
+        agent = first.map(|transition| transition.agent.as_str()),
+        branch = first.map(|transition| transition.branch.as_str()),
+        transitions = decision.transitions.len(),
+        effects = decision.effects.len(),
+        asks = decision.asks.len(),
+        closed = decision.closed.len(),
+        "decided"
+    );
 }
 
 /// What all records of one step have in common.

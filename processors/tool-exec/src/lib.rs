@@ -176,12 +176,24 @@ impl Processor for ToolExec {
 
     fn decide(
         &self,
-        _key: &str,
+        key: &str,
         lane: &ToolLane,
         input: &LaneInput<ToolExecReply>,
         now_ms: i64,
     ) -> LaneStep<ToolExecRequest> {
-        decide::decide(&(self.registry)(), lane, input, now_ms)
+        let effect = match input {
+            LaneInput::Record(record) | LaneInput::Claimed(record) => match &record.payload {
+                Payload::Effect(effect) => Some(effect),
+                _ => None,
+            },
+            LaneInput::Reply { .. } | LaneInput::Timer { .. } => lane.effect(),
+        };
+        let conversation = effect.map(|effect| effect.conversation.as_str());
+        let span = tracing::info_span!(target: "tool-exec", "step", conversation, ce_id = key);
+        let _entered = span.enter();
+        let decided = decide::decide(&(self.registry)(), lane, input, now_ms);
+        tracing::debug!(target: "tool-exec", mark = ?decided.mark, outputs = decided.outputs.len(), "decided");
+        decided
     }
 
     fn apply(&self, lane: &mut ToolLane, message: &Message) -> Result<(), String> {
@@ -197,6 +209,31 @@ impl Processor for ToolExec {
     fn timers(&self, _lane: &ToolLane) -> Vec<(Id, i64)> {
         // Calls carry their deadline, and waits are timed by the conversation.
         Vec::new()
+    }
+
+    fn call_span(
+        &self,
+        key: &str,
+        lane: Option<&ToolLane>,
+        _call: &Id,
+        request: &ToolExecRequest,
+    ) -> tracing::Span {
+        let effect = lane.and_then(ToolLane::effect);
+        let (kind, tool) = match request {
+            ToolExecRequest::Tool { request, .. } => ("call", Some(request.tool.as_str())),
+            ToolExecRequest::Reconcile(request) => ("reconcile", Some(request.tool.as_str())),
+            ToolExecRequest::Webhook { .. } => ("webhook", None),
+        };
+        tracing::info_span!(
+            target: "tool-exec",
+            "tool_call",
+            conversation = effect.map(|effect| effect.conversation.as_str()),
+            agent = effect.map(|effect| effect.agent.as_str()),
+            branch = effect.map(|effect| effect.branch.as_str()),
+            ce_id = key,
+            kind,
+            tool,
+        )
     }
 }
 

@@ -92,7 +92,12 @@ impl ToolPort {
             let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             cache.put(key, value.clone(), ended_ms, ended_ms.saturating_add(ttl));
         }
-        tracing::debug!(target: "tool-exec", tool = request.tool, key = %request.key, latency_ms, "tool called");
+        let outcome = match &reply {
+            ToolReply::Success(_) => "success",
+            ToolReply::Failure(_) => "failure",
+            ToolReply::Unknown(_) => "unknown",
+        };
+        tracing::info!(target: "tool-exec", outcome, latency_ms, "tool called");
         ToolExecReply::Tool { reply, latency_ms, cache_hit: false }
     }
 
@@ -104,7 +109,10 @@ impl ToolPort {
         let mut last = "its deadline had passed before it could be sent".to_owned();
         for attempt in 1..=WEBHOOK_ATTEMPTS {
             let Some(left) = self.left(deadline_ms) else { return Err(last) };
-            match timeout(left, self.webhook.post(url, body, key)).await {
+            let tried = timeout(left, self.webhook.post(url, body, key)).await;
+            let delivered = matches!(tried, Ok(Ok(())));
+            tracing::info!(target: "tool-exec", attempt, delivered, "webhook called");
+            match tried {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) if !error.transient => return Err(error.message),
                 Ok(Err(error)) => last = error.message,

@@ -238,6 +238,11 @@ impl<P: Processor> Runtime<P> {
         self.lanes.get(&(partition, key.to_owned()))?.state.as_ref()
     }
 
+    /// The key of the lane that a call belongs to, while it runs.
+    pub fn call_lane(&self, call: &Id) -> Option<&str> {
+        self.calls.get(call).map(|running| running.key.as_str())
+    }
+
     /// Takes an event at a time and returns what is to be done, in order.
     pub fn on(&mut self, event: Event<P::Reply>, now_ms: i64) -> Actions<P> {
         let mut actions = Vec::new();

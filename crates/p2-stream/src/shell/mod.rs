@@ -13,6 +13,7 @@ use p2_core::ids::Id;
 use p2_core::record::{Message, StateTransition, Topic};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
 use crate::ports::{
@@ -362,13 +363,16 @@ where
 
     fn call(&mut self, partition: i32, epoch: Epoch, id: Id, deadline_ms: i64, request: P::Request) {
         let (port, sender, gauge) = (self.port.clone(), self.sender.clone(), self.gauge.clone());
-        let task = tokio::spawn(async move {
+        let key = self.runtime.call_lane(&id).unwrap_or_default();
+        let lane = self.runtime.lane(partition, key);
+        let span = self.runtime.processor().call_span(key, lane, &id, &request);
+        let work = async move {
             let begin = Instant::now();
             let reply = port.call(id, request, deadline_ms).await;
             gauge.metrics.observe(Metric::CallDurationSeconds, &[gauge.name], begin.elapsed().as_secs_f64());
             let _ = sender.send(Ok(Event::Reply { partition, epoch, call: id, reply }));
-        });
-        self.calls.insert(id, task.abort_handle());
+        };
+        self.calls.insert(id, tokio::spawn(work.instrument(span)).abort_handle());
     }
 
     fn commit(
