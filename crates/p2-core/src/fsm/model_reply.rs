@@ -81,13 +81,6 @@ fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, r
         step.event(agent, branch, "empty_reply", json!({"wait": wait.to_string()}));
         return turn::go_on(step, agent, branch);
     }
-    // Said while the call ran: the next call answers it.
-    let unseen = step
-        .conv
-        .visible(agent, branch)
-        .iter()
-        .skip_while(|entry| !matches!(&entry.state, State::Waiting(w) if w.id == *wait))
-        .any(|entry| lookup::is_question(&entry.state));
     let message = AssistantMessage {
         text: text.to_owned(),
         tool_calls: i32::try_from(reply.tool_calls.len()).unwrap_or(i32::MAX),
@@ -98,12 +91,5 @@ fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, r
         tool_calls::run(step, agent, branch, wait, &reply.tool_calls);
         return turn::go_on(step, agent, branch);
     }
-    if step.conv.is_parked(agent, branch) {
-        return;
-    }
-    if unseen && !step.conv.paused {
-        turn::ask_for_more(step, agent, branch);
-    } else {
-        turn::answered(step, agent, branch, seq, text);
-    }
+    turn::answered(step, agent, branch, seq, text);
 }

@@ -17,28 +17,48 @@ use crate::step::{ASKS_MAX, Ask, EMPTY_REPLIES_MAX, REFLECTIONS_MAX, STACK_ENTRI
 const REFLECT_SELF: &str = "Look at your last answer once more. Is it complete, correct and clear? Answer with the \
                             improved text, or with the same text where nothing is to be improved.";
 
+/// Whether an entry says nothing of its own: a wait, or a summary of what was said before.
+fn is_silent(entry: &Entry) -> bool {
+    match &entry.state {
+        State::Waiting(_) => true,
+        State::AssistantMessage(message) => message.summary_of.is_some(),
+        _ => false,
+    }
+}
+
 /// Whether the newest entry calls for something to happen.
 fn is_pending(entries: &[&Entry]) -> bool {
-    let newest = entries.iter().rev().find(|entry| !matches!(entry.state, State::Waiting(_)));
-    match newest.map(|entry| &entry.state) {
+    match entries.iter().rev().find(|entry| !is_silent(entry)).map(|entry| &entry.state) {
         Some(
             State::UserMessage(_) | State::ToolResult(_) | State::AgentResult(_) | State::UserResponse(_),
         ) => true,
+        Some(State::AssistantMessage(_)) => is_behind(entries),
         // Replies with neither text nor call leave nothing but their closed wait.
         Some(_) | None => false,
     }
 }
 
+/// Whether the agent's newest message, an answer or a failure, was under way when somebody wrote: then it
+/// answers what was said before, and what was said meanwhile is still to be answered.
+fn is_behind(entries: &[&Entry]) -> bool {
+    let asked = entries.iter().rposition(|entry| match &entry.state {
+        State::Waiting(waiting) => waiting.kind == WaitKind::Llm,
+        State::UserInputRequest(request) => request.kind == RequestKind::Reply,
+        _ => false,
+    });
+    let since = asked.and_then(|at| entries.get(at + 1..)).unwrap_or_default();
+    let mut since = since.iter().filter(|entry| !is_silent(entry)).map(|entry| &entry.state);
+    // One message closes the question that was under way; a second one was about what came meanwhile.
+    let written = since.by_ref().take_while(|state| !matches!(state, State::AssistantMessage(_)));
+    written.filter(|state| lookup::is_question(state)).count() > 0 && since.next().is_none()
+}
+
 /// Goes on with the turn of a branch: asks the model, the person or the rules, unless the branch is parked or
 /// held up by a wait, the conversation paused or the turn over.
 pub(super) fn go_on(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    if is_pending(&step.conv.visible(agent, branch)) {
-        ask_for_more(step, agent, branch);
+    if !is_pending(&step.conv.visible(agent, branch)) {
+        return;
     }
-}
-
-/// As [`go_on`], also where the newest entry is the agent's: something was said while it was being made.
-pub(super) fn ask_for_more(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     let held = !step.conv.waits_on(agent, branch).is_empty();
     if held || step.conv.paused || step.conv.is_parked(agent, branch) {
         return;
@@ -87,7 +107,9 @@ fn deliver(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     if step.conv.is_parked(agent, branch) || !step.conv.waits_on(agent, branch).is_empty() {
         return;
     }
-    let newest = step.conv.indexed(agent, branch).last().map(|entry| (entry.seq, entry.state.clone()));
+    let entries = step.conv.visible(agent, branch);
+    let newest = entries.iter().rev().find(|entry| !is_silent(entry));
+    let newest = newest.map(|entry| (entry.seq, entry.state.clone()));
     match newest {
         Some((seq, State::AssistantMessage(said))) if said.error.is_none() => {
             end(step, agent, branch, seq, &said.text);
@@ -141,8 +163,7 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         ids.len()
     };
     let asked = waits(turn);
-    let last =
-        entries.iter().rposition(|entry| !matches!(entry.state, State::Waiting(_))).map_or(0, |at| at + 1);
+    let last = entries.iter().rposition(|entry| !is_silent(entry)).map_or(0, |at| at + 1);
     let empty = waits(entries.get(last..).unwrap_or_default());
     if empty >= EMPTY_REPLIES_MAX {
         return rounds(step, agent, branch, "no_content", "The model gave no answer, three times in a row.");
@@ -203,7 +224,9 @@ fn reflect_on_tools(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     }
     let since = entries
         .iter()
-        .rposition(|entry| matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_)))
+        .rposition(|entry| {
+            !is_silent(entry) && matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_))
+        })
         .map_or(0, |at| at + 1);
     let names: Vec<String> = entries
         .get(since..)
@@ -238,12 +261,19 @@ fn answer_by_rule(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, rule:
 }
 
 fn ask_person(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, human: &HumanAgent) {
-    let text = step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
-        State::UserMessage(message) => Some(message.text.clone()),
-        _ => None,
-    });
-    let url = human.callback_url.clone();
-    request(step, agent, branch, RequestKind::Reply, String::new(), text.unwrap_or_default(), url);
+    let entries = step.conv.visible(agent, branch);
+    let asked = |entry: &&Entry| matches!(entry.state, State::UserInputRequest(_));
+    let since = entries.iter().rposition(asked).map_or(0, |at| at + 1);
+    let said: Vec<&str> = entries
+        .iter()
+        .skip(since)
+        .filter_map(|entry| match &entry.state {
+            State::UserMessage(message) => Some(message.text.as_str()),
+            _ => None,
+        })
+        .collect();
+    let (text, url) = (said.join("\n"), human.callback_url.clone());
+    request(step, agent, branch, RequestKind::Reply, String::new(), text, url);
 }
 
 /// Asks a person. The wait has the request's id.
@@ -275,8 +305,23 @@ pub(super) fn say(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, text:
     )
 }
 
-/// A model's final text: reflected on where the agent is so defined, otherwise the end of the turn.
+/// What an agent answered. Where somebody wrote meanwhile the turn goes on with that; a caller gets the last
+/// answer only.
 pub(super) fn answered(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, text: &str) {
+    if step.conv.is_parked(agent, branch) {
+        return;
+    }
+    if !is_behind(&step.conv.visible(agent, branch)) {
+        return reflected(step, agent, branch, seq, text);
+    }
+    if step.conv.open_call(agent, branch).is_none() {
+        publish(step, agent, branch, seq, text);
+    }
+    go_on(step, agent, branch);
+}
+
+/// A final text: reflected on where the agent is so defined, otherwise the end of the turn.
+fn reflected(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, text: &str) {
     let llm = lookup::llm(&step.conv, step.context, agent);
     let entries = step.conv.visible(agent, branch);
     let turn = lookup::since_question(&entries);
@@ -330,7 +375,8 @@ pub(super) fn finish(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, st
     }
 }
 
-/// The turn ends with a failure that people see; the conversation goes on with the next message.
+/// The turn ends with a failure that people see; the conversation goes on with the next message, at once where
+/// somebody wrote meanwhile.
 pub(super) fn failed(
     step: &mut Step<'_>,
     agent: &AgentId,
@@ -360,6 +406,12 @@ fn ended(
         return;
     }
     let call = step.conv.open_call(agent, branch).cloned();
+    if stop.is_none() && is_behind(&step.conv.visible(agent, branch)) {
+        if call.is_none() {
+            publish(step, agent, branch, seq, text);
+        }
+        return go_on(step, agent, branch);
+    }
     let stop = stop.or(call.as_ref().map(|_| StopReason::Error));
     if let Some(stop) = stop {
         finish(step, agent, branch, stop);
@@ -420,14 +472,6 @@ pub(super) fn make_room(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId,
     let text = digest(summed);
     let message = AssistantMessage { text, summary_of: Some(last), ..AssistantMessage::default() };
     step.append(agent, branch, State::AssistantMessage(message));
-    if pending {
-        // The question stays the newest thing said: a summary must not look like its answer.
-        let again =
-            step.conv.visible(agent, branch).into_iter().rev().find(|e| lookup::is_question(&e.state));
-        if let Some(State::UserMessage(question)) = again.map(|entry| entry.state.clone()) {
-            reflection(step, agent, branch, question.text);
-        }
-    }
     true
 }
 
