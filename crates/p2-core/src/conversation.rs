@@ -33,6 +33,10 @@ pub struct Conversation {
     pub overrides: BTreeMap<AgentId, (Overrides, bool)>,
     /// Nothing new is asked while true.
     pub paused: bool,
+    /// The model that an open model wait was asked of, where an override named it; otherwise it is that of the
+    /// agent's pinned definition.
+    #[serde(default)]
+    pub asked_models: BTreeMap<Id, String>,
 }
 
 /// One agent's stack: its branches, and which is checked out.

@@ -3,7 +3,7 @@
 use crate::conversation::{Branch, Conversation, OpenWait, OutOfOrder, Stack};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{BranchStatus, Change, StateTransition};
-use crate::state::{Entry, State};
+use crate::state::{Entry, State, WaitKind, Waiting};
 
 pub(crate) fn apply(conversation: &mut Conversation, transition: &StateTransition) -> Result<(), OutOfOrder> {
     if transition.seq < conversation.next_seq {
@@ -100,6 +100,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
         Change::Closed(closed) => {
             for wait in &closed.waits {
                 conversation.waits.remove(wait);
+                conversation.asked_models.remove(wait);
             }
         }
     }
@@ -107,6 +108,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
 
 fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
     if let State::Waiting(waiting) = &entry.state {
+        note_model(conversation, place, waiting);
         conversation
             .waits
             .entry(waiting.id)
@@ -121,6 +123,18 @@ fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
     if let Some(branch) = branch_mut(conversation, place.agent, place.branch) {
         branch.entries.push(entry.clone());
     }
+}
+
+/// An override may change the model while a call is under way; what the call is booked under must not change.
+fn note_model(conversation: &mut Conversation, place: &Place<'_>, waiting: &Waiting) {
+    if waiting.kind != WaitKind::Llm {
+        return;
+    }
+    let model = conversation.overrides.get(place.agent).and_then(|(set, _)| set.model.clone());
+    match model {
+        Some(model) => conversation.asked_models.insert(waiting.id, model),
+        None => conversation.asked_models.remove(&waiting.id),
+    };
 }
 
 fn stack_mut<'c>(conversation: &'c mut Conversation, agent: &AgentId) -> &'c mut Stack {

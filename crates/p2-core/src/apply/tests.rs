@@ -277,7 +277,7 @@ fn a_value_of_the_wrong_shape_or_out_of_range_is_refused_by_name() {
     refused(
         &agent("system_prompt: '{{ agent'"),
         expect![
-            "a.yml: agent 'a': 'system_prompt' is not a valid template: syntax error: unexpected end of input, expected end of variable block (in <string>:1)"
+            "a.yml: agent 'a': 'system_prompt' is not a valid template: line 1: syntax error: unexpected end of input, expected end of variable block"
         ],
     );
     refused(
@@ -337,7 +337,7 @@ fn tools_personas_and_prices_are_checked_too() {
     refused(
         "{kind: persona, id: p, template: '{% if %}'}",
         expect![
-            "a.yml: persona 'p': 'template' is not a valid template: syntax error: unexpected end of block (in <string>:1)"
+            "a.yml: persona 'p': 'template' is not a valid template: line 1: syntax error: unexpected end of block"
         ],
     );
     let price = |text: &str| {

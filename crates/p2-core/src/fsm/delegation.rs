@@ -33,13 +33,17 @@ pub(super) fn delegate(
             let Some(count) = context.strip_prefix("last:").and_then(|n| n.parse::<usize>().ok()) else {
                 return Err(format!("'context' is '{context}': it must be none, last:<n> or summary"));
             };
-            format!("{}\n\n{message}", last_said(&entries, count))
+            match last_said(&entries, count) {
+                Some(said) => format!("{said}\n\n{message}"),
+                None => message.to_owned(),
+            }
         }
     };
     call(step, agent, branch, call_id, &AgentId::from(callee), told)
 }
 
-fn last_said(entries: &[&Entry], count: usize) -> String {
+/// The newest `count` messages; none where there is nothing to tell.
+fn last_said(entries: &[&Entry], count: usize) -> Option<String> {
     let said: Vec<String> = entries
         .iter()
         .filter_map(|entry| match &entry.state {
@@ -52,7 +56,7 @@ fn last_said(entries: &[&Entry], count: usize) -> String {
         .collect();
     let from = said.len().saturating_sub(count);
     let last = said.get(from..).unwrap_or_default();
-    format!("What was said before:\n{}", last.join("\n"))
+    (!last.is_empty()).then(|| format!("What was said before:\n{}", last.join("\n")))
 }
 
 /// Calls another agent: AgentCall and Waiting(agent) here, a branch and its first message there.

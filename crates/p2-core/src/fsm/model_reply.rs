@@ -55,7 +55,7 @@ fn called(
     waiting: &Waiting,
     outcome: &ModelOutcome,
 ) {
-    let model = lookup::llm(&step.conv, step.context, agent).map(|llm| llm.model).unwrap_or_default();
+    let model = model_of(step, agent, &waiting.id);
     let (prompt_tokens, completion_tokens) = match &outcome.result {
         Ok(reply) => (reply.prompt_tokens, reply.completion_tokens),
         Err(_) => (None, None),
@@ -73,6 +73,20 @@ fn called(
         error: outcome.result.as_ref().err().map(ToString::to_string),
     };
     step.artifact(agent, branch, None, ArtifactBody::ModelCall(call));
+}
+
+/// The model that the call went to. Overrides may have changed since; a call whose wait is closed already goes
+/// by those of today.
+fn model_of(step: &Step<'_>, agent: &AgentId, wait: &Id) -> String {
+    if let Some(model) = step.conv.asked_models.get(wait) {
+        return model.clone();
+    }
+    let llm = if step.conv.waits.contains_key(wait) {
+        lookup::llm_as_defined(&step.conv, step.context, agent)
+    } else {
+        lookup::llm(&step.conv, step.context, agent)
+    };
+    llm.map(|llm| llm.model).unwrap_or_default()
 }
 
 fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, reply: &ModelReply) {

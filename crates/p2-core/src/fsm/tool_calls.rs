@@ -79,7 +79,7 @@ fn one(
     }
     let llm = lookup::llm(&step.conv, step.context, agent);
     let offered: Vec<&Tool> =
-        llm.map(|llm| lookup::offered(&step.conv, step.context, &llm)).unwrap_or_default();
+        llm.map(|llm| lookup::offered(&step.conv, step.context, agent, &llm)).unwrap_or_default();
     let Some(tool) = offered.iter().find(|tool| tool.id == call.name) else {
         let names: Vec<&str> = offered.iter().map(|tool| tool.id.as_str()).collect();
         let why = format!("there is no tool '{}': you have {}", call.name, names.join(", "));
@@ -89,7 +89,8 @@ fn one(
     {
         let skip = step.context.settings.dedup == DedupPolicy::Strict && !tool.side_effect_free;
         let action = if skip { "blocked" } else { "allowed" };
-        let data = json!({"tool": tool.id, "call_id": call_id, "action": action});
+        let policy = step.context.settings.dedup.as_str();
+        let data = json!({"tool": tool.id, "call_id": call_id, "policy": policy, "action": action});
         step.event(agent, branch, "duplicate_tool_call", data);
         if skip {
             return call_of.ended(step, ToolStatus::Skipped, "duplicate call skipped by the dedup policy");

@@ -171,7 +171,7 @@ fn the_system_prompt_speaks_of_tools_and_delegation_only_to_those_who_have_them(
         Call a tool whenever it knows better than you; never make up what it could tell you. Calls that do not depend on each other belong in one reply. When a call fails, say so, or correct its arguments and try again.
 
         Working with other agents:
-        - Hand a task over with delegate when you were asked to involve another agent, or when you lack the tool for it. Use the agent's id exactly as it was given to you.
+        - Hand a task over with delegate when you were asked to involve another agent, or when you lack the tool for it. Use the agent's id exactly as the description of delegate or the person gave it to you.
         - The other agent sees only the message, so put into it whatever the task needs; set context where it needs what was said before.
         - Its answer comes back to you as the result of the call. Then carry on: finish every other step you were asked for, and only after that give the final answer in your own words.
         - Do not hand a task back to the agent that gave it to you.
@@ -614,7 +614,16 @@ fn what_the_agent_names_and_does_not_exist_is_an_error_that_names_it() {
     .assert_eq(&resolve(&persona));
     let bare = |llm| {
         let (conversation, agent) = (&conversation, &agent);
-        request(&RenderSpec { conversation, agent, llm, persona: None, tools: Vec::new() }, &[]).unwrap_err()
+        let spec = RenderSpec {
+            conversation,
+            agent,
+            llm,
+            persona: None,
+            tools: Vec::new(),
+            agents: Vec::new(),
+            any_agent: false,
+        };
+        request(&spec, &[]).unwrap_err()
     };
     assert_eq!(bare(&tools), resolve(&tools));
     assert_eq!(bare(&persona), resolve(&persona));
