@@ -283,7 +283,7 @@ fn a_value_of_the_wrong_shape_or_out_of_range_is_refused_by_name() {
     refused(
         &agent("system_prompt: '{{ agnet }}'"),
         expect![
-            "a.yml: agent 'a': 'system_prompt' uses the unknown name 'agnet'; it may use agent, conversation, question, tools, can_delegate, can_ask"
+            "a.yml: agent 'a': 'system_prompt' uses the unknown name 'agnet'; it may use agent, agents, conversation, question, tools, can_delegate, can_ask"
         ],
     );
     refused(
