@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use crate::ids::Id;
 use crate::model::{ChatMessage, ModelToolCall};
-use crate::state::{AssistantMessage, Entry, State, ToolCall, ToolResult, ToolStatus, UserMessage};
+use crate::state::{
+    AssistantMessage, Entry, State, ToolCall, ToolResult, ToolStatus, UserMessage, WaitKind, Waiting,
+};
 
 /// A part of the dialogue that is kept or dropped whole.
 #[derive(Clone, Debug)]
@@ -54,6 +56,10 @@ struct Parts<'a> {
     groups: BTreeMap<Id, usize>,
     /// Text of a reply whose tool calls are still to come.
     text: Option<(i64, &'a str)>,
+    /// Whether a model call is under way.
+    asking: bool,
+    /// What was said while it was: the reply does not answer it, so it stands after the reply.
+    meanwhile: Vec<Item>,
 }
 
 enum Part<'a> {
@@ -72,21 +78,32 @@ impl<'a> Parts<'a> {
         match &entry.state {
             State::UserMessage(message) => {
                 self.flush();
-                let content = message.text.clone();
-                self.message(entry.seq, !is_reflection(message), ChatMessage::User { content });
+                let messages = vec![ChatMessage::User { content: message.text.clone() }];
+                let item = Item { last: entry.seq, asked: !is_reflection(message), messages };
+                if self.asking {
+                    self.meanwhile.push(item);
+                } else {
+                    self.parts.push(Part::Message(item));
+                }
             }
+            State::AssistantMessage(message) if message.summary_of.is_some() => self.flush(),
             State::AssistantMessage(message) => {
                 self.flush();
-                if message.error.is_some() || message.summary_of.is_some() {
-                    return;
+                if message.error.is_none() {
+                    self.text = Some((entry.seq, &message.text));
                 }
-                self.text = Some((entry.seq, &message.text));
                 if message.tool_calls == 0 {
                     self.flush();
+                    self.replied();
                 }
             }
             State::ToolCall(call) => self.call(entry.seq, call),
             State::ToolResult(result) => self.result(entry.seq, result),
+            State::Waiting(Waiting { kind: WaitKind::Llm, .. }) => {
+                // Asked anew: this call has seen it all.
+                self.replied();
+                self.asking = true;
+            }
             State::AgentCall(_)
             | State::AgentResult(_)
             | State::Waiting(_)
@@ -96,8 +113,10 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn message(&mut self, seq: i64, asked: bool, message: ChatMessage) {
-        self.parts.push(Part::Message(Item { last: seq, asked, messages: vec![message] }));
+    /// The call that was under way is over.
+    fn replied(&mut self) {
+        self.asking = false;
+        self.parts.extend(self.meanwhile.drain(..).map(Part::Message));
     }
 
     /// A reply's text of which no tool call follows (a fork may cut between them) is a plain message.
@@ -106,7 +125,8 @@ impl<'a> Parts<'a> {
             && !text.is_empty()
         {
             let content = Some(text.to_owned());
-            self.message(seq, false, ChatMessage::Assistant { content, tool_calls: Vec::new() });
+            let messages = vec![ChatMessage::Assistant { content, tool_calls: Vec::new() }];
+            self.parts.push(Part::Message(Item { last: seq, asked: false, messages }));
         }
     }
 
@@ -123,6 +143,7 @@ impl<'a> Parts<'a> {
         self.groups.insert(call.reply, self.parts.len());
         let text = self.text.take().map(|(_, text)| text).filter(|text| !text.is_empty());
         self.parts.push(Part::Group(Group { last: seq, text, calls: vec![(call, None)] }));
+        self.replied();
     }
 
     /// A result belongs to the newest call of its id that is open. What was in doubt stays open: its own
@@ -147,6 +168,7 @@ impl<'a> Parts<'a> {
 
     fn finish(mut self) -> Vec<Item> {
         self.flush();
+        self.replied();
         self.parts
             .into_iter()
             .filter_map(|part| match part {

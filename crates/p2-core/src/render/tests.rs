@@ -278,6 +278,46 @@ fn results_stand_beside_their_calls_whatever_was_typed_in_between() {
 }
 
 #[test]
+fn what_was_typed_while_a_call_ran_stands_after_the_reply_that_did_not_see_it() {
+    let asking = || wait(WaitKind::Llm);
+    compact(
+        vec![user("one"), asking(), user("two"), user("three"), says("first"), asking(), says("second")],
+        expect![[r#"
+            user: one
+            assistant: first
+            user: two
+            user: three
+            assistant: second
+        "#]],
+    );
+    compact(
+        vec![user("one"), asking(), user("two"), says_and_calls("", 1), call("r1", "c1"), result("c1")],
+        expect![[r#"
+            user: one
+            assistant: - [c1 get_weather{"location":"Paris"}]
+              tool c1 get_weather: {"status":"success","temperature":71.6}
+            user: two
+        "#]],
+    );
+    // Asked anew after a pause: that call saw it.
+    compact(
+        vec![user("one"), asking(), user("two"), asking(), says("both")],
+        expect![[r#"
+        user: one
+        user: two
+        assistant: both
+    "#]],
+    );
+    compact(
+        vec![user("one"), asking(), user("two")],
+        expect![[r#"
+        user: one
+        user: two
+    "#]],
+    );
+}
+
+#[test]
 fn calls_of_two_replies_are_two_messages() {
     compact(
         vec![user("x"), call("r1", "c1"), result("c1"), call("r2", "c2"), result("c2")],
@@ -703,6 +743,7 @@ fn any_state() -> impl Strategy<Value = State> {
         6 => (reply(), id()).prop_map(|(reply, id)| call(&reply, &id)),
         6 => (id(), any_status()).prop_map(|(id, status)| result_with(&id, status, json!({"a": 1}))),
         1 => Just(wait(WaitKind::Tool)),
+        2 => Just(wait(WaitKind::Llm)),
         1 => Just(State::Finished(Finished { stop_reason: StopReason::Done })),
     ]
 }

@@ -23,10 +23,50 @@ fn told(context: Option<&str>) -> Result<String, String> {
 #[test]
 fn a_callee_is_told_the_message_and_as_much_of_the_conversation_as_the_call_says() {
     let mut table = String::new();
-    for context in [None, Some("none"), Some("last:0"), Some("last:1"), Some("last:3"), Some("last:99"), Some("summary")] {
+    for context in
+        [None, Some("none"), Some("last:0"), Some("last:1"), Some("last:3"), Some("last:99"), Some("summary")]
+    {
         table += &format!("--- {}\n{}\n", context.unwrap_or("-"), told(context).unwrap());
     }
-    check(&table, expect![[""]]);
+    check(
+        &table,
+        expect![[r#"
+        --- -
+        who is she?
+        --- none
+        who is she?
+        --- last:0
+        who is she?
+        --- last:1
+        What was said before:
+        assistant: one moment
+
+        who is she?
+        --- last:3
+        What was said before:
+        assistant: hello Ann
+        user: ask the helper
+        assistant: one moment
+
+        who is she?
+        --- last:99
+        What was said before:
+        user: my name is Ann
+        assistant: hello Ann
+        user: ask the helper
+        assistant: one moment
+
+        who is she?
+        --- summary
+        Summary of 5 earlier entries.
+        user: my name is Ann
+        assistant: hello Ann
+        user: ask the helper
+        assistant: one moment
+
+        who is she?
+    "#]],
+    );
 }
 
 #[test]
@@ -42,7 +82,15 @@ fn a_call_that_makes_no_sense_comes_back_to_the_model_with_the_way_out() {
         w.reply("alpha", "", &[("delegate", arguments)]);
         table += &(w.asked("alpha") + "\n");
     }
-    check(&table, expect![[""]]);
+    check(
+        &table,
+        expect![[r#"
+        Tool { tool_call_id: "call_13772fbcfd022857300c9810dd3894d8", name: "delegate", content: "{\"message\":\"'context' is 'everything': it must be none, last:<n> or summary\",\"status\":\"error\"}" }
+        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "delegate", content: "{\"message\":\"delegate needs the texts 'agent_id' and 'message'\",\"status\":\"error\"}" }
+        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "delegate", content: "{\"message\":\"delegate needs the texts 'agent_id' and 'message'\",\"status\":\"error\"}" }
+        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "delegate", content: "{\"message\":\"there is no agent 'helpr': did you mean 'helper'?\",\"status\":\"error\"}" }
+    "#]],
+    );
 }
 
 #[test]
@@ -97,15 +145,10 @@ fn what_somebody_writes_to_a_callee_that_fails_is_answered_before_its_caller_is(
 
 /// Every branch of an agent with its entries, by creator.
 fn forest(w: &World, agent: &str) -> String {
-    let names: BTreeMap<String, String> = w.conv.stacks[&AgentId::from(agent)]
-        .branches
-        .values()
-        .enumerate()
-        .map(|(at, branch)| (branch.id.0.clone(), format!("b{at}")))
-        .collect();
     let mut text = String::new();
     let mut branches: Vec<_> = w.conv.stacks[&AgentId::from(agent)].branches.values().collect();
-    branches.sort_by_key(|branch| (branch.created_ms, branch.creator.starts_with("tree:"), branch.id.clone()));
+    branches
+        .sort_by_key(|branch| (branch.created_ms, branch.creator.starts_with("tree:"), branch.id.clone()));
     for branch in branches {
         let kind = branch.creator.split(':').next().unwrap_or_default();
         text += &format!("{agent} {kind}\n");
@@ -113,7 +156,6 @@ fn forest(w: &World, agent: &str) -> String {
             text += &format!("  {line}\n");
         }
     }
-    drop(names);
     text
 }
 
@@ -136,9 +178,83 @@ fn a_tree_fork_cuts_each_child_at_the_last_entry_that_the_kept_part_of_its_paren
         ..command(BranchOperation::Fork)
     };
     w.branch(fork);
-    check(&forest(&w, "alpha"), expect![[""]]);
-    check(&forest(&w, "helper"), expect![[""]]);
-    check(&forest(&w, "rules"), expect![[""]]);
+    check(
+        &forest(&w, "alpha"),
+        expect![[r#"
+        alpha open
+          0 user: first
+          1 assistant +1: 
+          2 call delegate {"agent_id":"helper","message":"one"}
+          3 agent call helper: one
+          4 agent result helper success: one is done
+          5 result delegate success Some(1.0)
+          6 assistant: first is done
+          7 user: second
+          8 assistant +1: 
+          9 call delegate {"agent_id":"helper","message":"two"}
+          10 agent call helper: two
+          11 agent result helper success: two is done
+          12 result delegate success Some(1.0)
+          13 assistant: second is done
+        alpha user
+          0 user: first
+          1 assistant +1: 
+          2 call delegate {"agent_id":"helper","message":"one"}
+          3 agent call helper: one
+          4 agent result helper success: one is done
+          5 result delegate success Some(1.0)
+          6 assistant: first is done
+          7 user: second
+    "#]],
+    );
+    check(
+        &forest(&w, "helper"),
+        expect![[r#"
+        helper call
+          0 user (agent:alpha): one
+          1 assistant +1: 
+          2 call delegate {"agent_id":"rules","message":"hello"}
+          3 agent call rules: hello
+          4 agent result rules success: hi
+          5 result delegate success Some(1.0)
+          6 assistant: one is done
+          7 finished done
+        helper call
+          0 user (agent:alpha): one
+          1 assistant +1: 
+          2 call delegate {"agent_id":"rules","message":"hello"}
+          3 agent call rules: hello
+          4 agent result rules success: hi
+          5 result delegate success Some(1.0)
+          6 assistant: one is done
+          7 finished done
+          8 user (agent:alpha): two
+          9 assistant: two is done
+          10 finished done
+        helper tree
+          0 user (agent:alpha): one
+          1 assistant +1: 
+          2 call delegate {"agent_id":"rules","message":"hello"}
+          3 agent call rules: hello
+          4 agent result rules success: hi
+          5 result delegate success Some(1.0)
+          6 assistant: one is done
+          7 finished done
+    "#]],
+    );
+    check(
+        &forest(&w, "rules"),
+        expect![[r#"
+        rules call
+          0 user (agent:helper): hello
+          1 assistant: hi
+          2 finished done
+        rules tree
+          0 user (agent:helper): hello
+          1 assistant: hi
+          2 finished done
+    "#]],
+    );
 }
 
 #[test]
@@ -179,5 +295,12 @@ fn a_child_that_was_spoken_to_after_its_call_ended_is_cut_at_the_end_of_the_call
     w.branch(BranchCommand { tree: true, ..command(BranchOperation::Fork) });
     let helper = &w.conv.stacks[&AgentId::from("helper")];
     let fork = helper.branches.values().find(|branch| branch.creator.starts_with("tree:")).expect("a fork");
-    check(&w.show("helper", fork.id.as_str()), expect![[""]]);
+    check(
+        &w.show("helper", fork.id.as_str()),
+        expect![[r#"
+        0 user (agent:alpha): one
+        1 assistant: one is done
+        2 finished done
+    "#]],
+    );
 }

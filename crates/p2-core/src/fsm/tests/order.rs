@@ -101,13 +101,8 @@ fn every_kind_of_input_is_answered_by_exactly_one_outcome_before_the_conversatio
         reward: None,
         latency_ms: None,
     };
-    let over = OverrideCommand {
-        agent: None,
-        set: Overrides::default(),
-        clear: false,
-        lock: false,
-        unlock: false,
-    };
+    let over =
+        OverrideCommand { agent: None, set: Overrides::default(), clear: false, lock: false, unlock: false };
     let control = ControlCommand { operation: ControlOperation::Cancel, reason: String::new() };
     for body in [
         InboxBody::HumanAnswer(HumanAnswer { request: id, answer, by: "ann".into() }),
@@ -117,7 +112,11 @@ fn every_kind_of_input_is_answered_by_exactly_one_outcome_before_the_conversatio
         InboxBody::ControlCommand(control),
         InboxBody::UserText(UserText { agent: None, branch: None, text: "hey".into() }),
         InboxBody::UserText(UserText { agent: Some("alpha".into()), branch: None, text: " \n".into() }),
-        InboxBody::UserText(UserText { agent: Some("alpha".into()), branch: Some("x".into()), text: "a".into() }),
+        InboxBody::UserText(UserText {
+            agent: Some("alpha".into()),
+            branch: Some("x".into()),
+            text: "a".into(),
+        }),
     ] {
         let mut w = World::new();
         let kind = body.kind();

@@ -32,7 +32,17 @@ fn a_repeated_call_runs_under_none_is_noted_under_penalty_and_skipped_under_stri
             table += &format!("{policy:?} {}: {} run {events:?}\n", call.0, w.tool_effects().len());
         }
     }
-    check(&table, expect![[""]]);
+    check(
+        &table,
+        expect![[r#"
+        None weather: 2 run []
+        None pay: 2 run []
+        Penalty weather: 2 run ["\"penalty\" \"allowed\""]
+        Penalty pay: 2 run ["\"penalty\" \"allowed\""]
+        Strict weather: 2 run ["\"strict\" \"allowed\""]
+        Strict pay: 1 run ["\"strict\" \"blocked\""]
+    "#]],
+    );
 }
 
 #[test]
@@ -114,6 +124,7 @@ fn call(id: &str, tool: &str) -> ModelToolCall {
 #[test]
 fn call_ids_that_are_missing_or_repeated_are_mended_and_each_call_gets_its_own_result() {
     let mut w = World::new();
+    w.alpha(|llm| llm.render = RenderPolicy::Compact);
     w.say("go");
     let wait = w.ask_of("alpha");
     let calls = ["a", "a", "", " a ", "b", ""];
@@ -131,7 +142,8 @@ fn call_ids_that_are_missing_or_repeated_are_mended_and_each_call_gets_its_own_r
     assert!(w.tool_effects()[6..].iter().all(|(_, call)| !ids.contains(&call.call_id)), "of an earlier turn");
     (6..8).for_each(|nth| drop(w.tool_done(nth, ToolStatus::Success)));
     assert_eq!(w.main().matches("result weather success").count(), 8);
-    let tools = w.asks[0].request.messages.iter().filter(|message| format!("{message:?}").starts_with("Tool"));
+    let tools =
+        w.asks[0].request.messages.iter().filter(|message| format!("{message:?}").starts_with("Tool"));
     assert_eq!(tools.count(), 8, "the model sees every result");
 }
 
@@ -166,7 +178,25 @@ fn a_denied_call_is_not_made_and_the_model_reads_why() {
         assert!(w.tool_effects().is_empty());
         table += &format!("{}{}\n", w.main(), w.asked("alpha"));
     }
-    check(&table, expect![[""]]);
+    check(
+        &table,
+        expect![[r#"
+        0 user: go
+        1 assistant +1: 
+        2 call guarded {"a":1}
+        3 request Approval: May 'alpha' call guarded with {"a":1}?
+        4 response Deny by ann
+        5 result guarded skipped None
+        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call: too dear\",\"status\":\"skipped\"}" }
+        0 user: go
+        1 assistant +1: 
+        2 call guarded {"a":1}
+        3 request Approval: May 'alpha' call guarded with {"a":1}?
+        4 response Deny by ann
+        5 result guarded skipped None
+        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call\",\"status\":\"skipped\"}" }
+    "#]],
+    );
 }
 
 #[test]
@@ -280,7 +310,14 @@ fn a_model_call_is_booked_under_the_model_that_it_went_to() {
             calls += &format!("{} {:?}\n", call.model, call.cost_usd);
         }
     }
-    check(&calls, expect![[""]]);
+    check(
+        &calls,
+        expect![[r#"
+        scripted/demo Some("0.00257")
+        other/model None
+        third/model None
+    "#]],
+    );
     assert!(w.conv.asked_models.is_empty());
 }
 
@@ -305,20 +342,23 @@ fn overrides_reach_the_request_and_clearing_them_takes_them_back() {
         let numbers = (request.temperature, request.top_p, request.max_tokens);
         format!("{} {numbers:?} {tools:?}", request.model)
     };
-    check(&shown(&w), expect![[""]]);
+    check(&shown(&w), expect![[r#"other/model (Some(0.3), Some(0.4), Some(50)) ["weather"]"#]]);
     w.reply("alpha", "", &[pay(1)]);
-    assert!(w.main().ends_with("result pay error Some(0.0)\n"), "a tool that was taken away cannot be called");
+    assert!(
+        w.main().ends_with("result pay error Some(0.0)\n"),
+        "a tool that was taken away cannot be called"
+    );
     w.reply("alpha", "sorry", &[]);
-    let clear = OverrideCommand {
-        agent: None,
-        set: Overrides::default(),
-        clear: true,
-        lock: false,
-        unlock: false,
-    };
+    let clear =
+        OverrideCommand { agent: None, set: Overrides::default(), clear: true, lock: false, unlock: false };
     w.inbox(InboxBody::OverrideCommand(clear));
     w.say("go");
-    check(&shown(&w), expect![[""]]);
+    check(
+        &shown(&w),
+        expect![[
+            r#"scripted/demo (None, None, None) ["weather", "pay", "guarded", "delegate", "ask_user"]"#
+        ]],
+    );
 }
 
 #[test]

@@ -17,7 +17,15 @@ fn what_was_typed_while_a_failing_call_ran_is_asked_next() {
     w.fail("alpha");
     assert!(w.asked("alpha").contains("two"), "{}", w.asked("alpha"));
     w.reply("alpha", "answer to two", &[]);
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant error model/http_401
+        3 assistant: answer to two
+    "#]],
+    );
     assert_eq!(w.published().len(), 2);
     assert!(w.asks.is_empty());
 }
@@ -31,7 +39,15 @@ fn what_was_typed_while_a_call_ran_out_of_time_is_asked_next() {
     w.now = 200_000;
     w.deadline(wait);
     w.reply("alpha", "answer to two", &[]);
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant error timeout/timeout
+        3 assistant: answer to two
+    "#]],
+    );
 }
 
 #[test]
@@ -45,7 +61,15 @@ fn a_failure_is_asked_again_once_for_each_message_and_not_for_ever() {
     w.control(ControlOperation::Pause);
     w.control(ControlOperation::Resume);
     assert!(w.asks.is_empty(), "a resume repeats nothing");
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant error model/http_401
+        3 assistant error model/http_401
+    "#]],
+    );
 }
 
 #[test]
@@ -58,9 +82,17 @@ fn what_was_typed_before_a_pause_is_asked_after_it_although_the_reply_came_in_be
     w.reply_to(wait, "first", &[]);
     assert!(w.asks.is_empty());
     w.control(ControlOperation::Resume);
-    assert!(w.asked("alpha").contains("first"), "the whole dialogue is sent");
+    assert!(w.asked("alpha").contains("two"), "{}", w.asked("alpha"));
     w.reply("alpha", "second", &[]);
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant: first
+        3 assistant: second
+    "#]],
+    );
     assert_eq!(w.published(), ["first", "second"]);
 }
 
@@ -75,7 +107,15 @@ fn what_was_typed_on_a_branch_before_it_was_parked_is_asked_when_it_is_checked_o
     assert!(w.asks.is_empty());
     w.branch(BranchCommand { branch: Some("main".into()), ..command(BranchOperation::Checkout) });
     w.reply("alpha", "second", &[]);
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant: first
+        3 assistant: second
+    "#]],
+    );
 }
 
 #[test]
@@ -116,7 +156,21 @@ fn what_is_typed_while_a_person_writes_is_the_next_request() {
     let request = w.wait(WaitKind::UserInput);
     w.answer(request, AnswerKind::Text, "second", None);
     assert!(w.conv.waits.is_empty());
-    check(&w.show("person", "main"), expect![[""]]);
+    check(
+        &w.show("person", "main"),
+        expect![[r#"
+        0 user: one
+        1 request Reply: one
+        2 user: two
+        3 user: three
+        4 response Text by ann
+        5 assistant: first
+        6 request Reply: two
+        three
+        7 response Text by ann
+        8 assistant: second
+    "#]],
+    );
 }
 
 #[test]
@@ -150,7 +204,23 @@ fn tool_self_and_critic_share_three_reflections_for_a_message() {
     w.reply("alpha", "final", &[]);
     assert!(w.asks.is_empty(), "no room is left for the critic");
     assert_eq!(w.published(), ["final"]);
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: think
+        1 assistant +1: 
+        2 call look {"n":0}
+        3 result look success Some(1.0)
+        4 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
+        5 assistant +1: 
+        6 call look {"n":1}
+        7 result look success Some(1.0)
+        8 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
+        9 assistant: draft
+        10 user (reflection): Look at your last answer once more. Is it complete, correct and clear? Answer with the improved text, or with the same text where nothing is to be improved.
+        11 assistant: final
+    "#]],
+    );
     w.say("again");
     w.reply("alpha", "draft", &[]);
     assert_eq!(w.main().matches("user (reflection)").count(), 4, "the next message has its own three");
@@ -165,7 +235,18 @@ fn a_critic_is_asked_once_and_its_words_come_back_as_a_reflection() {
     w.reply("helper", "too short", &[]);
     w.reply("alpha", "longer", &[]);
     assert!(w.asks.is_empty());
-    check(&w.main(), expect![[""]]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: think
+        1 assistant: draft
+        2 agent call helper: Critique the following response: draft
+        3 agent result helper success: too short
+        4 user (reflection): A reviewer said about your last answer: too short
+        Answer again with that in mind.
+        5 assistant: longer
+    "#]],
+    );
 }
 
 #[test]
@@ -272,7 +353,7 @@ fn the_twenty_fifth_model_call_of_a_message_is_the_last() {
         w.reply("alpha", "", &[("nope", json!({"n": n}))]);
     }
     assert!(w.asks.is_empty());
-    assert!(w.main().ends_with("assistant error rounds/asks\n76 finished rounds\n"), "{}", w.main());
+    assert!(w.main().ends_with("assistant error rounds/asks\n77 finished rounds\n"), "{}", w.main());
     assert_eq!(w.published().len(), 1, "people are told");
     w.say("go on");
     w.reply("alpha", "here", &[]);
