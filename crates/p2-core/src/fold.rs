@@ -1,5 +1,7 @@
 //! Folding transitions into a conversation.
 
+use imbl::Vector;
+
 use crate::conversation::{Branch, Conversation, OpenWait, OutOfOrder, Stack};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{BranchStatus, Change, StateTransition};
@@ -70,7 +72,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
                 creator: forked.creator.clone(),
                 created_ms: place.time_ms,
                 call: forked.call.clone(),
-                entries: Vec::new(),
+                entries: Vector::new(),
                 hidden: Vec::new(),
                 status: BranchStatus::Idle,
             };
@@ -121,7 +123,7 @@ fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
             });
     }
     if let Some(branch) = branch_mut(conversation, place.agent, place.branch) {
-        branch.entries.push(entry.clone());
+        branch.entries.push_back(entry.clone());
     }
 }
 

@@ -152,7 +152,7 @@ pub fn request(spec: &RenderSpec<'_>, entries: &[&Entry]) -> Result<ModelRequest
         RenderPolicy::Tokens { budget } => window::within(dialogue, &messages, budget)?,
         RenderPolicy::Compact => dialogue,
     };
-    messages.extend(chosen.into_iter().flat_map(|item| item.messages));
+    messages.extend(chosen.iter().flat_map(items::Item::messages));
     let mut tools: Vec<ToolSpec> = Vec::new();
     for tool in &spec.tools {
         if tools.iter().all(|known| known.name != tool.id) {

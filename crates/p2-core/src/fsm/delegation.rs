@@ -117,9 +117,8 @@ fn newest_finished(
     branch: &BranchId,
     callee: &AgentId,
 ) -> Option<BranchId> {
-    let lineage = conv.visible(agent, branch);
     let result_seq = |id: &Id| {
-        lineage.iter().rev().find_map(|entry| match &entry.state {
+        conv.newest(agent, branch).find_map(|entry| match &entry.state {
             State::AgentResult(result) if result.id == *id => Some(entry.seq),
             _ => None,
         })
@@ -127,8 +126,9 @@ fn newest_finished(
     let stack = conv.stacks.get(callee)?;
     let finished = stack.branches.values().filter_map(|candidate| {
         let link = candidate.call.as_ref()?;
-        let entries = conv.indexed(callee, &candidate.id);
-        let last = entries.last().filter(|entry| matches!(entry.state, State::Finished(_)))?;
+        let last = conv
+            .newest_said(callee, &candidate.id)
+            .filter(|entry| matches!(entry.state, State::Finished(_)))?;
         let own = &link.agent == agent;
         let seq = result_seq(&link.id);
         if own && seq.is_none() || !conv.waits_on(callee, &candidate.id).is_empty() {
@@ -143,7 +143,7 @@ fn newest_finished(
 /// Where a call runs.
 pub(super) fn callee(conv: &Conversation, call: &Id) -> Option<(AgentId, BranchId)> {
     let wait = conv.waits.get(call)?;
-    conv.visible(&wait.agent, &wait.branch).into_iter().rev().find_map(|entry| match &entry.state {
+    conv.newest(&wait.agent, &wait.branch).find_map(|entry| match &entry.state {
         State::AgentCall(found) if found.id == *call => Some((found.agent.clone(), found.branch.clone())),
         _ => None,
     })
@@ -165,7 +165,7 @@ pub(super) fn settle(
     text: &str,
 ) -> Vec<(AgentId, BranchId)> {
     let Some(wait) = step.conv.waits.get(id).cloned() else { return Vec::new() };
-    let call = step.conv.visible(&wait.agent, &wait.branch).into_iter().rev().find_map(|e| match &e.state {
+    let call = step.conv.newest(&wait.agent, &wait.branch).find_map(|e| match &e.state {
         State::AgentCall(call) if call.id == *id => Some(call.clone()),
         _ => None,
     });

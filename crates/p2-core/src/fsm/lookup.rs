@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::conversation::Conversation;
 use crate::definition::{Agent, AgentKind, LlmAgent, Persona, Tool};
-use crate::ids::AgentId;
+use crate::ids::{AgentId, BranchId};
 use crate::model::ModelRequest;
 use crate::render::{self, RenderSpec};
 use crate::state::{Entry, State};
@@ -135,13 +135,15 @@ pub(super) fn is_question(state: &State) -> bool {
     matches!(state, State::UserMessage(message) if message.origin.as_deref() != Some("reflection"))
 }
 
-/// The entries after the newest user message of a lineage.
-pub(super) fn since_question<'s, 'e>(entries: &'s [&'e Entry]) -> &'s [&'e Entry] {
-    let from = entries.iter().rposition(|entry| is_question(&entry.state)).map_or(0, |at| at + 1);
-    entries.get(from..).unwrap_or_default()
+/// The entries after the newest user message of a branch, oldest first.
+pub(super) fn turn<'c>(conv: &'c Conversation, agent: &AgentId, branch: &BranchId) -> Vec<&'c Entry> {
+    let mut turn: Vec<&Entry> =
+        conv.newest(agent, branch).take_while(|entry| !is_question(&entry.state)).collect();
+    turn.reverse();
+    turn
 }
 
-/// The reflections asked for since the newest user message.
-pub(super) fn reflections(entries: &[&Entry]) -> usize {
-    since_question(entries).iter().filter(|entry| matches!(&entry.state, State::UserMessage(_))).count()
+/// The reflections asked for in a turn.
+pub(super) fn reflections(turn: &[&Entry]) -> usize {
+    turn.iter().filter(|entry| matches!(&entry.state, State::UserMessage(_))).count()
 }

@@ -24,8 +24,7 @@ pub(super) fn run(
 ) {
     let mut taken: BTreeSet<String> = step
         .conv
-        .visible(agent, branch)
-        .into_iter()
+        .newest(agent, branch)
         .filter_map(|entry| match &entry.state {
             State::ToolCall(call) => Some(call.call_id.clone()),
             _ => None,
@@ -188,7 +187,7 @@ pub(super) fn result(
 
 /// The call with that id on a branch.
 pub(super) fn find(step: &Step<'_>, agent: &AgentId, branch: &BranchId, call_id: &str) -> Option<ToolCall> {
-    step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+    step.conv.newest(agent, branch).find_map(|entry| match &entry.state {
         State::ToolCall(call) if call.call_id == call_id => Some(call.clone()),
         _ => None,
     })
@@ -214,8 +213,7 @@ fn is_duplicate(
     key: &str,
     seq: i64,
 ) -> bool {
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
+    let turn = lookup::turn(&step.conv, agent, branch);
     let failed = |call_id: &str| {
         turn.iter().any(|entry| {
             matches!(&entry.state, State::ToolResult(result)

@@ -27,12 +27,12 @@ fn is_silent(entry: &Entry) -> bool {
 }
 
 /// Whether the newest entry calls for something to happen.
-fn is_pending(entries: &[&Entry]) -> bool {
-    match entries.iter().rev().find(|entry| !is_silent(entry)).map(|entry| &entry.state) {
+fn is_pending(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+    match conv.newest(agent, branch).find(|entry| !is_silent(entry)).map(|entry| &entry.state) {
         Some(
             State::UserMessage(_) | State::ToolResult(_) | State::AgentResult(_) | State::UserResponse(_),
         ) => true,
-        Some(State::AssistantMessage(_)) => is_behind(entries),
+        Some(State::AssistantMessage(_)) => is_behind(conv, agent, branch),
         // Replies with neither text nor call leave nothing but their closed wait.
         Some(_) | None => false,
     }
@@ -40,23 +40,36 @@ fn is_pending(entries: &[&Entry]) -> bool {
 
 /// Whether the agent's newest message, an answer or a failure, was under way when somebody wrote: then it
 /// answers what was said before, and what was said meanwhile is still to be answered.
-fn is_behind(entries: &[&Entry]) -> bool {
-    let asked = entries.iter().rposition(|entry| match &entry.state {
+fn is_behind(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+    let mut said = conv.newest(agent, branch).filter(|entry| !is_silent(entry) || is_asking(&entry.state));
+    // One message closes the question that was under way; a second one was about what came meanwhile.
+    if !matches!(said.next().map(|entry| &entry.state), Some(State::AssistantMessage(_))) {
+        return false;
+    }
+    let mut meanwhile = false;
+    for entry in said {
+        match &entry.state {
+            state if is_asking(state) => return meanwhile,
+            State::AssistantMessage(_) => return false,
+            state => meanwhile |= lookup::is_question(state),
+        }
+    }
+    false
+}
+
+/// Whether this entry asks for the agent's words: of a model, or of the person who is the agent.
+fn is_asking(state: &State) -> bool {
+    match state {
         State::Waiting(waiting) => waiting.kind == WaitKind::Llm,
         State::UserInputRequest(request) => request.kind == RequestKind::Reply,
         _ => false,
-    });
-    let since = asked.and_then(|at| entries.get(at + 1..)).unwrap_or_default();
-    let mut since = since.iter().filter(|entry| !is_silent(entry)).map(|entry| &entry.state);
-    // One message closes the question that was under way; a second one was about what came meanwhile.
-    let written = since.by_ref().take_while(|state| !matches!(state, State::AssistantMessage(_)));
-    written.filter(|state| lookup::is_question(state)).count() > 0 && since.next().is_none()
+    }
 }
 
 /// Goes on with the turn of a branch: asks the model, the person or the rules, unless the branch is parked or
 /// held up by a wait, the conversation paused or the turn over.
 pub(super) fn go_on(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    if !is_pending(&step.conv.visible(agent, branch)) {
+    if !is_pending(&step.conv, agent, branch) {
         return;
     }
     let held = !step.conv.waits_on(agent, branch).is_empty();
@@ -107,8 +120,7 @@ fn deliver(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     if step.conv.is_parked(agent, branch) || !step.conv.waits_on(agent, branch).is_empty() {
         return;
     }
-    let entries = step.conv.visible(agent, branch);
-    let newest = entries.iter().rev().find(|entry| !is_silent(entry));
+    let newest = step.conv.newest(agent, branch).find(|entry| !is_silent(entry));
     let newest = newest.map(|entry| (entry.seq, entry.state.clone()));
     match newest {
         Some((seq, State::AssistantMessage(said))) if said.error.is_none() => {
@@ -136,7 +148,7 @@ pub(super) fn resume_here(step: &mut Step<'_>, agent: &AgentId, branch: &BranchI
 /// Whether a turn is under way on a branch.
 pub(super) fn is_open(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
     conv.branch(agent, branch).is_some_and(|branch| !branch.entries.is_empty())
-        && is_pending(&conv.visible(agent, branch))
+        && is_pending(conv, agent, branch)
 }
 
 fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
@@ -148,8 +160,7 @@ fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &
 }
 
 fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmAgent) {
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
+    let turn = lookup::turn(&step.conv, agent, branch);
     let waits = |entries: &[&Entry]| {
         let mut ids: Vec<Id> = entries
             .iter()
@@ -162,9 +173,9 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         ids.dedup();
         ids.len()
     };
-    let asked = waits(turn);
-    let last = entries.iter().rposition(|entry| !is_silent(entry)).map_or(0, |at| at + 1);
-    let empty = waits(entries.get(last..).unwrap_or_default());
+    let asked = waits(&turn);
+    let last = turn.iter().rposition(|entry| !is_silent(entry)).map_or(0, |at| at + 1);
+    let empty = waits(turn.get(last..).unwrap_or_default());
     if empty >= EMPTY_REPLIES_MAX {
         return rounds(step, agent, branch, "no_content", "The model gave no answer, three times in a row.");
     }
@@ -172,7 +183,7 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         let text = format!("Stopped after {ASKS_MAX} model calls for one message without an answer.");
         return rounds(step, agent, branch, "asks", &text);
     }
-    if entries_since_summary(&entries) >= STACK_ENTRIES_MAX && !make_room(step, agent, branch, llm.at_limit) {
+    if is_full(&step.conv, agent, branch) && !make_room(step, agent, branch, llm.at_limit) {
         let text = format!(
             "This branch holds {STACK_ENTRIES_MAX} entries, its limit: rewind it, or set at_limit to compact."
         );
@@ -218,17 +229,17 @@ fn prompt_ref(request: &crate::model::ModelRequest) -> String {
 }
 
 fn reflect_on_tools(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    let entries = step.conv.visible(agent, branch);
-    if lookup::reflections(&entries) >= REFLECTIONS_MAX {
+    let turn = lookup::turn(&step.conv, agent, branch);
+    if lookup::reflections(&turn) >= REFLECTIONS_MAX {
         return;
     }
-    let since = entries
+    let since = turn
         .iter()
         .rposition(|entry| {
             !is_silent(entry) && matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_))
         })
         .map_or(0, |at| at + 1);
-    let names: Vec<String> = entries
+    let names: Vec<String> = turn
         .get(since..)
         .unwrap_or_default()
         .iter()
@@ -250,7 +261,7 @@ pub(super) fn reflection(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId
 }
 
 fn answer_by_rule(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, rule: &RuleAgent) {
-    let question = step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+    let question = step.conv.newest(agent, branch).find_map(|entry| match &entry.state {
         State::UserMessage(message) => Some(message.text.trim().to_lowercase()),
         _ => None,
     });
@@ -261,17 +272,16 @@ fn answer_by_rule(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, rule:
 }
 
 fn ask_person(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, human: &HumanAgent) {
-    let entries = step.conv.visible(agent, branch);
-    let asked = |entry: &&Entry| matches!(entry.state, State::UserInputRequest(_));
-    let since = entries.iter().rposition(asked).map_or(0, |at| at + 1);
-    let said: Vec<&str> = entries
-        .iter()
-        .skip(since)
+    let mut said: Vec<&str> = step
+        .conv
+        .newest(agent, branch)
+        .take_while(|entry| !matches!(entry.state, State::UserInputRequest(_)))
         .filter_map(|entry| match &entry.state {
             State::UserMessage(message) => Some(message.text.as_str()),
             _ => None,
         })
         .collect();
+    said.reverse();
     let (text, url) = (said.join("\n"), human.callback_url.clone());
     request(step, agent, branch, RequestKind::Reply, String::new(), text, url);
 }
@@ -311,7 +321,7 @@ pub(super) fn answered(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, 
     if step.conv.is_parked(agent, branch) {
         return;
     }
-    if !is_behind(&step.conv.visible(agent, branch)) {
+    if !is_behind(&step.conv, agent, branch) {
         return reflected(step, agent, branch, seq, text);
     }
     if step.conv.open_call(agent, branch).is_none() {
@@ -323,9 +333,8 @@ pub(super) fn answered(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, 
 /// A final text: reflected on where the agent is so defined, otherwise the end of the turn.
 fn reflected(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, text: &str) {
     let llm = lookup::llm(&step.conv, step.context, agent);
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
-    let room = lookup::reflections(&entries) < REFLECTIONS_MAX;
+    let turn = lookup::turn(&step.conv, agent, branch);
+    let room = lookup::reflections(&turn) < REFLECTIONS_MAX;
     let earlier = turn.iter().any(|entry| {
         entry.seq < seq && matches!(&entry.state, State::AssistantMessage(said) if said.text == text)
     });
@@ -368,8 +377,8 @@ fn publish(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, te
 
 /// Ends a run for good, once.
 pub(super) fn finish(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, stop_reason: StopReason) {
-    let finished =
-        matches!(step.conv.indexed(agent, branch).last().map(|entry| &entry.state), Some(State::Finished(_)));
+    let newest = step.conv.newest_said(agent, branch).map(|entry| &entry.state);
+    let finished = matches!(newest, Some(State::Finished(_)));
     if !finished {
         step.append(agent, branch, State::Finished(Finished { stop_reason }));
     }
@@ -406,7 +415,7 @@ fn ended(
         return;
     }
     let call = step.conv.open_call(agent, branch).cloned();
-    if stop.is_none() && is_behind(&step.conv.visible(agent, branch)) {
+    if stop.is_none() && is_behind(&step.conv, agent, branch) {
         if call.is_none() {
             publish(step, agent, branch, seq, text);
         }
@@ -441,14 +450,20 @@ pub(super) fn say_error(
     step.append(agent, branch, State::AssistantMessage(message))
 }
 
-/// How many entries have gathered since the newest summary.
-pub(super) fn entries_since_summary(entries: &[&Entry]) -> i64 {
-    let summed = newest_summary(entries);
-    i64::try_from(entries.iter().filter(|entry| entry.seq > summed).count()).unwrap_or(i64::MAX)
+/// Whether the most entries that may gather since the newest summary have gathered.
+pub(super) fn is_full(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+    // Hidden entries only make it fewer: with so few in all there is nothing to count.
+    if conv.head(agent, branch) + 1 < STACK_ENTRIES_MAX {
+        return false;
+    }
+    let summed = newest_summary(conv, agent, branch);
+    let since = conv.newest(agent, branch).take_while(|entry| entry.seq > summed).count();
+    i64::try_from(since).unwrap_or(i64::MAX) >= STACK_ENTRIES_MAX
 }
 
-fn newest_summary(entries: &[&Entry]) -> i64 {
-    let summary = entries.iter().rev().find_map(|entry| match &entry.state {
+/// Up to which `seq` the newest summary covers a branch; -1 where there is none.
+fn newest_summary(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> i64 {
+    let summary = conv.newest(agent, branch).find_map(|entry| match &entry.state {
         State::AssistantMessage(message) => message.summary_of,
         _ => None,
     });
@@ -461,14 +476,12 @@ pub(super) fn make_room(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId,
         return false;
     }
     let entries = step.conv.visible(agent, branch);
-    let pending = is_pending(&entries);
+    let pending = is_pending(&step.conv, agent, branch);
+    let covered = newest_summary(&step.conv, agent, branch);
     let question = entries.iter().rposition(|entry| lookup::is_question(&entry.state));
     let upto = if pending { question.unwrap_or(0) } else { entries.len() };
     let summed = entries.get(..upto).unwrap_or_default();
-    let Some(last) = summed.last().map(|entry| entry.seq).filter(|seq| *seq > newest_summary(&entries))
-    else {
-        return false;
-    };
+    let Some(last) = summed.last().map(|entry| entry.seq).filter(|seq| *seq > covered) else { return false };
     let text = digest(summed);
     let message = AssistantMessage { text, summary_of: Some(last), ..AssistantMessage::default() };
     step.append(agent, branch, State::AssistantMessage(message));

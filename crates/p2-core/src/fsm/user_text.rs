@@ -37,7 +37,7 @@ pub(super) fn decide(step: &mut Step<'_>, conversation: &ConversationId, text: &
         open_stack(step, &agent, &branch);
     }
     if let crate::definition::AgentKind::Llm(llm) = &definition.kind {
-        let full = turn::entries_since_summary(&step.conv.visible(&agent, &branch)) >= STACK_ENTRIES_MAX;
+        let full = turn::is_full(&step.conv, &agent, &branch);
         let held = !step.conv.waits_on(&agent, &branch).is_empty();
         if full && !held && !turn::make_room(step, &agent, &branch, llm.at_limit) {
             let why = format!(

@@ -12,7 +12,7 @@ fn told(context: Option<&str>) -> Result<String, String> {
         arguments["context"] = context.into();
     }
     w.reply("alpha", "one moment", &[("delegate", arguments)]);
-    let first = |branch: &crate::conversation::Branch| match &branch.entries.first()?.state {
+    let first = |branch: &crate::conversation::Branch| match &branch.entries.front()?.state {
         State::UserMessage(message) => Some(message.text.clone()),
         _ => None,
     };
