@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::builder::Step;
-use super::{lookup, tool_calls, turn, user_text};
+use super::{lookup, summary, tool_calls, turn, user_text};
 use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{CallLink, Change, Forked};
@@ -28,7 +28,7 @@ pub(super) fn delegate(
     let entries = step.conv.indexed(agent, branch);
     let told = match text("context") {
         None | Some("none") => message.to_owned(),
-        Some("summary") => format!("{}\n\n{message}", turn::digest(&entries)),
+        Some("summary") => format!("{}\n\n{message}", summary::digest(&entries)),
         Some(context) => {
             let Some(count) = context.strip_prefix("last:").and_then(|n| n.parse::<usize>().ok()) else {
                 return Err(format!("'context' is '{context}': it must be none, last:<n> or summary"));

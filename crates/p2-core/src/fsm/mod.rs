@@ -10,6 +10,7 @@ mod human_answer;
 mod lookup;
 mod model_reply;
 mod overrides;
+mod summary;
 mod tool_calls;
 mod tool_outcome;
 mod turn;
