@@ -89,6 +89,8 @@ struct World {
     asks: Vec<Ask>,
     effects: Vec<Effect>,
     artifacts: Vec<Artifact>,
+    /// Waits that were open once.
+    closed: Vec<Id>,
 }
 
 impl World {
@@ -103,6 +105,7 @@ impl World {
             asks: Vec::new(),
             effects: Vec::new(),
             artifacts: Vec::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -115,6 +118,7 @@ impl World {
         }
         self.log.extend(decision.transitions.iter().cloned());
         self.asks.retain(|ask| !decision.closed.contains(&ask.wait));
+        self.closed.extend(&decision.closed);
         for ask in &decision.asks {
             self.asks.retain(|old| old.wait != ask.wait);
             self.asks.push(ask.clone());
@@ -362,6 +366,7 @@ fn to_helper(message: &str) -> (&'static str, Value) {
     ("delegate", json!({"agent_id": "helper", "message": message}))
 }
 
+mod anything;
 mod behaviour;
 mod delegation;
 mod order;
