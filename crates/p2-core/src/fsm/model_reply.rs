@@ -8,15 +8,19 @@ use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
 use crate::record::{ArtifactBody, ModelCall, Outcome};
-use crate::state::{AssistantMessage, State, Waiting};
+use crate::state::{AssistantMessage, State, WaitKind, Waiting};
 
 pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> Outcome {
-    if let Some((agent, branch, waiting)) = asked(&step.conv, wait) {
+    let asked = asked(&step.conv, wait).filter(|(.., waiting)| waiting.kind == WaitKind::Llm);
+    if let Some((agent, branch, waiting)) = asked {
         called(step, &agent, &branch, &waiting, outcome);
     }
     let Some(open) = step.conv.waits.get(wait).cloned() else {
         return recorded("late", format!("the wait {wait} was closed before this reply came"));
     };
+    if open.waiting.kind != WaitKind::Llm {
+        return recorded("invalid", format!("the wait {wait} is not on a model"));
+    }
     let holders = step.conv.holders(&open);
     let agent = open.agent;
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
