@@ -12,3 +12,4 @@ mod human;
 mod metrics;
 mod operate;
 mod stop;
+mod tidy;

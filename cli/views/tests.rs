@@ -39,7 +39,7 @@ fn branch(id: &str, parent: Option<(&str, i64)>, created_ms: i64, entries: Vec<E
         creator: if parent.is_some() { "user" } else { "open" }.into(),
         created_ms,
         call: None,
-        entries,
+        entries: entries.into(),
         hidden: Vec::new(),
         status: BranchStatus::Idle,
     }

@@ -1,7 +1,9 @@
 //! A conversation: the fold of its state transitions. Stacks, branches, waits, and the inputs it has seen.
 
 use std::collections::BTreeMap;
+use std::iter;
 
+use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
@@ -28,11 +30,15 @@ pub struct Conversation {
     /// Waits that are open, by id. Parked branches' waits stay here: late results still close them.
     pub waits: BTreeMap<Id, OpenWait>,
     /// Every input seen, with its first outcome.
-    pub seen: BTreeMap<Id, Outcome>,
+    pub seen: OrdMap<Id, Outcome>,
     /// Overrides per agent.
     pub overrides: BTreeMap<AgentId, (Overrides, bool)>,
     /// Nothing new is asked while true.
     pub paused: bool,
+    /// The model that an open model wait was asked of, where an override named it; otherwise it is that of the
+    /// agent's pinned definition.
+    #[serde(default)]
+    pub asked_models: BTreeMap<Id, String>,
 }
 
 /// One agent's stack: its branches, and which is checked out.
@@ -60,7 +66,7 @@ pub struct Branch {
     /// Where it is an agent call's branch: the call.
     pub call: Option<CallLink>,
     /// Its own entries, ascending by `seq`, hidden ones included.
-    pub entries: Vec<Entry>,
+    pub entries: Vector<Entry>,
     /// Ranges of `seq` hidden by destructive rewinds: (first hidden, last hidden), inclusive.
     pub hidden: Vec<(i64, i64)>,
     /// What it is doing.
@@ -124,34 +130,41 @@ impl Conversation {
     pub fn head(&self, agent: &AgentId, branch: &BranchId) -> i64 {
         let Some(branch) = self.branch(agent, branch) else { return -1 };
         let inherited = branch.parent.as_ref().map_or(-1, |(_, at)| *at);
-        branch.entries.last().map_or(inherited, |entry| entry.seq)
+        branch.entries.back().map_or(inherited, |entry| entry.seq)
     }
 
     /// The entries of a branch over its whole lineage, oldest first, without the hidden ones; Waiting entries
     /// included. Empty for a branch that does not exist.
     pub fn visible(&self, agent: &AgentId, branch: &BranchId) -> Vec<&Entry> {
-        let mut parts: Vec<Vec<&Entry>> = Vec::new();
+        let mut entries: Vec<&Entry> = self.newest(agent, branch).collect();
+        entries.reverse();
+        entries
+    }
+
+    /// As [`Conversation::visible`], newest first and one at a time: for what is found near the end.
+    pub fn newest(&self, agent: &AgentId, branch: &BranchId) -> impl Iterator<Item = &Entry> {
         let mut hidden: Vec<(i64, i64)> = Vec::new();
-        let mut cut = i64::MAX;
-        let mut next = self.branch(agent, branch);
-        let mut steps = 0;
-        while let Some(one) = next {
+        self.lineage(agent, branch).flat_map(move |(one, cut)| {
             // A parent's range that reaches the fork point was hidden after the fork: the fork keeps it.
             hidden.extend(one.hidden.iter().filter(|(_, last)| cut == i64::MAX || *last < cut));
-            let shown = |entry: &&Entry| {
-                entry.seq <= cut && !hidden.iter().any(|(first, last)| (*first..=*last).contains(&entry.seq))
-            };
-            parts.push(one.entries.iter().filter(shown).collect());
-            steps += 1;
-            next = match &one.parent {
-                Some((parent, at)) if steps < 100_000 => {
-                    cut = cut.min(*at);
-                    self.branch(agent, parent)
-                }
-                _ => None,
-            };
-        }
-        parts.into_iter().rev().flatten().collect()
+            let hidden = hidden.clone();
+            let after = one.entries.iter().rev().skip_while(move |entry| entry.seq > cut);
+            after.filter(move |entry| {
+                !hidden.iter().any(|(first, last)| (*first..=*last).contains(&entry.seq))
+            })
+        })
+    }
+
+    /// A branch and its ancestors, each with the last `seq` that is inherited of it.
+    fn lineage(&self, agent: &AgentId, branch: &BranchId) -> impl Iterator<Item = (&Branch, i64)> {
+        let branches = self.stacks.get(agent).map(|stack| &stack.branches);
+        let first = branches.and_then(|all| all.get(branch)).map(|one| (one, i64::MAX));
+        let parent = move |(one, cut): &(&'_ Branch, i64)| {
+            let (parent, at) = one.parent.as_ref()?;
+            Some((branches?.get(parent)?, (*cut).min(*at)))
+        };
+        // The bound only guards against a damaged log whose branches are their own ancestors.
+        iter::successors(first, parent).take(100_000)
     }
 
     /// The entries of a branch that people count: the visible ones that are not Waiting, oldest first. The
@@ -160,6 +173,11 @@ impl Conversation {
         let mut entries = self.visible(agent, branch);
         entries.retain(|entry| !matches!(entry.state, State::Waiting(_)));
         entries
+    }
+
+    /// The newest entry of a branch that is not Waiting.
+    pub fn newest_said(&self, agent: &AgentId, branch: &BranchId) -> Option<&Entry> {
+        self.newest(agent, branch).find(|entry| !matches!(entry.state, State::Waiting(_)))
     }
 
     /// The visible index of the entry with that `seq`.
@@ -208,7 +226,7 @@ impl Conversation {
 
     /// The newest text of the agent on a branch, errors included; none where it has said nothing.
     pub fn last_assistant_text(&self, agent: &AgentId, branch: &BranchId) -> Option<&str> {
-        self.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+        self.newest(agent, branch).find_map(|entry| match &entry.state {
             State::AssistantMessage(message) if message.summary_of.is_none() && !message.text.is_empty() => {
                 Some(message.text.as_str())
             }
@@ -281,7 +299,7 @@ impl Conversation {
         let link = self.branch(agent, branch)?.call.as_ref()?;
         let wait = self.waits.get(&link.id)?;
         // A tree fork copies the link; only the branch that the call names answers it.
-        let names_it = self.visible(&wait.agent, &wait.branch).into_iter().any(|entry| {
+        let names_it = self.newest(&wait.agent, &wait.branch).any(|entry| {
             matches!(&entry.state, State::AgentCall(call)
                 if call.id == link.id && &call.agent == agent && &call.branch == branch)
         });

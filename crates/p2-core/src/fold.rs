@@ -1,9 +1,11 @@
 //! Folding transitions into a conversation.
 
+use imbl::Vector;
+
 use crate::conversation::{Branch, Conversation, OpenWait, OutOfOrder, Stack};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{BranchStatus, Change, StateTransition};
-use crate::state::{Entry, State};
+use crate::state::{Entry, State, WaitKind, Waiting};
 
 pub(crate) fn apply(conversation: &mut Conversation, transition: &StateTransition) -> Result<(), OutOfOrder> {
     if transition.seq < conversation.next_seq {
@@ -70,7 +72,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
                 creator: forked.creator.clone(),
                 created_ms: place.time_ms,
                 call: forked.call.clone(),
-                entries: Vec::new(),
+                entries: Vector::new(),
                 hidden: Vec::new(),
                 status: BranchStatus::Idle,
             };
@@ -100,6 +102,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
         Change::Closed(closed) => {
             for wait in &closed.waits {
                 conversation.waits.remove(wait);
+                conversation.asked_models.remove(wait);
             }
         }
     }
@@ -107,6 +110,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
 
 fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
     if let State::Waiting(waiting) = &entry.state {
+        note_model(conversation, place, waiting);
         conversation
             .waits
             .entry(waiting.id)
@@ -119,8 +123,20 @@ fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
             });
     }
     if let Some(branch) = branch_mut(conversation, place.agent, place.branch) {
-        branch.entries.push(entry.clone());
+        branch.entries.push_back(entry.clone());
     }
+}
+
+/// An override may change the model while a call is under way; what the call is booked under must not change.
+fn note_model(conversation: &mut Conversation, place: &Place<'_>, waiting: &Waiting) {
+    if waiting.kind != WaitKind::Llm {
+        return;
+    }
+    let model = conversation.overrides.get(place.agent).and_then(|(set, _)| set.model.clone());
+    match model {
+        Some(model) => conversation.asked_models.insert(waiting.id, model),
+        None => conversation.asked_models.remove(&waiting.id),
+    };
 }
 
 fn stack_mut<'c>(conversation: &'c mut Conversation, agent: &AgentId) -> &'c mut Stack {

@@ -13,12 +13,15 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::definition::{LlmAgent, Persona, RenderPolicy, Tool};
+use crate::definition::{Executor, LlmAgent, Persona, RenderPolicy, Tool};
 use crate::ids::{AgentId, ConversationId};
 use crate::model::{ChatMessage, ModelRequest, ToolSpec};
 use crate::record::Overrides;
 use crate::registry::Registry;
 use crate::state::{Entry, State};
+
+/// How many agents the description of `delegate` names; more would crowd out the conversation.
+const AGENTS_NAMED_MAX: usize = 100;
 
 /// For whom and with what a stack is rendered. [`RenderSpec::resolve`] makes one.
 #[derive(Clone, Debug)]
@@ -33,6 +36,10 @@ pub struct RenderSpec<'a> {
     pub persona: Option<&'a Persona>,
     /// The tools on offer: at least `llm.tools` and what the persona requires.
     pub tools: Vec<&'a Tool>,
+    /// The agents that it may hand a task to ([`callable`]).
+    pub agents: Vec<&'a str>,
+    /// Whether any other agent will do too.
+    pub any_agent: bool,
 }
 
 impl<'a> RenderSpec<'a> {
@@ -63,7 +70,8 @@ impl<'a> RenderSpec<'a> {
                 None => Err(missing_tool(agent, id)),
             })
             .collect::<Result<Vec<&Tool>, String>>()?;
-        Ok(RenderSpec { conversation, agent, llm, persona, tools })
+        let agents = callable(registry, agent);
+        Ok(RenderSpec { conversation, agent, llm, persona, tools, agents, any_agent: false })
     }
 }
 
@@ -86,6 +94,27 @@ pub fn tool_ids<'a>(llm: &'a LlmAgent, persona: Option<&'a Persona>) -> Vec<&'a 
         }
     }
     ids
+}
+
+/// The agents that an agent may hand a task to: all but itself, by id.
+pub fn callable<'a>(registry: &'a Registry, agent: &AgentId) -> Vec<&'a str> {
+    registry.list("agent").map(|(_, known)| known.id()).filter(|id| *id != agent.as_str()).collect()
+}
+
+/// The description of a tool for the model; that of `delegate` names the agents.
+fn description(spec: &RenderSpec<'_>, tool: &Tool) -> String {
+    if tool.executor != Executor::Core || tool.id != "delegate" {
+        return tool.description.clone();
+    }
+    let shown: Vec<&str> = spec.agents.iter().copied().take(AGENTS_NAMED_MAX).collect();
+    let rest = spec.agents.len().saturating_sub(shown.len());
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let any = if spec.any_agent { " Any other id gives a new agent." } else { "" };
+    match shown.is_empty() {
+        true if spec.any_agent => format!("{} Any id gives a new agent.", tool.description),
+        true => format!("{} There is no other agent at the moment.", tool.description),
+        false => format!("{} The agents are: {}{more}.{any}", tool.description, shown.join(", ")),
+    }
 }
 
 /// The agent as a conversation's overrides change it. An empty `behavior` takes the persona away.
@@ -123,12 +152,12 @@ pub fn request(spec: &RenderSpec<'_>, entries: &[&Entry]) -> Result<ModelRequest
         RenderPolicy::Tokens { budget } => window::within(dialogue, &messages, budget)?,
         RenderPolicy::Compact => dialogue,
     };
-    messages.extend(chosen.into_iter().flat_map(|item| item.messages));
+    messages.extend(chosen.iter().flat_map(items::Item::messages));
     let mut tools: Vec<ToolSpec> = Vec::new();
     for tool in &spec.tools {
         if tools.iter().all(|known| known.name != tool.id) {
             let parameters = tool.parameters.clone().into();
-            tools.push(ToolSpec { name: tool.id.clone(), description: tool.description.clone(), parameters });
+            tools.push(ToolSpec { name: tool.id.clone(), description: description(spec, tool), parameters });
         }
     }
     Ok(ModelRequest {

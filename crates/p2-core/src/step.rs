@@ -102,6 +102,17 @@ pub enum DedupPolicy {
     Strict,
 }
 
+impl DedupPolicy {
+    /// Lower-case name, as in the configuration and in events.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DedupPolicy::None => "none",
+            DedupPolicy::Penalty => "penalty",
+            DedupPolicy::Strict => "strict",
+        }
+    }
+}
+
 /// Everything that follows from one input.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Decision {

@@ -277,13 +277,13 @@ fn a_value_of_the_wrong_shape_or_out_of_range_is_refused_by_name() {
     refused(
         &agent("system_prompt: '{{ agent'"),
         expect![
-            "a.yml: agent 'a': 'system_prompt' is not a valid template: syntax error: unexpected end of input, expected end of variable block (in <string>:1)"
+            "a.yml: agent 'a': 'system_prompt' is not a valid template: line 1: syntax error: unexpected end of input, expected end of variable block"
         ],
     );
     refused(
         &agent("system_prompt: '{{ agnet }}'"),
         expect![
-            "a.yml: agent 'a': 'system_prompt' uses the unknown name 'agnet'; it may use agent, conversation, question, tools, can_delegate, can_ask"
+            "a.yml: agent 'a': 'system_prompt' uses the unknown name 'agnet'; it may use agent, agents, conversation, question, tools, can_delegate, can_ask"
         ],
     );
     refused(
@@ -337,7 +337,7 @@ fn tools_personas_and_prices_are_checked_too() {
     refused(
         "{kind: persona, id: p, template: '{% if %}'}",
         expect![
-            "a.yml: persona 'p': 'template' is not a valid template: syntax error: unexpected end of block (in <string>:1)"
+            "a.yml: persona 'p': 'template' is not a valid template: line 1: syntax error: unexpected end of block"
         ],
     );
     let price = |text: &str| {
@@ -553,6 +553,20 @@ prop_compose! {
     }
 }
 
+#[test]
+fn a_file_that_unfolds_without_end_or_nests_too_deep_is_refused() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..12 {
+        let of = format!("*a{}", n - 1);
+        bomb += &format!("a{n}: &a{n} [{}]\n", vec![of; 9].join(", "));
+    }
+    let deep = format!("kind: tool\nparameters: {}", "[".repeat(20_000));
+    let objects = "{a: ".repeat(20_000);
+    for text in [bomb, deep, objects] {
+        assert!(parse_file(&text, "a.yml").unwrap_err().message.contains("is not valid YAML"));
+    }
+}
+
 proptest! {
     #[test]
     fn a_definition_survives_its_json_body_and_its_yaml_document(llm in any_llm()) {
@@ -562,6 +576,51 @@ proptest! {
         body["kind"] = json!("agent");
         let yaml = serde_yaml_ng::to_string(&body).unwrap();
         prop_assert_eq!(parse_file(&yaml, "a.yml"), Ok(vec![definition]));
+    }
+
+    #[test]
+    fn no_change_of_a_valid_file_makes_reading_panic(
+        file in 0..4_usize,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..7_u8, "\\PC{0,6}"), 1..6),
+    ) {
+        let files = [
+            include_str!("../builtin/agents.yml"),
+            include_str!("../builtin/tools.yml"),
+            include_str!("../builtin/personas.yml"),
+            include_str!("../builtin/prices.yml"),
+        ];
+        let mut lines: Vec<String> = files[file].lines().map(str::to_owned).collect();
+        for (at, edit, text) in edits {
+            let at = at.index(lines.len().max(1));
+            let Some(line) = lines.get_mut(at) else { break };
+            match edit {
+                0 => drop(lines.remove(at)),
+                1 => {
+                    let twice = line.clone();
+                    lines.insert(at, twice);
+                }
+                2 => lines.insert(at, text),
+                3 => line.push_str(&text),
+                4 => line.insert_str(0, "  "),
+                5 => *line = line.replacen(':', &format!(": {text}"), 1),
+                _ => *line = line.chars().rev().collect(),
+            }
+        }
+        let text = lines.join("\n");
+        match parse_file(&text, "a.yml") {
+            Ok(definitions) => {
+                let registry = Registry::default();
+                let _ = check_references(&definitions, &registry, None);
+                for definition in definitions {
+                    let again = definition_from_json(definition.kind(), &definition.body());
+                    prop_assert_eq!(again, Ok(definition));
+                }
+            }
+            Err(error) => {
+                prop_assert!(error.to_string().starts_with("a.yml"), "{}", error);
+                prop_assert!(!error.message.is_empty());
+            }
+        }
     }
 
     #[test]

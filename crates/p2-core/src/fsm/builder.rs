@@ -121,8 +121,7 @@ impl<'a> Step<'a> {
     }
 
     fn entry_parents(&self, agent: &AgentId, branch: &BranchId, state: &State) -> Vec<Id> {
-        let entries = self.conv.visible(agent, branch);
-        let of = entries.iter().rev().find(|entry| match (state, &entry.state) {
+        let of = self.conv.newest(agent, branch).find(|entry| match (state, &entry.state) {
             (State::ToolResult(result), State::ToolCall(call)) => call.call_id == result.call_id,
             (State::AgentResult(result), State::AgentCall(call)) => call.id == result.id,
             (State::UserResponse(response), State::UserInputRequest(request)) => {
@@ -158,7 +157,7 @@ impl<'a> Step<'a> {
         let id = self.id("artifact");
         let parents = entry
             .and_then(|seq| {
-                self.conv.visible(agent, branch).iter().find(|e| e.seq == seq).map(|e| entry_artifact(&e.id))
+                self.conv.newest(agent, branch).find(|e| e.seq == seq).map(|e| entry_artifact(&e.id))
             })
             .into_iter()
             .collect();
@@ -254,7 +253,7 @@ impl<'a> Step<'a> {
         if !self.conv.waits_on(agent, branch).is_empty() {
             return BranchStatus::Waiting;
         }
-        match self.conv.indexed(agent, branch).last().map(|entry| &entry.state) {
+        match self.conv.newest_said(agent, branch).map(|entry| &entry.state) {
             Some(State::Finished(_)) => BranchStatus::Finished,
             _ => BranchStatus::Idle,
         }

@@ -59,8 +59,7 @@ fn tool(step: &mut Step<'_>, open: &OpenWait) -> Outcome {
 
 fn person(step: &mut Step<'_>, open: &OpenWait) {
     let holders = step.conv.holders(open);
-    let entries = step.conv.visible(&open.agent, &open.branch);
-    let call_id = entries.into_iter().rev().find_map(|entry| match &entry.state {
+    let call_id = step.conv.newest(&open.agent, &open.branch).find_map(|entry| match &entry.state {
         State::UserInputRequest(request) if request.id == open.waiting.id => Some(request.call_id.clone()),
         _ => None,
     });
@@ -86,8 +85,7 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
     if open.waiting.kind == WaitKind::Agent {
         delegation::settle(step, &id, AgentStatus::Cancelled, &format!("cancelled: {why}"));
     } else {
-        let entries = step.conv.visible(&open.agent, &open.branch);
-        let request = entries.into_iter().rev().find_map(|entry| match &entry.state {
+        let request = step.conv.newest(&open.agent, &open.branch).find_map(|entry| match &entry.state {
             State::UserInputRequest(request) if request.id == id => Some(request.call_id.clone()),
             _ => None,
         });

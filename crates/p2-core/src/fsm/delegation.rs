@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::builder::Step;
-use super::{lookup, tool_calls, turn, user_text};
+use super::{lookup, summary, tool_calls, turn, user_text};
 use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{CallLink, Change, Forked};
@@ -28,18 +28,22 @@ pub(super) fn delegate(
     let entries = step.conv.indexed(agent, branch);
     let told = match text("context") {
         None | Some("none") => message.to_owned(),
-        Some("summary") => format!("{}\n\n{message}", turn::digest(&entries)),
+        Some("summary") => format!("{}\n\n{message}", summary::digest(&entries)),
         Some(context) => {
             let Some(count) = context.strip_prefix("last:").and_then(|n| n.parse::<usize>().ok()) else {
                 return Err(format!("'context' is '{context}': it must be none, last:<n> or summary"));
             };
-            format!("{}\n\n{message}", last_said(&entries, count))
+            match last_said(&entries, count) {
+                Some(said) => format!("{said}\n\n{message}"),
+                None => message.to_owned(),
+            }
         }
     };
     call(step, agent, branch, call_id, &AgentId::from(callee), told)
 }
 
-fn last_said(entries: &[&Entry], count: usize) -> String {
+/// The newest `count` messages; none where there is nothing to tell.
+fn last_said(entries: &[&Entry], count: usize) -> Option<String> {
     let said: Vec<String> = entries
         .iter()
         .filter_map(|entry| match &entry.state {
@@ -52,7 +56,7 @@ fn last_said(entries: &[&Entry], count: usize) -> String {
         .collect();
     let from = said.len().saturating_sub(count);
     let last = said.get(from..).unwrap_or_default();
-    format!("What was said before:\n{}", last.join("\n"))
+    (!last.is_empty()).then(|| format!("What was said before:\n{}", last.join("\n")))
 }
 
 /// Calls another agent: AgentCall and Waiting(agent) here, a branch and its first message there.
@@ -113,9 +117,8 @@ fn newest_finished(
     branch: &BranchId,
     callee: &AgentId,
 ) -> Option<BranchId> {
-    let lineage = conv.visible(agent, branch);
     let result_seq = |id: &Id| {
-        lineage.iter().rev().find_map(|entry| match &entry.state {
+        conv.newest(agent, branch).find_map(|entry| match &entry.state {
             State::AgentResult(result) if result.id == *id => Some(entry.seq),
             _ => None,
         })
@@ -123,8 +126,9 @@ fn newest_finished(
     let stack = conv.stacks.get(callee)?;
     let finished = stack.branches.values().filter_map(|candidate| {
         let link = candidate.call.as_ref()?;
-        let entries = conv.indexed(callee, &candidate.id);
-        let last = entries.last().filter(|entry| matches!(entry.state, State::Finished(_)))?;
+        let last = conv
+            .newest_said(callee, &candidate.id)
+            .filter(|entry| matches!(entry.state, State::Finished(_)))?;
         let own = &link.agent == agent;
         let seq = result_seq(&link.id);
         if own && seq.is_none() || !conv.waits_on(callee, &candidate.id).is_empty() {
@@ -139,7 +143,7 @@ fn newest_finished(
 /// Where a call runs.
 pub(super) fn callee(conv: &Conversation, call: &Id) -> Option<(AgentId, BranchId)> {
     let wait = conv.waits.get(call)?;
-    conv.visible(&wait.agent, &wait.branch).into_iter().rev().find_map(|entry| match &entry.state {
+    conv.newest(&wait.agent, &wait.branch).find_map(|entry| match &entry.state {
         State::AgentCall(found) if found.id == *call => Some((found.agent.clone(), found.branch.clone())),
         _ => None,
     })
@@ -161,7 +165,7 @@ pub(super) fn settle(
     text: &str,
 ) -> Vec<(AgentId, BranchId)> {
     let Some(wait) = step.conv.waits.get(id).cloned() else { return Vec::new() };
-    let call = step.conv.visible(&wait.agent, &wait.branch).into_iter().rev().find_map(|e| match &e.state {
+    let call = step.conv.newest(&wait.agent, &wait.branch).find_map(|e| match &e.state {
         State::AgentCall(call) if call.id == *id => Some(call.clone()),
         _ => None,
     });

@@ -48,9 +48,7 @@ fn take(
         match request.kind {
             RequestKind::Reply => {
                 let seq = turn::say(step, &open.agent, branch, answer.answer.text.clone());
-                if !step.conv.is_parked(&open.agent, branch) {
-                    turn::end(step, &open.agent, branch, seq, &answer.answer.text);
-                }
+                turn::answered(step, &open.agent, branch, seq, &answer.answer.text);
             }
             RequestKind::Question => {
                 let body = json!({"answer": answer.answer.text});

@@ -10,6 +10,7 @@ mod human_answer;
 mod lookup;
 mod model_reply;
 mod overrides;
+mod summary;
 mod tool_calls;
 mod tool_outcome;
 mod turn;
@@ -73,13 +74,13 @@ pub(crate) fn open_asks(conversation: &Conversation, context: Context<'_>) -> Ve
         .filter_map(|wait| {
             let holders = conversation.holders(wait);
             let branch = holders.iter().find(|branch| !conversation.is_parked(&wait.agent, branch))?;
-            // What was said since is for the next call: this one is asked again as it was.
-            let entries: Vec<_> = conversation
-                .visible(&wait.agent, branch)
-                .into_iter()
-                .take_while(|entry| !matches!(&entry.state, State::Waiting(w) if w.id == wait.waiting.id))
-                .collect();
-            let request = lookup::render(conversation, context, &wait.agent, &entries).ok()?;
+            // What was said since is for the next call: this one is asked again as it was asked last.
+            let entries = conversation.visible(&wait.agent, branch);
+            let asked = entries
+                .iter()
+                .rposition(|entry| matches!(&entry.state, State::Waiting(w) if w.id == wait.waiting.id));
+            let seen = entries.get(..asked?).unwrap_or_default();
+            let request = lookup::render(conversation, context, &wait.agent, seen).ok()?;
             Some(Ask {
                 wait: wait.waiting.id,
                 agent: wait.agent.clone(),

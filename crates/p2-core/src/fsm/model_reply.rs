@@ -8,15 +8,19 @@ use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
 use crate::record::{ArtifactBody, ModelCall, Outcome};
-use crate::state::{AssistantMessage, State, Waiting};
+use crate::state::{AssistantMessage, State, WaitKind, Waiting};
 
 pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> Outcome {
-    if let Some((agent, branch, waiting)) = asked(&step.conv, wait) {
+    let asked = asked(&step.conv, wait).filter(|(.., waiting)| waiting.kind == WaitKind::Llm);
+    if let Some((agent, branch, waiting)) = asked {
         called(step, &agent, &branch, &waiting, outcome);
     }
     let Some(open) = step.conv.waits.get(wait).cloned() else {
         return recorded("late", format!("the wait {wait} was closed before this reply came"));
     };
+    if open.waiting.kind != WaitKind::Llm {
+        return recorded("invalid", format!("the wait {wait} is not on a model"));
+    }
     let holders = step.conv.holders(&open);
     let agent = open.agent;
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
@@ -55,7 +59,7 @@ fn called(
     waiting: &Waiting,
     outcome: &ModelOutcome,
 ) {
-    let model = lookup::llm(&step.conv, step.context, agent).map(|llm| llm.model).unwrap_or_default();
+    let model = model_of(step, agent, &waiting.id);
     let (prompt_tokens, completion_tokens) = match &outcome.result {
         Ok(reply) => (reply.prompt_tokens, reply.completion_tokens),
         Err(_) => (None, None),
@@ -75,19 +79,26 @@ fn called(
     step.artifact(agent, branch, None, ArtifactBody::ModelCall(call));
 }
 
+/// The model that the call went to. Overrides may have changed since; a call whose wait is closed already goes
+/// by those of today.
+fn model_of(step: &Step<'_>, agent: &AgentId, wait: &Id) -> String {
+    if let Some(model) = step.conv.asked_models.get(wait) {
+        return model.clone();
+    }
+    let llm = if step.conv.waits.contains_key(wait) {
+        lookup::llm_as_defined(&step.conv, step.context, agent)
+    } else {
+        lookup::llm(&step.conv, step.context, agent)
+    };
+    llm.map(|llm| llm.model).unwrap_or_default()
+}
+
 fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, reply: &ModelReply) {
     let text = reply.text.as_deref().map(str::trim).unwrap_or_default();
     if text.is_empty() && reply.tool_calls.is_empty() {
         step.event(agent, branch, "empty_reply", json!({"wait": wait.to_string()}));
         return turn::go_on(step, agent, branch);
     }
-    // Said while the call ran: the next call answers it.
-    let unseen = step
-        .conv
-        .visible(agent, branch)
-        .iter()
-        .skip_while(|entry| !matches!(&entry.state, State::Waiting(w) if w.id == *wait))
-        .any(|entry| lookup::is_question(&entry.state));
     let message = AssistantMessage {
         text: text.to_owned(),
         tool_calls: i32::try_from(reply.tool_calls.len()).unwrap_or(i32::MAX),
@@ -99,12 +110,5 @@ fn replied(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, wait: &Id, r
         tool_calls::run(step, agent, branch, wait, &reply.tool_calls);
         return turn::go_on(step, agent, branch);
     }
-    if step.conv.is_parked(agent, branch) {
-        return;
-    }
-    if unseen && !step.conv.paused {
-        turn::ask_for_more(step, agent, branch);
-    } else {
-        turn::answered(step, agent, branch, seq, text);
-    }
+    turn::answered(step, agent, branch, seq, text);
 }

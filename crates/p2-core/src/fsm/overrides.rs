@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::builder::Step;
 use super::{applied, lookup, refused, user_text};
+use crate::ids::AgentId;
 use crate::record::{Change, Outcome, Overridden, OverrideCommand, Overrides};
 
 pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome {
@@ -18,7 +19,7 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
     if locked && !command.unlock {
         return refused("locked", format!("the overrides of '{agent}' are locked: unlock them first"));
     }
-    if let Some(why) = misfit(step, &command.set) {
+    if let Some(why) = misfit(step, &command.set).or_else(|| spending(step, &agent, &command.set)) {
         return refused("invalid", why);
     }
     if command.clear {
@@ -39,6 +40,18 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
     user_text::pin(step, &agent, &branch);
     step.event(&agent, &branch, "override_set", data);
     applied()
+}
+
+/// A made-up agent must not get a tool that spends by a detour.
+fn spending(step: &Step<'_>, agent: &AgentId, set: &Overrides) -> Option<String> {
+    if !lookup::is_made_up(&step.conv, step.context, agent) {
+        return None;
+    }
+    let persona = set.behavior.as_deref().and_then(|id| step.context.registry.persona(id, None));
+    let required = persona.into_iter().flat_map(|(_, persona)| &persona.required_tools);
+    let mut tools = set.tools.iter().flatten().chain(required);
+    let tool = tools.find(|tool| lookup::spends(&step.conv, step.context, tool))?;
+    Some(format!("'{tool}' spends, and '{agent}' is defined nowhere: apply a definition of '{agent}' first"))
 }
 
 fn misfit(step: &Step<'_>, set: &Overrides) -> Option<String> {

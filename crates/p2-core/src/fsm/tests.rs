@@ -41,12 +41,19 @@ fn tool(id: &str, extra: Value) -> Definition {
     Definition::Tool(serde_json::from_value::<Tool>(body).unwrap())
 }
 
+fn changed(definition: Definition, change: impl FnOnce(&mut LlmAgent)) -> Definition {
+    let Definition::Agent(Agent { id, kind: AgentKind::Llm(mut llm) }) = definition else { unreachable!() };
+    change(&mut llm);
+    Definition::Agent(Agent { id, kind: AgentKind::Llm(llm) })
+}
+
+const ALL: &[&str] = &["weather", "pay", "guarded", "delegate", "ask_user"];
+
 fn registry() -> Registry {
     let mut registry = Registry::default();
-    let all = ["weather", "pay", "guarded", "delegate", "ask_user"];
     for definition in [
-        llm("alpha", &all),
-        llm("helper", &all),
+        llm("alpha", ALL),
+        llm("helper", ALL),
         Definition::Agent(Agent {
             id: "rules".into(),
             kind: AgentKind::Rule(RuleAgent { rules: BTreeMap::from([("hello".into(), "hi".into())]) }),
@@ -82,6 +89,8 @@ struct World {
     asks: Vec<Ask>,
     effects: Vec<Effect>,
     artifacts: Vec<Artifact>,
+    /// Waits that were open once.
+    closed: Vec<Id>,
 }
 
 impl World {
@@ -96,6 +105,7 @@ impl World {
             asks: Vec::new(),
             effects: Vec::new(),
             artifacts: Vec::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -108,6 +118,7 @@ impl World {
         }
         self.log.extend(decision.transitions.iter().cloned());
         self.asks.retain(|ask| !decision.closed.contains(&ask.wait));
+        self.closed.extend(&decision.closed);
         for ask in &decision.asks {
             self.asks.retain(|old| old.wait != ask.wait);
             self.asks.push(ask.clone());
@@ -178,9 +189,13 @@ impl World {
                 value => value.to_string(),
             },
         });
+        self.reply_with(wait, text, calls.collect())
+    }
+
+    fn reply_with(&mut self, wait: Id, text: &str, tool_calls: Vec<ModelToolCall>) -> Decision {
         let reply = ModelReply {
             text: Some(text.to_owned()).filter(|text| !text.is_empty()),
-            tool_calls: calls.collect(),
+            tool_calls,
             prompt_tokens: Some(1_000),
             completion_tokens: Some(7),
         };
@@ -216,6 +231,53 @@ impl World {
             reward: None,
             latency_ms: Some(1),
         }))
+    }
+
+    fn apply(&mut self, definition: Definition, version: i32) {
+        self.registry.insert(definition, version);
+    }
+
+    /// Defines `alpha` anew, before the conversation begins.
+    fn alpha(&mut self, change: impl FnOnce(&mut LlmAgent)) {
+        let mut registry = Registry::default();
+        for kind in ["agent", "tool", "persona", "price"] {
+            for (version, definition) in self.registry.list(kind) {
+                if definition.id() != "alpha" {
+                    registry.insert(definition.clone(), version);
+                }
+            }
+        }
+        registry.insert(changed(llm("alpha", ALL), change), 1);
+        self.registry = registry;
+    }
+
+    fn over(&mut self, set: Overrides) -> Outcome {
+        let command = OverrideCommand { agent: None, set, clear: false, lock: false, unlock: false };
+        self.inbox(InboxBody::OverrideCommand(command))
+    }
+
+    /// The names and data of the events of one name.
+    fn events(&self, name: &str) -> Vec<Value> {
+        let of = |artifact: &Artifact| match &artifact.body {
+            ArtifactBody::Event(event) if event.name == name => Some(event.data.0.clone()),
+            _ => None,
+        };
+        self.artifacts.iter().filter_map(of).collect()
+    }
+
+    /// What was published to people, oldest first.
+    fn published<'w>(&'w self) -> Vec<&'w str> {
+        let text = |effect: &'w Effect| match &effect.body {
+            EffectBody::PublishReply(reply) => Some(reply.text.as_str()),
+            _ => None,
+        };
+        self.effects.iter().filter_map(text).collect()
+    }
+
+    /// The last message of the newest request to an agent.
+    fn asked(&self, agent: &str) -> String {
+        let ask = self.asks.iter().rev().find(|ask| ask.agent.as_str() == agent).expect("an open ask");
+        format!("{:?}", ask.request.messages.last().expect("a message"))
     }
 
     fn deadline(&mut self, wait: Id) -> Decision {
@@ -304,5 +366,10 @@ fn to_helper(message: &str) -> (&'static str, Value) {
     ("delegate", json!({"agent_id": "helper", "message": message}))
 }
 
+mod anything;
 mod behaviour;
+mod delegation;
+mod order;
 mod properties;
+mod tools;
+mod turns;

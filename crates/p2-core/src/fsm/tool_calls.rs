@@ -24,8 +24,7 @@ pub(super) fn run(
 ) {
     let mut taken: BTreeSet<String> = step
         .conv
-        .visible(agent, branch)
-        .into_iter()
+        .newest(agent, branch)
         .filter_map(|entry| match &entry.state {
             State::ToolCall(call) => Some(call.call_id.clone()),
             _ => None,
@@ -79,7 +78,7 @@ fn one(
     }
     let llm = lookup::llm(&step.conv, step.context, agent);
     let offered: Vec<&Tool> =
-        llm.map(|llm| lookup::offered(&step.conv, step.context, &llm)).unwrap_or_default();
+        llm.map(|llm| lookup::offered(&step.conv, step.context, agent, &llm)).unwrap_or_default();
     let Some(tool) = offered.iter().find(|tool| tool.id == call.name) else {
         let names: Vec<&str> = offered.iter().map(|tool| tool.id.as_str()).collect();
         let why = format!("there is no tool '{}': you have {}", call.name, names.join(", "));
@@ -89,7 +88,8 @@ fn one(
     {
         let skip = step.context.settings.dedup == DedupPolicy::Strict && !tool.side_effect_free;
         let action = if skip { "blocked" } else { "allowed" };
-        let data = json!({"tool": tool.id, "call_id": call_id, "action": action});
+        let policy = step.context.settings.dedup.as_str();
+        let data = json!({"tool": tool.id, "call_id": call_id, "policy": policy, "action": action});
         step.event(agent, branch, "duplicate_tool_call", data);
         if skip {
             return call_of.ended(step, ToolStatus::Skipped, "duplicate call skipped by the dedup policy");
@@ -187,7 +187,7 @@ pub(super) fn result(
 
 /// The call with that id on a branch.
 pub(super) fn find(step: &Step<'_>, agent: &AgentId, branch: &BranchId, call_id: &str) -> Option<ToolCall> {
-    step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+    step.conv.newest(agent, branch).find_map(|entry| match &entry.state {
         State::ToolCall(call) if call.call_id == call_id => Some(call.clone()),
         _ => None,
     })
@@ -213,8 +213,7 @@ fn is_duplicate(
     key: &str,
     seq: i64,
 ) -> bool {
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
+    let turn = lookup::turn(&step.conv, agent, branch);
     let failed = |call_id: &str| {
         turn.iter().any(|entry| {
             matches!(&entry.state, State::ToolResult(result)

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::builder::Step;
-use super::{delegation, lookup};
+use super::{delegation, lookup, summary};
 use crate::conversation::Conversation;
-use crate::definition::{AgentKind, AtLimit, HumanAgent, LlmAgent, RuleAgent};
+use crate::definition::{AgentKind, HumanAgent, LlmAgent, RuleAgent};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{EffectBody, NotifyWebhook, PublishReply};
 use crate::state::{
@@ -17,28 +17,61 @@ use crate::step::{ASKS_MAX, Ask, EMPTY_REPLIES_MAX, REFLECTIONS_MAX, STACK_ENTRI
 const REFLECT_SELF: &str = "Look at your last answer once more. Is it complete, correct and clear? Answer with the \
                             improved text, or with the same text where nothing is to be improved.";
 
+/// Whether an entry says nothing of its own: a wait, or a summary of what was said before.
+fn is_silent(entry: &Entry) -> bool {
+    match &entry.state {
+        State::Waiting(_) => true,
+        State::AssistantMessage(message) => message.summary_of.is_some(),
+        _ => false,
+    }
+}
+
 /// Whether the newest entry calls for something to happen.
-fn is_pending(entries: &[&Entry]) -> bool {
-    let newest = entries.iter().rev().find(|entry| !matches!(entry.state, State::Waiting(_)));
-    match newest.map(|entry| &entry.state) {
+pub(super) fn is_pending(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+    match conv.newest(agent, branch).find(|entry| !is_silent(entry)).map(|entry| &entry.state) {
         Some(
             State::UserMessage(_) | State::ToolResult(_) | State::AgentResult(_) | State::UserResponse(_),
         ) => true,
+        Some(State::AssistantMessage(_)) => is_behind(conv, agent, branch),
         // Replies with neither text nor call leave nothing but their closed wait.
         Some(_) | None => false,
+    }
+}
+
+/// Whether the agent's newest message, an answer or a failure, was under way when somebody wrote: then it
+/// answers what was said before, and what was said meanwhile is still to be answered.
+fn is_behind(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+    let mut said = conv.newest(agent, branch).filter(|entry| !is_silent(entry) || is_asking(&entry.state));
+    // One message closes the question that was under way; a second one was about what came meanwhile.
+    if !matches!(said.next().map(|entry| &entry.state), Some(State::AssistantMessage(_))) {
+        return false;
+    }
+    let mut meanwhile = false;
+    for entry in said {
+        match &entry.state {
+            state if is_asking(state) => return meanwhile,
+            State::AssistantMessage(_) => return false,
+            state => meanwhile |= lookup::is_question(state),
+        }
+    }
+    false
+}
+
+/// Whether this entry asks for the agent's words: of a model, or of the person who is the agent.
+fn is_asking(state: &State) -> bool {
+    match state {
+        State::Waiting(waiting) => waiting.kind == WaitKind::Llm,
+        State::UserInputRequest(request) => request.kind == RequestKind::Reply,
+        _ => false,
     }
 }
 
 /// Goes on with the turn of a branch: asks the model, the person or the rules, unless the branch is parked or
 /// held up by a wait, the conversation paused or the turn over.
 pub(super) fn go_on(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    if is_pending(&step.conv.visible(agent, branch)) {
-        ask_for_more(step, agent, branch);
+    if !is_pending(&step.conv, agent, branch) {
+        return;
     }
-}
-
-/// As [`go_on`], also where the newest entry is the agent's: something was said while it was being made.
-pub(super) fn ask_for_more(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     let held = !step.conv.waits_on(agent, branch).is_empty();
     if held || step.conv.paused || step.conv.is_parked(agent, branch) {
         return;
@@ -87,7 +120,8 @@ fn deliver(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
     if step.conv.is_parked(agent, branch) || !step.conv.waits_on(agent, branch).is_empty() {
         return;
     }
-    let newest = step.conv.indexed(agent, branch).last().map(|entry| (entry.seq, entry.state.clone()));
+    let newest = step.conv.newest(agent, branch).find(|entry| !is_silent(entry));
+    let newest = newest.map(|entry| (entry.seq, entry.state.clone()));
     match newest {
         Some((seq, State::AssistantMessage(said))) if said.error.is_none() => {
             end(step, agent, branch, seq, &said.text);
@@ -114,7 +148,7 @@ pub(super) fn resume_here(step: &mut Step<'_>, agent: &AgentId, branch: &BranchI
 /// Whether a turn is under way on a branch.
 pub(super) fn is_open(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
     conv.branch(agent, branch).is_some_and(|branch| !branch.entries.is_empty())
-        && is_pending(&conv.visible(agent, branch))
+        && is_pending(conv, agent, branch)
 }
 
 fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
@@ -126,8 +160,7 @@ fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &
 }
 
 fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmAgent) {
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
+    let turn = lookup::turn(&step.conv, agent, branch);
     let waits = |entries: &[&Entry]| {
         let mut ids: Vec<Id> = entries
             .iter()
@@ -140,10 +173,9 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         ids.dedup();
         ids.len()
     };
-    let asked = waits(turn);
-    let last =
-        entries.iter().rposition(|entry| !matches!(entry.state, State::Waiting(_))).map_or(0, |at| at + 1);
-    let empty = waits(entries.get(last..).unwrap_or_default());
+    let asked = waits(&turn);
+    let last = turn.iter().rposition(|entry| !is_silent(entry)).map_or(0, |at| at + 1);
+    let empty = waits(turn.get(last..).unwrap_or_default());
     if empty >= EMPTY_REPLIES_MAX {
         return rounds(step, agent, branch, "no_content", "The model gave no answer, three times in a row.");
     }
@@ -151,7 +183,7 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         let text = format!("Stopped after {ASKS_MAX} model calls for one message without an answer.");
         return rounds(step, agent, branch, "asks", &text);
     }
-    if entries_since_summary(&entries) >= STACK_ENTRIES_MAX && !make_room(step, agent, branch, llm.at_limit) {
+    if summary::is_full(&step.conv, agent, branch) && !summary::make_room(step, agent, branch, llm.at_limit) {
         let text = format!(
             "This branch holds {STACK_ENTRIES_MAX} entries, its limit: rewind it, or set at_limit to compact."
         );
@@ -197,21 +229,23 @@ fn prompt_ref(request: &crate::model::ModelRequest) -> String {
 }
 
 fn reflect_on_tools(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    let entries = step.conv.visible(agent, branch);
-    if lookup::reflections(&entries) >= REFLECTIONS_MAX {
+    let turn = lookup::turn(&step.conv, agent, branch);
+    if lookup::reflections(&turn) >= REFLECTIONS_MAX {
         return;
     }
     // Since the newest reply with calls, if nobody said anything since.
-    let newest = entries.iter().rev().find_map(|entry| match &entry.state {
+    let newest = turn.iter().rev().find_map(|entry| match &entry.state {
         State::ToolCall(call) => Some(call.reply),
         _ => None,
     });
-    let since = entries
+    let since = turn
         .iter()
-        .rposition(|entry| matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_)))
+        .rposition(|entry| {
+            !is_silent(entry) && matches!(entry.state, State::AssistantMessage(_) | State::UserMessage(_))
+        })
         .map_or(0, |at| at + 1)
-        .max(entries.iter().position(|entry| is_of(entry, newest)).unwrap_or(0));
-    let names: Vec<String> = entries
+        .max(turn.iter().position(|entry| is_of(entry, newest)).unwrap_or(0));
+    let names: Vec<String> = turn
         .get(since..)
         .unwrap_or_default()
         .iter()
@@ -237,7 +271,7 @@ pub(super) fn reflection(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId
 }
 
 fn answer_by_rule(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, rule: &RuleAgent) {
-    let question = step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
+    let question = step.conv.newest(agent, branch).find_map(|entry| match &entry.state {
         State::UserMessage(message) => Some(message.text.trim().to_lowercase()),
         _ => None,
     });
@@ -248,12 +282,18 @@ fn answer_by_rule(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, rule:
 }
 
 fn ask_person(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, human: &HumanAgent) {
-    let text = step.conv.visible(agent, branch).into_iter().rev().find_map(|entry| match &entry.state {
-        State::UserMessage(message) => Some(message.text.clone()),
-        _ => None,
-    });
-    let url = human.callback_url.clone();
-    request(step, agent, branch, RequestKind::Reply, String::new(), text.unwrap_or_default(), url);
+    let mut said: Vec<&str> = step
+        .conv
+        .newest(agent, branch)
+        .take_while(|entry| !matches!(entry.state, State::UserInputRequest(_)))
+        .filter_map(|entry| match &entry.state {
+            State::UserMessage(message) => Some(message.text.as_str()),
+            _ => None,
+        })
+        .collect();
+    said.reverse();
+    let (text, url) = (said.join("\n"), human.callback_url.clone());
+    request(step, agent, branch, RequestKind::Reply, String::new(), text, url);
 }
 
 /// Asks a person. The wait has the request's id.
@@ -286,12 +326,26 @@ pub(super) fn say(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, text:
     )
 }
 
-/// A model's final text: reflected on where the agent is so defined, otherwise the end of the turn.
+/// What an agent answered. Where somebody wrote meanwhile the turn goes on with that; a caller gets the last
+/// answer only.
 pub(super) fn answered(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, text: &str) {
+    if step.conv.is_parked(agent, branch) {
+        return;
+    }
+    if !is_behind(&step.conv, agent, branch) {
+        return reflected(step, agent, branch, seq, text);
+    }
+    if step.conv.open_call(agent, branch).is_none() {
+        publish(step, agent, branch, seq, text);
+    }
+    go_on(step, agent, branch);
+}
+
+/// A final text: reflected on where the agent is so defined, otherwise the end of the turn.
+fn reflected(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, text: &str) {
     let llm = lookup::llm(&step.conv, step.context, agent);
-    let entries = step.conv.visible(agent, branch);
-    let turn = lookup::since_question(&entries);
-    let room = lookup::reflections(&entries) < REFLECTIONS_MAX;
+    let turn = lookup::turn(&step.conv, agent, branch);
+    let room = lookup::reflections(&turn) < REFLECTIONS_MAX;
     let earlier = turn.iter().any(|entry| {
         entry.seq < seq && matches!(&entry.state, State::AssistantMessage(said) if said.text == text)
     });
@@ -334,14 +388,15 @@ fn publish(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, seq: i64, te
 
 /// Ends a run for good, once.
 pub(super) fn finish(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, stop_reason: StopReason) {
-    let finished =
-        matches!(step.conv.indexed(agent, branch).last().map(|entry| &entry.state), Some(State::Finished(_)));
+    let newest = step.conv.newest_said(agent, branch).map(|entry| &entry.state);
+    let finished = matches!(newest, Some(State::Finished(_)));
     if !finished {
         step.append(agent, branch, State::Finished(Finished { stop_reason }));
     }
 }
 
-/// The turn ends with a failure that people see; the conversation goes on with the next message.
+/// The turn ends with a failure that people see; the conversation goes on with the next message, at once where
+/// somebody wrote meanwhile.
 pub(super) fn failed(
     step: &mut Step<'_>,
     agent: &AgentId,
@@ -371,6 +426,12 @@ fn ended(
         return;
     }
     let call = step.conv.open_call(agent, branch).cloned();
+    if stop.is_none() && is_behind(&step.conv, agent, branch) {
+        if call.is_none() {
+            publish(step, agent, branch, seq, text);
+        }
+        return go_on(step, agent, branch);
+    }
     let stop = stop.or(call.as_ref().map(|_| StopReason::Error));
     if let Some(stop) = stop {
         finish(step, agent, branch, stop);
@@ -398,80 +459,4 @@ pub(super) fn say_error(
     let message =
         AssistantMessage { text: text.to_owned(), error: Some(error), ..AssistantMessage::default() };
     step.append(agent, branch, State::AssistantMessage(message))
-}
-
-/// How many entries have gathered since the newest summary.
-pub(super) fn entries_since_summary(entries: &[&Entry]) -> i64 {
-    let summed = newest_summary(entries);
-    i64::try_from(entries.iter().filter(|entry| entry.seq > summed).count()).unwrap_or(i64::MAX)
-}
-
-fn newest_summary(entries: &[&Entry]) -> i64 {
-    let summary = entries.iter().rev().find_map(|entry| match &entry.state {
-        State::AssistantMessage(message) => message.summary_of,
-        _ => None,
-    });
-    summary.unwrap_or(-1)
-}
-
-/// Makes room on a full branch where its policy is to compact: sums up what is before the question at hand.
-pub(super) fn make_room(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, policy: AtLimit) -> bool {
-    if policy == AtLimit::Refuse {
-        return false;
-    }
-    let entries = step.conv.visible(agent, branch);
-    let pending = is_pending(&entries);
-    let question = entries.iter().rposition(|entry| lookup::is_question(&entry.state));
-    let upto = if pending { question.unwrap_or(0) } else { entries.len() };
-    let summed = entries.get(..upto).unwrap_or_default();
-    let Some(last) = summed.last().map(|entry| entry.seq).filter(|seq| *seq > newest_summary(&entries))
-    else {
-        return false;
-    };
-    let text = digest(summed);
-    let message = AssistantMessage { text, summary_of: Some(last), ..AssistantMessage::default() };
-    step.append(agent, branch, State::AssistantMessage(message));
-    if pending {
-        // The question stays the newest thing said: a summary must not look like its answer.
-        let again =
-            step.conv.visible(agent, branch).into_iter().rev().find(|e| lookup::is_question(&e.state));
-        if let Some(State::UserMessage(question)) = again.map(|entry| entry.state.clone()) {
-            reflection(step, agent, branch, question.text);
-        }
-    }
-    true
-}
-
-/// What was said, in short: the beginning and the end, each message cut.
-pub(super) fn digest(entries: &[&Entry]) -> String {
-    const HEAD: usize = 8;
-    const TAIL: usize = 24;
-    const CHARS: usize = 160;
-    let lines: Vec<String> = entries
-        .iter()
-        .filter_map(|entry| match &entry.state {
-            State::UserMessage(message) => Some(("user", &message.text)),
-            State::AssistantMessage(message) if message.error.is_none() && !message.text.is_empty() => {
-                Some(("assistant", &message.text))
-            }
-            _ => None,
-        })
-        .map(|(who, text)| {
-            let cut: String = text.chars().take(CHARS).collect();
-            let more = if cut.len() < text.len() { "…" } else { "" };
-            format!("{who}: {cut}{more}")
-        })
-        .collect();
-    let mut text = format!("Summary of {} earlier entries.", entries.len());
-    let left_out = lines.len().saturating_sub(HEAD + TAIL);
-    for (at, line) in lines.iter().enumerate() {
-        if at == HEAD && left_out > 0 {
-            text.push_str(&format!("\n… {left_out} messages left out …"));
-        }
-        if at < HEAD || at >= HEAD + left_out {
-            text.push('\n');
-            text.push_str(line);
-        }
-    }
-    text
 }

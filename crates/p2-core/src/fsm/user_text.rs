@@ -1,7 +1,7 @@
 //! A person's message.
 
 use super::builder::Step;
-use super::{applied, lookup, recorded, refused, turn};
+use super::{applied, lookup, recorded, refused, summary, turn};
 use crate::ids::{AgentId, BranchId, ConversationId};
 use crate::record::{Change, Forked, Opened, Outcome, Pinned, UserText};
 use crate::state::{State, UserMessage};
@@ -37,9 +37,9 @@ pub(super) fn decide(step: &mut Step<'_>, conversation: &ConversationId, text: &
         open_stack(step, &agent, &branch);
     }
     if let crate::definition::AgentKind::Llm(llm) = &definition.kind {
-        let full = turn::entries_since_summary(&step.conv.visible(&agent, &branch)) >= STACK_ENTRIES_MAX;
+        let full = summary::is_full(&step.conv, &agent, &branch);
         let held = !step.conv.waits_on(&agent, &branch).is_empty();
-        if full && !held && !turn::make_room(step, &agent, &branch, llm.at_limit) {
+        if full && !held && !summary::make_room(step, &agent, &branch, llm.at_limit) {
             let why = format!(
                 "branch '{branch}' of '{agent}' holds {STACK_ENTRIES_MAX} entries, its limit: rewind it, or set at_limit to compact"
             );

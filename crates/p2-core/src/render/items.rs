@@ -6,17 +6,63 @@ use serde_json::{Map, Value, json};
 
 use crate::ids::Id;
 use crate::model::{ChatMessage, ModelToolCall};
-use crate::state::{AssistantMessage, Entry, State, ToolCall, ToolResult, ToolStatus, UserMessage};
+use crate::state::{
+    AssistantMessage, Entry, State, ToolCall, ToolResult, ToolStatus, UserMessage, WaitKind, Waiting,
+};
 
-/// A part of the dialogue that is kept or dropped whole.
-#[derive(Clone, Debug)]
-pub(super) struct Item {
+/// A part of the dialogue that is kept or dropped whole. It refers to the stack: most of a long one is dropped,
+/// so that messages are made of what is kept only.
+pub(super) struct Item<'a> {
     /// The newest `seq` in it.
     last: i64,
-    /// A person or a caller wrote it.
-    pub(super) asked: bool,
+    body: Body<'a>,
+}
+
+enum Body<'a> {
+    /// The newest summary.
+    Summary(&'a str),
+    /// From a person or a caller, or a reflection.
+    Said { text: &'a str, asked: bool },
+    /// The agent's text, without calls.
+    Answer(&'a str),
+    /// A reply with calls, and their results.
+    Group(Group<'a>),
+}
+
+struct Group<'a> {
+    text: Option<&'a str>,
+    calls: Vec<(&'a ToolCall, Option<&'a ToolResult>)>,
+}
+
+impl Item<'_> {
+    /// Whether a person or a caller wrote it.
+    pub(super) fn asked(&self) -> bool {
+        matches!(self.body, Body::Said { asked: true, .. })
+    }
+
+    /// How many messages it has.
+    pub(super) fn len(&self) -> usize {
+        match &self.body {
+            Body::Group(group) => group.calls.len() + 1,
+            _ => 1,
+        }
+    }
+
     /// Its messages; a group begins with the assistant's.
-    pub(super) messages: Vec<ChatMessage>,
+    pub(super) fn messages(&self) -> Vec<ChatMessage> {
+        let text = |text: &str| text.to_owned();
+        match &self.body {
+            Body::Summary(summary) => {
+                let content = format!("Summary of the conversation so far: {summary}");
+                vec![ChatMessage::User { content }]
+            }
+            Body::Said { text: said, .. } => vec![ChatMessage::User { content: text(said) }],
+            Body::Answer(said) => {
+                vec![ChatMessage::Assistant { content: Some(text(said)), tool_calls: Vec::new() }]
+            }
+            Body::Group(group) => group.messages(),
+        }
+    }
 }
 
 /// Whether the core wrote this message to make the agent look at its own work again.
@@ -26,15 +72,14 @@ pub(super) fn is_reflection(message: &UserMessage) -> bool {
 
 /// The whole dialogue, oldest first. Where there is a summary, it stands first, in place of all that it sums
 /// up; a group that got a result after the summary was cut is not covered by it and stays.
-pub(super) fn dialogue(entries: &[&Entry]) -> Vec<Item> {
+pub(super) fn dialogue<'a>(entries: &[&'a Entry]) -> Vec<Item<'a>> {
     let mut parts = Parts::default();
     for entry in entries {
         parts.take(entry);
     }
     let items = parts.finish();
     let Some((summary, covered)) = newest_summary(entries) else { return items };
-    let content = format!("Summary of the conversation so far: {summary}");
-    let first = Item { last: covered, asked: false, messages: vec![ChatMessage::User { content }] };
+    let first = Item { last: covered, body: Body::Summary(summary) };
     std::iter::once(first).chain(items.into_iter().filter(|item| item.last > covered)).collect()
 }
 
@@ -49,22 +94,15 @@ fn newest_summary<'a>(entries: &[&'a Entry]) -> Option<(&'a str, i64)> {
 
 #[derive(Default)]
 struct Parts<'a> {
-    parts: Vec<Part<'a>>,
+    parts: Vec<Item<'a>>,
     /// Reply → its group's place in `parts`.
     groups: BTreeMap<Id, usize>,
     /// Text of a reply whose tool calls are still to come.
     text: Option<(i64, &'a str)>,
-}
-
-enum Part<'a> {
-    Message(Item),
-    Group(Group<'a>),
-}
-
-struct Group<'a> {
-    last: i64,
-    text: Option<&'a str>,
-    calls: Vec<(&'a ToolCall, Option<&'a ToolResult>)>,
+    /// Whether a model call is under way.
+    asking: bool,
+    /// What was said while it was: the reply does not answer it, so it stands after the reply.
+    meanwhile: Vec<Item<'a>>,
 }
 
 impl<'a> Parts<'a> {
@@ -72,21 +110,32 @@ impl<'a> Parts<'a> {
         match &entry.state {
             State::UserMessage(message) => {
                 self.flush();
-                let content = message.text.clone();
-                self.message(entry.seq, !is_reflection(message), ChatMessage::User { content });
+                let body = Body::Said { text: &message.text, asked: !is_reflection(message) };
+                let item = Item { last: entry.seq, body };
+                if self.asking {
+                    self.meanwhile.push(item);
+                } else {
+                    self.parts.push(item);
+                }
             }
+            State::AssistantMessage(message) if message.summary_of.is_some() => self.flush(),
             State::AssistantMessage(message) => {
                 self.flush();
-                if message.error.is_some() || message.summary_of.is_some() {
-                    return;
+                if message.error.is_none() {
+                    self.text = Some((entry.seq, &message.text));
                 }
-                self.text = Some((entry.seq, &message.text));
                 if message.tool_calls == 0 {
                     self.flush();
+                    self.replied();
                 }
             }
             State::ToolCall(call) => self.call(entry.seq, call),
             State::ToolResult(result) => self.result(entry.seq, result),
+            State::Waiting(Waiting { kind: WaitKind::Llm, .. }) => {
+                // Asked anew: this call has seen it all.
+                self.replied();
+                self.asking = true;
+            }
             State::AgentCall(_)
             | State::AgentResult(_)
             | State::Waiting(_)
@@ -96,8 +145,10 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn message(&mut self, seq: i64, asked: bool, message: ChatMessage) {
-        self.parts.push(Part::Message(Item { last: seq, asked, messages: vec![message] }));
+    /// The call that was under way is over.
+    fn replied(&mut self) {
+        self.asking = false;
+        self.parts.append(&mut self.meanwhile);
     }
 
     /// A reply's text of which no tool call follows (a fork may cut between them) is a plain message.
@@ -105,65 +156,65 @@ impl<'a> Parts<'a> {
         if let Some((seq, text)) = self.text.take()
             && !text.is_empty()
         {
-            let content = Some(text.to_owned());
-            self.message(seq, false, ChatMessage::Assistant { content, tool_calls: Vec::new() });
+            self.parts.push(Item { last: seq, body: Body::Answer(text) });
         }
     }
 
     fn call(&mut self, seq: i64, call: &'a ToolCall) {
         let place = self.groups.get(&call.reply).copied();
-        if let Some(Part::Group(group)) = place.and_then(|place| self.parts.get_mut(place)) {
+        if let Some(Item { last, body: Body::Group(group) }) =
+            place.and_then(|place| self.parts.get_mut(place))
+        {
             // Providers refuse a reply in which two calls share an id.
             if group.calls.iter().all(|(known, _)| known.call_id != call.call_id) {
                 group.calls.push((call, None));
-                group.last = group.last.max(seq);
+                *last = (*last).max(seq);
             }
             return;
         }
         self.groups.insert(call.reply, self.parts.len());
         let text = self.text.take().map(|(_, text)| text).filter(|text| !text.is_empty());
-        self.parts.push(Part::Group(Group { last: seq, text, calls: vec![(call, None)] }));
+        let body = Body::Group(Group { text, calls: vec![(call, None)] });
+        self.parts.push(Item { last: seq, body });
+        self.replied();
     }
 
     /// A result belongs to the newest call of its id that is open. What was in doubt stays open: its own
     /// result closes it later.
     fn result(&mut self, seq: i64, result: &'a ToolResult) {
-        let groups = self.parts.iter_mut().rev().filter_map(|part| match part {
-            Part::Group(group) => Some(group),
-            Part::Message(_) => None,
+        let groups = self.parts.iter_mut().rev().filter_map(|item| match &mut item.body {
+            Body::Group(group) => Some((&mut item.last, group)),
+            _ => None,
         });
-        for group in groups {
+        for (last, group) in groups {
             let open = group.calls.iter_mut().find(|(call, closed)| {
                 call.call_id == result.call_id
                     && closed.is_none_or(|before| before.status == ToolStatus::InDoubt)
             });
             if let Some((_, slot)) = open {
                 *slot = Some(result);
-                group.last = group.last.max(seq);
+                *last = (*last).max(seq);
                 return;
             }
         }
     }
 
-    fn finish(mut self) -> Vec<Item> {
+    /// A group without any result is left out: the model has not been answered yet, and there is nothing to
+    /// say.
+    fn finish(mut self) -> Vec<Item<'a>> {
         self.flush();
+        self.replied();
+        self.parts.retain(|item| match &item.body {
+            Body::Group(group) => group.calls.iter().any(|(_, result)| result.is_some()),
+            _ => true,
+        });
         self.parts
-            .into_iter()
-            .filter_map(|part| match part {
-                Part::Message(item) => Some(item),
-                Part::Group(group) => group.item(),
-            })
-            .collect()
     }
 }
 
 impl Group<'_> {
-    /// A group without any result is left out: the model has not been answered yet, and there is nothing to
-    /// say. With some results the others are named as pending, because providers want one for each call.
-    fn item(self) -> Option<Item> {
-        if self.calls.iter().all(|(_, result)| result.is_none()) {
-            return None;
-        }
+    /// Calls without a result are named as pending, because providers want one for each call.
+    fn messages(&self) -> Vec<ChatMessage> {
         let tool_calls = self
             .calls
             .iter()
@@ -179,9 +230,7 @@ impl Group<'_> {
             name: call.tool.clone(),
             content: result.map_or_else(|| json!({ "status": "pending" }), content_of).to_string(),
         });
-        let messages =
-            std::iter::once(ChatMessage::Assistant { content, tool_calls }).chain(results).collect();
-        Some(Item { last: self.last, asked: false, messages })
+        std::iter::once(ChatMessage::Assistant { content, tool_calls }).chain(results).collect()
     }
 }
 

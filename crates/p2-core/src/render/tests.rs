@@ -171,7 +171,7 @@ fn the_system_prompt_speaks_of_tools_and_delegation_only_to_those_who_have_them(
         Call a tool whenever it knows better than you; never make up what it could tell you. Calls that do not depend on each other belong in one reply. When a call fails, say so, or correct its arguments and try again.
 
         Working with other agents:
-        - Hand a task over with delegate when you were asked to involve another agent, or when you lack the tool for it. Use the agent's id exactly as it was given to you.
+        - Hand a task over with delegate when you were asked to involve another agent, or when you lack the tool for it. Use the agent's id exactly as the description of delegate or the person gave it to you.
         - The other agent sees only the message, so put into it whatever the task needs; set context where it needs what was said before.
         - Its answer comes back to you as the result of the call. Then carry on: finish every other step you were asked for, and only after that give the final answer in your own words.
         - Do not hand a task back to the agent that gave it to you.
@@ -274,6 +274,46 @@ fn results_stand_beside_their_calls_whatever_was_typed_in_between() {
             user: me too
             assistant: ok
         "#]],
+    );
+}
+
+#[test]
+fn what_was_typed_while_a_call_ran_stands_after_the_reply_that_did_not_see_it() {
+    let asking = || wait(WaitKind::Llm);
+    compact(
+        vec![user("one"), asking(), user("two"), user("three"), says("first"), asking(), says("second")],
+        expect![[r#"
+            user: one
+            assistant: first
+            user: two
+            user: three
+            assistant: second
+        "#]],
+    );
+    compact(
+        vec![user("one"), asking(), user("two"), says_and_calls("", 1), call("r1", "c1"), result("c1")],
+        expect![[r#"
+            user: one
+            assistant: - [c1 get_weather{"location":"Paris"}]
+              tool c1 get_weather: {"status":"success","temperature":71.6}
+            user: two
+        "#]],
+    );
+    // Asked anew after a pause: that call saw it.
+    compact(
+        vec![user("one"), asking(), user("two"), asking(), says("both")],
+        expect![[r#"
+        user: one
+        user: two
+        assistant: both
+    "#]],
+    );
+    compact(
+        vec![user("one"), asking(), user("two")],
+        expect![[r#"
+        user: one
+        user: two
+    "#]],
     );
 }
 
@@ -614,7 +654,16 @@ fn what_the_agent_names_and_does_not_exist_is_an_error_that_names_it() {
     .assert_eq(&resolve(&persona));
     let bare = |llm| {
         let (conversation, agent) = (&conversation, &agent);
-        request(&RenderSpec { conversation, agent, llm, persona: None, tools: Vec::new() }, &[]).unwrap_err()
+        let spec = RenderSpec {
+            conversation,
+            agent,
+            llm,
+            persona: None,
+            tools: Vec::new(),
+            agents: Vec::new(),
+            any_agent: false,
+        };
+        request(&spec, &[]).unwrap_err()
     };
     assert_eq!(bare(&tools), resolve(&tools));
     assert_eq!(bare(&persona), resolve(&persona));
@@ -694,6 +743,7 @@ fn any_state() -> impl Strategy<Value = State> {
         6 => (reply(), id()).prop_map(|(reply, id)| call(&reply, &id)),
         6 => (id(), any_status()).prop_map(|(id, status)| result_with(&id, status, json!({"a": 1}))),
         1 => Just(wait(WaitKind::Tool)),
+        2 => Just(wait(WaitKind::Llm)),
         1 => Just(State::Finished(Finished { stop_reason: StopReason::Done })),
     ]
 }

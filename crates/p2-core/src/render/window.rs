@@ -14,23 +14,32 @@ const MESSAGE_TOKENS: usize = 4;
 const PIECE_BYTES: usize = 1_024;
 
 /// The newest items that have at most `most` messages together.
-pub(super) fn newest(items: Vec<Item>, most: usize) -> Vec<Item> {
-    choose(items, most, 0, |item| item.messages.len())
+pub(super) fn newest(items: Vec<Item<'_>>, most: usize) -> Vec<Item<'_>> {
+    choose(items, most, 0, Item::len)
 }
 
 /// The newest items that, with the system messages, have at most `budget` tokens.
-pub(super) fn within(items: Vec<Item>, system: &[ChatMessage], budget: usize) -> Result<Vec<Item>, String> {
+pub(super) fn within<'a>(
+    items: Vec<Item<'a>>,
+    system: &[ChatMessage],
+    budget: usize,
+) -> Result<Vec<Item<'a>>, String> {
     let tokenizer = tokenizer()?;
     let cost = |messages: &[ChatMessage]| messages.iter().map(|message| tokens(tokenizer, message)).sum();
     let used = cost(system);
-    Ok(choose(items, budget, used, |item| cost(&item.messages)))
+    Ok(choose(items, budget, used, |item| cost(&item.messages())))
 }
 
 /// Keeps an unbroken run of the newest items within `limit`, and in any case the newest item and the newest
 /// question, which count first: a model without them would not know what to do.
-fn choose(items: Vec<Item>, limit: usize, used: usize, cost: impl Fn(&Item) -> usize) -> Vec<Item> {
+fn choose<'a>(
+    items: Vec<Item<'a>>,
+    limit: usize,
+    used: usize,
+    cost: impl Fn(&Item<'a>) -> usize,
+) -> Vec<Item<'a>> {
     let newest = items.len().saturating_sub(1);
-    let question = items.iter().rposition(|item| item.asked);
+    let question = items.iter().rposition(Item::asked);
     let forced = |place: usize| place == newest || Some(place) == question;
     let kept = items.iter().enumerate().filter(|(place, _)| forced(*place));
     let mut used = kept.fold(used, |used, (_, item)| used.saturating_add(cost(item)));

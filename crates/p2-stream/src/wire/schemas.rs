@@ -8,9 +8,9 @@ use apache_avro::rabin::Rabin;
 use p2_core::record::Topic;
 
 /// (topic, the schema in force, every published version, oldest first).
-type Source = (Topic, &'static str, &'static [&'static str]);
+pub(super) type Source = (Topic, &'static str, &'static [&'static str]);
 
-const SOURCES: [Source; 6] = [
+pub(super) const SOURCES: [Source; 6] = [
     (
         Topic::Inbox,
         include_str!("../../../../schemas/inbox.avsc"),

@@ -12,6 +12,8 @@ use serde_json::json;
 
 use super::*;
 
+mod evolution;
+
 fn id(text: &str) -> Id {
     Id::of_text(text)
 }
