@@ -203,7 +203,7 @@ fn check_order(trace: &str) -> Result<usize, String> {
     for line in trace.lines() {
         let (process, call) = line.split_once(' ').unwrap_or_default();
         let call = call.trim_start();
-        let journal = call.contains("/data/journal>");
+        let journal = call.contains("/data/log/");
         if journal && call.starts_with("pwrite64(") {
             written.extend(marks_of(call, "mark-", ';'));
         } else if journal && (call.starts_with("fdatasync(") || call.starts_with("fsync(")) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use p2_core::record::Topic;
@@ -22,11 +22,21 @@ fn record(text: &str) -> NewRecord {
     }
 }
 
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let named =
-        entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
-    named.filter(|(name, _)| name != "lock").collect()
+/// The first segment of the log.
+fn segment(dir: &Path) -> PathBuf {
+    dir.join("log/00000001-0.log")
+}
+
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else if entry.file_name() != "lock" {
+            found.insert(entry.path(), std::fs::read(entry.path()).unwrap());
+        }
+    }
+    found
 }
 
 /// Opens fresh directories and keeps them until the end.
@@ -106,7 +116,8 @@ async fn a_newer_or_foreign_directory_is_refused_and_no_byte_changed() {
     drop(first);
     let format = std::fs::read_to_string(dir.path().join("format")).unwrap();
     for (text, expected) in [
-        (format.replace("p2engine-data 1", "p2engine-data 2"), "format 2 is newer than 1"),
+        (format.replace("p2engine-data 2", "p2engine-data 3"), "format 3 is newer than 2"),
+        (format.replace("p2engine-data 2", "p2engine-data 1"), "use a new data directory"),
         ("hello\n".to_owned(), "not a data directory"),
         (format!("{format}compression best\n"), "'compression' is not known"),
     ] {
@@ -139,7 +150,7 @@ async fn a_record_damaged_after_opening_is_an_error_and_not_other_data() {
     let dir = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(dir.path(), &Options::default()).unwrap();
     embedded.log().append(vec![record("precious")]).await.unwrap();
-    let path = dir.path().join("journal");
+    let path = segment(dir.path());
     let text = std::fs::read(&path).unwrap();
     let at = text.windows(8).position(|window| window == b"precious").unwrap();
     std::os::unix::fs::FileExt::write_all_at(
@@ -168,7 +179,7 @@ async fn views_that_are_ahead_of_the_log_are_emptied() {
 fn a_missing_journal_is_not_taken_for_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     drop(Embedded::open(dir.path(), &Options::default()).unwrap());
-    std::fs::remove_file(dir.path().join("journal")).unwrap();
+    std::fs::remove_file(segment(dir.path())).unwrap();
     let before = files(dir.path());
     let error = Embedded::open(dir.path(), &Options::default()).unwrap_err();
     assert!(error.to_string().contains("missing beside its views"), "{error}");
