@@ -16,8 +16,8 @@ use crate::disk::DiskFile;
 use crate::journal::Sealed;
 use crate::segment::{LaneSlots, SLOT, Slot, decode_slots};
 
-/// Most bytes of one read, unless its first record alone is larger.
-const READ_BYTES_MAX: u64 = 1 << 20;
+/// Bytes after which a read ends.
+pub(crate) const READ_BYTES_MAX: u64 = 1 << 20;
 
 /// Records of one partition in one sealed segment.
 #[derive(Clone, Debug)]

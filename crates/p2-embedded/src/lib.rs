@@ -282,15 +282,18 @@ fn start(
         retention: options.retention.clone(),
         segment_ms: SEGMENT_MS,
     };
-    let (stop, stopped) = mpsc::channel();
-    let clock = expiry.clone();
-    let clock = spawn("p2-retention").spawn(move || clock.by_the_clock(&stopped))?;
-    Ok(WriterHandle {
+    let mut handle = WriterHandle {
         requests: Some(requests),
         thread: Some(thread),
-        clock: Some((stop, clock)),
-        expiry: Some(expiry),
-    })
+        clock: None,
+        expiry: Some(expiry.clone()),
+    };
+    if !options.retention.is_empty() {
+        let (stop, stopped) = mpsc::channel();
+        let clock = spawn("p2-retention").spawn(move || expiry.by_the_clock(&stopped))?;
+        handle.clock = Some((stop, clock));
+    }
+    Ok(handle)
 }
 
 /// Takes the directory's lock and writes the process id into it.

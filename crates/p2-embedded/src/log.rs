@@ -42,13 +42,29 @@ impl Shared {
         self.stopped.get().cloned().unwrap_or_else(closed)
     }
 
-    /// Reads durable records. The reads hit the page cache as a rule and are small, so they are made in place.
+    /// Reads durable records, over segments, up to a limit of bytes. The reads hit the page cache as a rule and
+    /// are small, so they are made in place.
     fn read(&self, lane: Lane, from: i64, records_max: usize) -> Result<Vec<StoredRecord>, LogError> {
-        for _ in 0..3 {
-            let place = self.visible().place(lane, from, records_max)?;
-            if let Some(records) = index::read_place(place, lane, from, records_max)? {
-                return Ok(records);
-            }
+        let mut found = Vec::new();
+        let (mut next, mut bytes, mut missed) = (from, 0, 0);
+        while found.len() < records_max && bytes < index::READ_BYTES_MAX && missed < 3 {
+            let left = records_max - found.len();
+            let place = match self.visible().place(lane, next, left) {
+                // Retention went by: what was read is still what was asked for.
+                Err(_) if !found.is_empty() => break,
+                place => place?,
+            };
+            let Some(read) = index::read_place(place, lane, next, left)? else {
+                missed += 1;
+                continue;
+            };
+            let Some(last) = read.last() else { return Ok(found) };
+            next = last.offset + 1;
+            bytes += read.iter().map(|stored| stored.record.value.len() as u64).sum::<u64>();
+            found.extend(read);
+        }
+        if missed < 3 || !found.is_empty() {
+            return Ok(found);
         }
         let (topic, partition) = (lane.0.name(), lane.1);
         Err(LogError::Unavailable(format!(
@@ -128,6 +144,9 @@ impl Log for EmbeddedLog {
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, LogError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
         let (reply, answer) = oneshot::channel();
         self.writer.send(Request::Work(Work::Append { records, reply }));
         answer.await.unwrap_or_else(|_| Err(self.gone()))

@@ -53,7 +53,6 @@ impl Plan {
     }
 
     fn skip(&self, times: u32) {
-        self.once();
         self.strikes.lock().unwrap().as_mut().unwrap().skip = times;
     }
 
@@ -88,7 +87,8 @@ impl Faults for Plan {
 }
 
 fn small(segment_bytes: u64) -> Options {
-    Options { segment_bytes, ..Options::with_partitions(4) }
+    // Without retention there is no clock beside the writer: its requests come one after the other.
+    Options { segment_bytes, retention: BTreeMap::new(), ..Options::with_partitions(4) }
 }
 
 /// An open directory whose disk fails as planned.
@@ -128,7 +128,7 @@ fn message(failed: Result<Vec<Position>, LogError>) -> String {
 
 #[tokio::test]
 async fn a_full_disk_refuses_a_commit_whole_and_the_log_goes_on_when_there_is_space() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let (embedded, plan) = open(dir.path(), &small(1 << 20));
     append(&embedded, "before").await.unwrap();
     for short in [0, 1, 27, 28, 60] {
@@ -149,7 +149,7 @@ async fn a_full_disk_refuses_a_commit_whole_and_the_log_goes_on_when_there_is_sp
 
 #[tokio::test]
 async fn a_full_disk_whose_half_written_commit_cannot_be_cut_off_stops_the_log_and_a_restart_mends_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     #[derive(Debug)]
     struct Full;
     impl Faults for Full {
@@ -176,7 +176,7 @@ async fn a_full_disk_whose_half_written_commit_cannot_be_cut_off_stops_the_log_a
 
 #[tokio::test]
 async fn a_write_error_refuses_its_commit_and_shows_nothing_of_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let (embedded, plan) = open(dir.path(), &small(1 << 20));
     plan.strike(Operation::Write, ".log", IO_ERROR);
     let log = embedded.log();
@@ -197,7 +197,7 @@ async fn a_write_error_refuses_its_commit_and_shows_nothing_of_it() {
 
 #[tokio::test]
 async fn after_a_failed_sync_nothing_is_acknowledged_shown_or_synced_any_more() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let (embedded, plan) = open(dir.path(), &small(1 << 20));
     append(&embedded, "safe").await.unwrap();
     let log = embedded.log();
@@ -233,7 +233,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_shown_or_synced_any_more() 
 
 #[tokio::test]
 async fn a_failed_sync_of_an_interval_says_what_may_be_lost() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let options = Options { durability: Durability::Interval { ms: 1 }, ..small(1 << 20) };
     let (embedded, plan) = open(dir.path(), &options);
     plan.strike(Operation::Sync, ".log", IO_ERROR);
@@ -251,18 +251,21 @@ async fn a_failed_sync_of_an_interval_says_what_may_be_lost() {
 
 #[tokio::test]
 async fn a_rotation_that_finds_no_space_is_put_off_and_loses_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let options = small(1);
     let (embedded, plan) = open(dir.path(), &options);
-    append(&embedded, "0").await.unwrap();
-    for n in 1..6 {
+    let member = embedded.log().join("p2.one", &[]).await.unwrap();
+    for n in 0..6 {
         // The frame gets through, the footer behind it does not.
         plan.short(9);
         plan.skip(1);
         append(&embedded, &n.to_string()).await.unwrap();
+        // Answered once the writer has done what follows the acknowledgement.
+        member.committed(Topic::Inbox, 0).await.unwrap();
     }
+    assert_eq!(std::fs::read_dir(dir.path().join("log")).unwrap().count(), 1, "no segment was sealed");
     plan.mend();
-    assert_eq!(std::fs::read_dir(dir.path().join("log")).unwrap().count(), 2, "no segment was sealed");
+    drop(member);
     assert_eq!(texts(&embedded).await, ["0", "1", "2", "3", "4", "5"]);
     drop(embedded);
     let again = Embedded::open(dir.path(), &options).unwrap();
@@ -283,7 +286,7 @@ async fn a_rotation_that_fails_halfway_stops_the_log_and_a_restart_has_everythin
         (Operation::Sync, "00000002-0.log"),
         (Operation::SyncDirectory, "log"),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = fast();
         let (embedded, plan) = open(dir.path(), &small(1));
         plan.strike(operation, name, NO_SPACE);
         append(&embedded, "acknowledged").await.unwrap();
@@ -309,7 +312,7 @@ fn a_new_directory_that_cannot_be_made_durable_is_not_opened_and_the_next_try_ma
         (Operation::Write, "00000001-0.log"),
         (Operation::Sync, "00000001-0.log"),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = fast();
         let plan = Arc::new(Plan::default());
         plan.strike(operation, name, IO_ERROR);
         let refused = Embedded::open_on(dir.path(), &Options::default(), &Disk::with(plan));
@@ -323,7 +326,7 @@ fn a_new_directory_that_cannot_be_made_durable_is_not_opened_and_the_next_try_ma
 
 #[tokio::test]
 async fn a_history_of_many_segments_reads_the_same_from_any_offset_and_after_opening_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let options = small(400);
     let embedded = Embedded::open(dir.path(), &options).unwrap();
     let expected: Vec<String> = (0..200).map(|n| format!("text {n}")).collect();
@@ -348,7 +351,7 @@ async fn a_history_of_many_segments_reads_the_same_from_any_offset_and_after_ope
 
 #[tokio::test]
 async fn verify_finds_any_damage_in_a_sealed_segment_that_opening_does_not_read() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = fast();
     let embedded = Embedded::open(dir.path(), &small(1)).unwrap();
     append(&embedded, "first").await.unwrap();
     append(&embedded, "second").await.unwrap();
@@ -374,4 +377,73 @@ async fn verify_finds_any_damage_in_a_sealed_segment_that_opening_does_not_read(
     std::fs::write(&path, &whole).unwrap();
     let found = verify(dir.path()).unwrap();
     assert_eq!((found.segments, found.records, found.torn), (3, 2, None));
+}
+
+/// A directory for tests that sync thousands of times: in memory, where the system has such a place.
+pub(crate) fn fast() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// The batches that opening a log finds, in order.
+fn batches(log: &Path, salt: u64) -> (Vec<codec::FoundBatch>, Option<DroppedTail>) {
+    let mut found = Vec::new();
+    let opened = Journal::open(&Disk::default(), log, salt, 1_000, |part| {
+        if let Found::Frame(frame) = part {
+            found.extend(codec::decode_payload(frame.payload)?);
+        }
+        Ok(())
+    });
+    let (_, dropped) = opened.unwrap();
+    (found, dropped)
+}
+
+#[tokio::test]
+async fn a_log_cut_at_every_byte_of_its_last_64_kib_opens_to_a_prefix_of_the_acknowledged_batches() {
+    let dir = fast();
+    let embedded = Embedded::open(dir.path(), &Options::with_partitions(4)).unwrap();
+    let salt = format::read(&dir.path().join("format"), None).unwrap().unwrap().salt();
+    let log = embedded.log();
+    let mut acknowledged = 0;
+    for round in 0..42 {
+        let batch = |text: &str| log.append(vec![inbox(&format!("{round} {text} {}", "x".repeat(600)))]);
+        // Three callers at a time, so that frames have one batch or several.
+        let (first, second, third) = tokio::join!(batch("a"), batch("b"), batch("c"));
+        for positions in [first, second, third] {
+            assert_eq!(positions.unwrap().len(), 1);
+            acknowledged += 1;
+        }
+    }
+    drop((log, embedded));
+    let path = dir.path().join("log/00000001-0.log");
+    let whole = std::fs::read(&path).unwrap();
+    assert!(whole.len() > 64 * 1024, "{} bytes", whole.len());
+    let all = batches(&dir.path().join("log"), salt).0;
+    assert_eq!(all.len(), acknowledged);
+    let (mut fewest, mut torn) = (all.len(), 0);
+    for length in whole.len() - 64 * 1024..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let (found, dropped) = batches(&dir.path().join("log"), salt);
+        assert_eq!(found, all[..found.len()], "cut to {length}");
+        // Whole batches, and as many as there are.
+        let kept = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(dropped.map_or(0, |tail| tail.bytes), length as u64 - kept, "cut to {length}");
+        fewest = fewest.min(found.len());
+        torn += u32::from(dropped.is_some());
+        if length % 4_096 == 0 {
+            // Some of them through the front door too, with a new commit behind.
+            let again = Embedded::open(dir.path(), &Options::with_partitions(4)).unwrap();
+            assert_eq!(again.report().records, found.len() as u64);
+            append(&again, "goes on").await.unwrap();
+            assert_eq!(texts(&again).await.len(), found.len() + 1);
+        }
+    }
+    assert!(fewest < 40, "the cuts reach back over most batches, but {fewest} are always there");
+    assert!(torn > 65_000, "{torn}");
+}
+
+#[tokio::test]
+async fn the_views_belong_to_one_log() {
+    let dir = fast();
+    let open = async |id: &str| EmbeddedStore::open(&dir.path().join("views"), id);
+    p2_stream::conformance::store_identity_conformance(open).await;
 }

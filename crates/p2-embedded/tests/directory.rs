@@ -40,12 +40,12 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Opens fresh directories and keeps them until the end.
-struct Fresh(Mutex<Vec<TempDir>>, Durability);
+struct Fresh(Mutex<Vec<TempDir>>, Durability, u64);
 
 impl Fresh {
     fn open(&self) -> Embedded {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { durability: self.1, ..Options::with_partitions(4) };
+        let options = Options { durability: self.1, segment_bytes: self.2, ..Options::with_partitions(4) };
         let embedded = Embedded::open(dir.path(), &options).unwrap();
         self.0.lock().unwrap().push(dir);
         embedded
@@ -54,15 +54,17 @@ impl Fresh {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_log_does_what_every_log_does() {
-    for durability in [Durability::Commit, Durability::Interval { ms: 5 }] {
-        let fresh = Fresh(Mutex::default(), durability);
+    for (durability, segment_bytes) in
+        [(Durability::Commit, 64 << 20), (Durability::Interval { ms: 5 }, 64 << 20), (Durability::Commit, 1)]
+    {
+        let fresh = Fresh(Mutex::default(), durability, segment_bytes);
         conformance::log_conformance(async || fresh.open().log()).await;
     }
 }
 
 #[tokio::test]
 async fn the_embedded_store_does_what_every_store_does() {
-    let fresh = Fresh(Mutex::default(), Durability::Commit);
+    let fresh = Fresh(Mutex::default(), Durability::Commit, 1 << 20);
     conformance::store_conformance(async || fresh.open().store()).await;
 }
 

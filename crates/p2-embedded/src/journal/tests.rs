@@ -42,7 +42,7 @@ fn written(dir: &Path, count: u8, sync: bool) -> Vec<u64> {
 
 #[test]
 fn a_journal_cut_at_any_byte_opens_to_its_whole_frames_and_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     let ends = written(dir.path(), 12, true);
     let whole = std::fs::read(&path).unwrap();
@@ -62,7 +62,7 @@ fn a_journal_cut_at_any_byte_opens_to_its_whole_frames_and_goes_on() {
 
 #[test]
 fn any_flipped_bit_before_the_last_frame_is_refused_and_no_byte_changed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     let ends = written(dir.path(), 5, true);
     let whole = std::fs::read(&path).unwrap();
@@ -81,7 +81,7 @@ fn any_flipped_bit_before_the_last_frame_is_refused_and_no_byte_changed() {
 
 #[test]
 fn a_damaged_last_frame_is_a_torn_tail() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     let ends = written(dir.path(), 5, true);
     let whole = std::fs::read(&path).unwrap();
@@ -97,7 +97,7 @@ fn a_damaged_last_frame_is_a_torn_tail() {
 
 #[test]
 fn frames_that_were_never_synced_may_be_torn_in_any_order() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     let ends = written(dir.path(), 5, false);
     let mut bad = std::fs::read(&path).unwrap();
@@ -110,7 +110,7 @@ fn frames_that_were_never_synced_may_be_torn_in_any_order() {
 
 #[test]
 fn a_newer_format_is_refused_and_no_byte_changed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     written(dir.path(), 3, true);
     let mut newer = std::fs::read(&path).unwrap();
@@ -124,7 +124,7 @@ fn a_newer_format_is_refused_and_no_byte_changed() {
 
 #[test]
 fn a_file_that_is_no_journal_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     let path = segment(dir.path(), 1);
     for text in
         ["x", "P2JOURNX", "something else that is longer than a header, so that none of it can be one"]
@@ -160,7 +160,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 #[test]
 fn opening_reads_the_last_segment_and_of_the_others_the_directories() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     segments(dir.path());
     let mut found = Vec::new();
     let opened = Journal::open(&Disk::default(), dir.path(), SALT, 1_000, |part| {
@@ -181,7 +181,7 @@ fn opening_reads_the_last_segment_and_of_the_others_the_directories() {
 
 #[test]
 fn a_last_segment_cut_at_any_byte_goes_on_after_its_whole_frames() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     segments(dir.path());
     let path = segment(dir.path(), 4);
     let whole = std::fs::read(&path).unwrap();
@@ -197,7 +197,7 @@ fn a_last_segment_cut_at_any_byte_goes_on_after_its_whole_frames() {
 
 #[test]
 fn a_segment_that_was_being_sealed_is_sealed_or_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     segments(dir.path());
     for number in 2..=4 {
         std::fs::remove_file(segment(dir.path(), number)).unwrap();
@@ -236,14 +236,14 @@ fn segments_that_are_missing_swapped_cut_or_foreign_are_refused_and_no_byte_chan
             std::fs::rename(dir.join("aside"), segment(dir, 2)).unwrap();
         }),
         ("one of another log", |dir| {
-            let other = tempfile::tempdir().unwrap();
+            let other = crate::tests::fast();
             let disk = Disk::default();
             drop(Journal::open(&disk, other.path(), SALT + 1, 1_000, |_| Ok(())).unwrap());
             std::fs::copy(segment(other.path(), 1), segment(dir, 4)).unwrap();
         }),
     ];
     for (name, harm) in harms {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::tests::fast();
         segments(dir.path());
         harm(dir.path());
         let before = contents(dir.path());
@@ -254,7 +254,7 @@ fn segments_that_are_missing_swapped_cut_or_foreign_are_refused_and_no_byte_chan
 
 #[test]
 fn any_flipped_bit_in_the_directory_of_a_sealed_segment_is_refused_and_no_byte_changed() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::tests::fast();
     segments(dir.path());
     let path = segment(dir.path(), 2);
     let whole = std::fs::read(&path).unwrap();
