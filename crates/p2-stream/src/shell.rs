@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -106,7 +107,8 @@ where
     let codec = SharedCodec(setup.wire.clone());
     let view = processor.view();
     let runtime = Runtime::new(processor, Box::new(codec), setup.limits, setup.nonce);
-    let shell = Shell { runtime, setup, port, committer, sender, view, input, calls: BTreeMap::new() };
+    let (calls, aborts) = (BTreeMap::new(), Arc::default());
+    let shell = Shell { runtime, setup, port, committer, sender, view, input, calls, aborts };
     shell.serve(member, receiver).await
 }
 
@@ -138,6 +140,8 @@ struct Shell<P: Processor, W, C> {
     view: Option<Topic>,
     input: Topic,
     calls: BTreeMap<Id, AbortHandle>,
+    /// Aborted commits since the last one that went through.
+    aborts: Arc<AtomicU32>,
 }
 
 type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, ShellError>>;
@@ -312,12 +316,19 @@ where
         let input = self.input;
         let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
         let (committer, sender) = (self.committer.clone(), self.sender.clone());
+        let aborts = self.aborts.clone();
         tokio::spawn(async move {
             let event = match committer.commit(Batch { outputs, progress }).await {
-                Ok(positions) => Event::Committed { batch, positions },
+                Ok(positions) => {
+                    aborts.store(0, Ordering::Relaxed);
+                    Event::Committed { batch, positions }
+                }
                 Err(CommitError::Aborted(reason)) => {
-                    tracing::warn!(batch, reason, "commit aborted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    // A full disk aborts until there is space: less and less often.
+                    let before = aborts.fetch_add(1, Ordering::Relaxed).min(8);
+                    let pause_ms = (20 << before).min(RETRY_PAUSE_MAX_MS);
+                    tracing::warn!(batch, reason, pause_ms, "commit aborted, trying again");
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     Event::Aborted { batch, halve: false }
                 }
                 Err(CommitError::Fenced(reason)) => {
