@@ -33,7 +33,8 @@ async fn main() -> Result<(), Failure> {
     let out = &mut std::io::stdout();
     writeln!(out, "{RECORDS} records of {VALUE} bytes; the first line is 1.0")?;
     let mut unit = None;
-    for (name, durability) in [("commit", Durability::Commit), ("interval", Durability::Interval { ms: 100 })] {
+    for (name, durability) in [("commit", Durability::Commit), ("interval", Durability::Interval { ms: 100 })]
+    {
         for (batch, callers) in [(1, 1), (1, 64), (100, 1)] {
             let time = commits(durability, batch, callers).await?;
             let rate = RECORDS as f64 / time.as_secs_f64();
@@ -84,7 +85,10 @@ async fn history(mebibytes: usize, out: &mut impl Write) -> Result<(), Failure> 
         let read = embedded.log().read(Topic::Artifacts, 3, end / 2, 100).await?.len();
         let records = embedded.report().records;
         let reading = start.elapsed();
-        writeln!(out, "{mebibytes} MiB, {records} records: opened in {opened:?}, {read} read in {reading:?}")?;
+        writeln!(
+            out,
+            "{mebibytes} MiB, {records} records: opened in {opened:?}, {read} read in {reading:?}"
+        )?;
     }
     let start = Instant::now();
     let verified = p2_embedded::verify(dir.path())?;

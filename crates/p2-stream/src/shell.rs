@@ -463,3 +463,6 @@ async fn sleep_until(due_ms: Option<i64>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
