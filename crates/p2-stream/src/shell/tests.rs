@@ -114,7 +114,7 @@ async fn records_deleted_before_they_were_processed_stop_their_partition_and_no_
         drain: Duration::from_secs(5),
     };
     let running = tokio::spawn(run(Echo, Arc::new(NoCalls), setup));
-    let (lost, kept) = ("a", "b");
+    let (lost, kept) = ("lost", "kept");
     let partition = text(lost, 0).partition;
     assert_ne!(partition, text(kept, 0).partition, "the test wants two partitions");
     log.append(vec![text(lost, 0), text(kept, 0)]).await.unwrap();
