@@ -74,7 +74,7 @@ impl LocalEngine {
         };
         let specs = p2_stream::topics::specs().map_err(EngineError::Internal)?;
         let partitions = Topic::ALL.into_iter().zip(specs.iter().map(|spec| spec.partitions)).collect();
-        let options = Options { durability, partitions };
+        let options = Options { durability, partitions, ..Options::default() };
         let dir = config.data_dir.value.clone();
         let opened = tokio::task::spawn_blocking(move || Embedded::open(dir, &options)).await;
         let embedded = opened.map_err(internal)?.map_err(|error| {

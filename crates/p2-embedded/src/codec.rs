@@ -32,7 +32,7 @@ pub(crate) struct FoundBatch {
     pub(crate) progress: Vec<(Topic, i32, CommittedOffset)>,
 }
 
-fn code(topic: Topic) -> u8 {
+pub(crate) fn code(topic: Topic) -> u8 {
     match topic {
         Topic::Inbox => 1,
         Topic::StateTransitions => 2,
@@ -50,14 +50,14 @@ fn topic_of(code: u8) -> Result<Topic, String> {
         .ok_or_else(|| format!("topic number {code} is not known to this program"))
 }
 
-fn put_text(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn put_text(to: &mut Vec<u8>, bytes: &[u8]) -> Result<(), String> {
     let length = u32::try_from(bytes.len()).map_err(|_| "a field over 4 GiB".to_owned())?;
     to.extend(length.to_le_bytes());
     to.extend(bytes);
     Ok(())
 }
 
-fn put_count(to: &mut Vec<u8>, count: usize) -> Result<(), String> {
+pub(crate) fn put_count(to: &mut Vec<u8>, count: usize) -> Result<(), String> {
     to.extend(u32::try_from(count).map_err(|_| "a list over 4 Gi items".to_owned())?.to_le_bytes());
     Ok(())
 }
@@ -100,21 +100,35 @@ pub(crate) fn encode_batch(
     put_text(to, group.as_bytes())?;
     put_count(to, progress.len())?;
     for (topic, partition, committed) in progress {
-        to.push(code(*topic));
-        to.extend(partition.to_le_bytes());
-        to.extend(committed.offset.to_le_bytes());
-        put_text(to, committed.metadata.as_bytes())?;
+        put_progress(to, *topic, *partition, committed)?;
     }
     Ok(found)
 }
 
+/// Appends what a group has done in one partition.
+pub(crate) fn put_progress(
+    to: &mut Vec<u8>,
+    topic: Topic,
+    partition: i32,
+    committed: &CommittedOffset,
+) -> Result<(), String> {
+    to.push(code(topic));
+    to.extend(partition.to_le_bytes());
+    to.extend(committed.offset.to_le_bytes());
+    put_text(to, committed.metadata.as_bytes())
+}
+
 /// Reads bytes from the front; every method fails with a sentence where they run out.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(length).ok_or("a length that cannot be")?;
         let found = self.bytes.get(self.at..end).ok_or("a field that is cut short")?;
@@ -122,23 +136,32 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
         self.take(N)?.try_into().map_err(|_| "a field that is cut short".to_owned())
     }
 
-    fn u32(&mut self) -> Result<u32, String> {
+    pub(crate) fn u32(&mut self) -> Result<u32, String> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    fn i32(&mut self) -> Result<i32, String> {
+    pub(crate) fn u64(&mut self) -> Result<u64, String> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(crate) fn progress(&mut self) -> Result<(Topic, i32, CommittedOffset), String> {
+        let (topic, partition) = (self.topic()?, self.i32()?);
+        Ok((topic, partition, CommittedOffset { offset: self.i64()?, metadata: self.text()? }))
+    }
+
+    pub(crate) fn i32(&mut self) -> Result<i32, String> {
         Ok(i32::from_le_bytes(self.array()?))
     }
 
-    fn i64(&mut self) -> Result<i64, String> {
+    pub(crate) fn i64(&mut self) -> Result<i64, String> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
-    fn topic(&mut self) -> Result<Topic, String> {
+    pub(crate) fn topic(&mut self) -> Result<Topic, String> {
         let [code] = self.array()?;
         topic_of(code)
     }
@@ -148,7 +171,7 @@ impl<'a> Reader<'a> {
         self.take(length as usize)
     }
 
-    fn text(&mut self) -> Result<String, String> {
+    pub(crate) fn text(&mut self) -> Result<String, String> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "a text that is not UTF-8".to_owned())
     }
 }
@@ -158,7 +181,7 @@ impl<'a> Reader<'a> {
 /// # Errors
 /// A sentence that says what does not fit.
 pub(crate) fn decode_payload(payload: &[u8]) -> Result<Vec<FoundBatch>, String> {
-    let mut reader = Reader { bytes: payload, at: 0 };
+    let mut reader = Reader::new(payload);
     let count = reader.u32()?;
     let mut batches = Vec::new();
     for _ in 0..count {
@@ -167,7 +190,7 @@ pub(crate) fn decode_payload(payload: &[u8]) -> Result<Vec<FoundBatch>, String> 
             let at = reader.at;
             let length = reader.u32()?;
             reader.take(4)?;
-            let mut body = Reader { bytes: reader.take(length as usize)?, at: 0 };
+            let mut body = Reader::new(reader.take(length as usize)?);
             let (topic, partition, offset) = (body.topic()?, body.i32()?, body.i64()?);
             let length = length.checked_add(8).ok_or("a length that cannot be")?;
             records.push(Found { topic, partition, offset, at, length });
@@ -175,9 +198,7 @@ pub(crate) fn decode_payload(payload: &[u8]) -> Result<Vec<FoundBatch>, String> 
         let group = reader.text()?;
         let mut progress = Vec::new();
         for _ in 0..reader.u32()? {
-            let (topic, partition) = (reader.topic()?, reader.i32()?);
-            let committed = CommittedOffset { offset: reader.i64()?, metadata: reader.text()? };
-            progress.push((topic, partition, committed));
+            progress.push(reader.progress()?);
         }
         batches.push(FoundBatch { records, group, progress });
     }
@@ -189,14 +210,14 @@ pub(crate) fn decode_payload(payload: &[u8]) -> Result<Vec<FoundBatch>, String> 
 /// # Errors
 /// A sentence that says what does not fit; a wrong checksum too.
 pub(crate) fn decode_record(bytes: &[u8]) -> Result<StoredRecord, String> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = Reader::new(bytes);
     let length = reader.u32()?;
     let crc = reader.u32()?;
     let body = reader.take(length as usize)?;
     if crc32c::crc32c(body) != crc {
         return Err("the checksum of a record does not fit".to_owned());
     }
-    let mut body = Reader { bytes: body, at: 0 };
+    let mut body = Reader::new(body);
     let (topic, partition, offset, time_ms) = (body.topic()?, body.i32()?, body.i64()?, body.i64()?);
     let key = body.text()?;
     let mut headers = Vec::new();

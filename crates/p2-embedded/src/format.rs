@@ -1,18 +1,18 @@
 //! The `format` file: lines of `name value`, written once when a directory is made.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use p2_core::ids::Id;
 use p2_core::record::Topic;
 
+use crate::disk::Disk;
 use crate::{OpenError, Options};
 
 /// The version of the directory's layout that this code writes, and the newest one that it reads.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ impl Format {
     }
 }
 
-/// Reads the file; `None` where there is none.
-pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, OpenError> {
+/// Reads the file and compares it with the options; `None` where there is none.
+pub(crate) fn read(path: &Path, options: Option<&Options>) -> Result<Option<Format>, OpenError> {
     let bad = |what: String| OpenError::Format { path: path.to_owned(), what };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
@@ -48,6 +48,12 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, Ope
             "format {version} is newer than {LAYOUT_VERSION}, the newest that this program reads: use the newer program"
         )));
     }
+    if version < LAYOUT_VERSION {
+        return Err(bad(format!(
+            "format {version} is of a version that was never released and is not read any more: use a new data \
+             directory"
+        )));
+    }
     let mut format = Format { log_id: String::new(), partitions: BTreeMap::new() };
     for (name, value) in lines {
         if name == "log-id" {
@@ -63,7 +69,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, Ope
     if format.log_id.is_empty() {
         return Err(bad("it has no log-id: restore the file from a copy of the directory".to_owned()));
     }
-    for (topic, count) in &options.partitions {
+    for (topic, count) in options.iter().flat_map(|options| &options.partitions) {
         // A topic that was added later has no records yet and takes the number asked for.
         let found = *format.partitions.entry(*topic).or_insert(*count);
         if found != *count {
@@ -78,7 +84,7 @@ pub(crate) fn read(path: &Path, options: &Options) -> Result<Option<Format>, Ope
 }
 
 /// Writes the file of a new directory: whole, or not at all.
-pub(crate) fn create(dir: &Path, options: &Options) -> io::Result<Format> {
+pub(crate) fn create(disk: &Disk, dir: &Path, options: &Options) -> io::Result<Format> {
     if let Some((topic, count)) = options.partitions.iter().find(|(_, count)| **count < 1) {
         return Err(io::Error::other(format!("{} cannot have {count} partitions: at least 1", topic.name())));
     }
@@ -90,15 +96,10 @@ pub(crate) fn create(dir: &Path, options: &Options) -> io::Result<Format> {
         text.push_str(&format!("partitions.{} {count}\n", topic.short()));
     }
     let draft = dir.join("format.new");
-    let mut file = File::create(&draft)?;
-    file.write_all(text.as_bytes())?;
+    let file = disk.create(&draft)?;
+    file.write_all_at(text.as_bytes(), 0)?;
     file.sync_all()?;
-    std::fs::rename(&draft, dir.join("format"))?;
-    sync_directory(dir)?;
+    disk.rename(&draft, &dir.join("format"))?;
+    disk.sync_directory(dir)?;
     Ok(format)
-}
-
-/// Makes the names in a directory durable.
-pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -1,28 +1,19 @@
-//! The journal: one append-only file of checksummed frames. A frame is one group commit.
+//! The journal: numbered segments in one directory, of which the last one is written. [`crate::segment`] has
+//! their form.
 //!
-//! ```text
-//! file   = header frame*
-//! header = "P2JOURNL" version:u32 salt:u64 crc:u32                      (crc32c of the 20 bytes before it)
-//! frame  = length:u32 seq:u64 synced:u64 payload_crc:u32 header_crc:u32 payload[length]
-//! ```
-//!
-//! All integers are little-endian. `header_crc` is the crc32c of the salt and the 24 bytes before it, so no
-//! payload can pass for a frame. `synced` is the number of frames that were on the disk when this one was
-//! written: a damaged frame below the `synced` of any later one was acknowledged, and the file is refused;
-//! otherwise it is the torn tail of a group commit that nobody was told about, and it is dropped.
+//! Opening reads the directories of the sealed segments and the whole last segment, checks both, and only then
+//! changes anything. What is wrong inside a sealed segment is found when it is read, or by [`crate::verify`].
 
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The version of the journal's format that this code writes, and the newest one that it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
-
-const MAGIC: &[u8; 8] = b"P2JOURNL";
-const FILE_HEADER: usize = 24;
-const FRAME_HEADER: usize = 28;
+use crate::disk::{Disk, DiskFile};
+use crate::segment::{
+    self, Directory, FILE_HEADER, FORMAT_VERSION, FRAME_HEADER, Frame, GroupProgress, Header, HeaderError,
+    LaneSlots, SLOT, Scan, TRAILER,
+};
 
 /// Why a journal cannot be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +38,7 @@ pub enum JournalError {
     },
     /// Damaged below acknowledged records.
     #[error(
-        "{path}: damaged at byte {at} ({what}), with acknowledged records behind it: restore the file from a copy; nothing was changed"
+        "{path}: damaged at byte {at} ({what}), with acknowledged records in or behind it: restore the file from a copy; nothing was changed"
     )]
     Damaged {
         /// The file.
@@ -59,122 +50,242 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    fn damaged(path: &Path, at: u64, what: impl Into<String>) -> JournalError {
+        JournalError::Damaged { path: path.to_owned(), at, what: what.into() }
+    }
+}
+
 /// The torn tail that an opening dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedTail {
-    /// Where it began.
+    /// The number of the segment: the last one.
+    pub segment: u64,
+    /// Where in it the tail began.
     pub at: u64,
     /// How long it was.
     pub bytes: u64,
 }
 
+/// A sealed segment. Its file is opened for each read, so that a long history needs no open files.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    disk: Disk,
+    pub(crate) path: PathBuf,
+    pub(crate) header: Header,
+    pub(crate) directory: Directory,
+    /// Where its directory begins.
+    pub(crate) directory_at: u64,
+    /// Length of the file.
+    pub(crate) bytes: u64,
+}
+
+impl Sealed {
+    pub(crate) fn open(&self) -> io::Result<DiskFile> {
+        self.disk.open(&self.path, false)
+    }
+}
+
+/// What opening finds, in order.
+pub(crate) enum Found<'a> {
+    Sealed(Arc<Sealed>),
+    /// A frame of the last segment.
+    Frame(&'a Frame<'a>),
+}
+
+/// Why a frame was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The file is as it was before.
+    Clean(io::Error),
+    /// Part of it may lie at the end of the file.
+    Doubtful(io::Error),
+}
+
+/// How a rotation ended.
+#[derive(Debug)]
+pub(crate) enum Rotation {
+    /// The segment is sealed, another one is written.
+    Done(Arc<Sealed>),
+    /// The segment stays as it was, and goes on.
+    Postponed(io::Error),
+}
+
 /// An open journal. One writer; any number of readers through [`Journal::file`].
 #[derive(Debug)]
 pub(crate) struct Journal {
-    file: Arc<File>,
-    path: PathBuf,
-    salt: u64,
+    disk: Disk,
+    dir: PathBuf,
+    /// The segment that is written.
+    file: Arc<DiskFile>,
+    header: Header,
     /// Where the next frame goes.
     end: u64,
-    /// Frames written.
+    /// Frames written, in all segments.
     seq: u64,
     /// Frames known to be on the disk.
     synced: u64,
+    /// A sync failed: nothing is known of the disk any more, and no later sync can say anything about it.
+    failed: bool,
 }
 
-/// A frame found while opening.
-pub(crate) struct Frame<'a> {
-    /// Where its payload begins in the file.
-    pub(crate) payload_at: u64,
-    /// The payload.
-    pub(crate) payload: &'a [u8],
+/// The path of a segment.
+pub(crate) fn path_of(dir: &Path, number: u64, generation: u32) -> PathBuf {
+    dir.join(format!("{number:08}-{generation}.log"))
 }
 
-struct FrameHeader {
-    length: usize,
-    seq: u64,
-    synced: u64,
-    payload_crc: u32,
+/// Segments of a directory by number, with the generations that are there.
+pub(crate) fn list(dir: &Path) -> Result<BTreeMap<u64, BTreeSet<u32>>, JournalError> {
+    let io = |source| JournalError::Io { path: dir.to_owned(), source };
+    let mut found: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(io(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(io)?.file_name();
+        let parts = name.to_str().and_then(|name| name.strip_suffix(".log")?.split_once('-'));
+        let Some((number, generation)) = parts else { continue };
+        if let (Ok(number), Ok(generation)) = (number.parse(), generation.parse()) {
+            found.entry(number).or_default().insert(generation);
+        }
+    }
+    for (expected, number) in (1..).zip(found.keys()) {
+        if *number != expected {
+            return Err(JournalError::damaged(&path_of(dir, expected, 0), 0, "the segment is missing"));
+        }
+    }
+    Ok(found)
 }
 
-/// What was read of an existing file before anything is changed.
-struct Scan {
-    salt: u64,
-    end: u64,
-    frames: u64,
-    torn: bool,
+/// A sealed segment with its directory, or the header of one that is not sealed.
+pub(crate) enum Read {
+    Sealed(Sealed),
+    Unsealed(Header),
+    /// Empty, or only the beginning of a header.
+    Torn,
+}
+
+/// Reads header and directory of a segment.
+pub(crate) fn read_segment(disk: &Disk, path: &Path, salt: u64, number: u64) -> Result<Read, JournalError> {
+    let io = |source| JournalError::Io { path: path.to_owned(), source };
+    let file = disk.open(path, false).map_err(io)?;
+    let length = file.len().map_err(io)?;
+    let head = file.read_at(0, FILE_HEADER.min(usize::try_from(length).unwrap_or(usize::MAX))).map_err(io)?;
+    let header = match Header::decode(&head) {
+        Ok(header) => header,
+        Err(HeaderError::Torn) => return Ok(Read::Torn),
+        Err(HeaderError::Newer(found)) => return Err(JournalError::Newer { path: path.to_owned(), found }),
+        Err(HeaderError::Bad(what)) => return Err(JournalError::damaged(path, 0, what)),
+    };
+    if header.salt != salt || header.number != number {
+        return Err(JournalError::damaged(path, 0, "it is a segment of another log, or has another's name"));
+    }
+    let Some(trailer_at) = length.checked_sub(TRAILER as u64) else { return Ok(Read::Unsealed(header)) };
+    let trailer = file.read_at(trailer_at, TRAILER).map_err(io)?;
+    let Some((at, size, crc)) = segment::decode_trailer(&trailer, length) else {
+        return Ok(Read::Unsealed(header));
+    };
+    let bytes = file.read_at(at, size).map_err(io)?;
+    match segment::decode_directory(&header, at, &bytes, crc) {
+        Ok(directory) => Ok(Read::Sealed(Sealed {
+            disk: disk.clone(),
+            path: path.to_owned(),
+            header,
+            directory,
+            directory_at: at,
+            bytes: length,
+        })),
+        // Frames may end in any bytes, so this is a segment that is not sealed until it is known to be one.
+        Err(_) => Ok(Read::Unsealed(header)),
+    }
+}
+
+/// How the last segment goes on, once everything was read.
+pub(crate) struct Last {
+    pub(crate) path: PathBuf,
+    pub(crate) header: Header,
+    /// What is there of it; none where it has to be made.
+    pub(crate) found: Option<(Vec<u8>, Scan)>,
+    /// Bytes of a torn header.
+    pub(crate) torn_header: u64,
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path` and hands every whole frame to `visit`, in order. A torn tail is
-    /// cut off and reported; `salt` is used for a new file only.
+    /// Opens or makes the journal in `dir` and hands sealed segments and then the whole frames of the last
+    /// segment to `visit`. A torn tail is cut off and reported.
     ///
     /// # Errors
-    /// [`JournalError`]; `visit` refuses a frame with a sentence. The file is then as it was.
+    /// [`JournalError`]; `visit` refuses what it is given with a sentence. All files are then as they were.
     pub(crate) fn open(
-        path: &Path,
+        disk: &Disk,
+        dir: &Path,
         salt: u64,
-        mut visit: impl FnMut(&Frame<'_>) -> Result<(), String>,
+        now_ms: i64,
+        mut visit: impl FnMut(Found<'_>) -> Result<(), String>,
     ) -> Result<(Journal, Option<DroppedTail>), JournalError> {
-        let io = |source| JournalError::Io { path: path.to_owned(), source };
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(io(error)),
+        let segments = list(dir)?;
+        let last = read_all(disk, dir, salt, now_ms, &segments, &mut visit)?;
+        let io = |source| JournalError::Io { path: last.path.clone(), source };
+        let number = last.header.number;
+        let mut dropped =
+            (last.torn_header > 0).then_some(DroppedTail { segment: number, at: 0, bytes: last.torn_header });
+        let (file, end, seq) = match &last.found {
+            None => {
+                let file = create(disk, dir, &last.path, &last.header).map_err(io)?;
+                (file, FILE_HEADER as u64, last.header.first_seq)
+            }
+            Some((bytes, scan)) => {
+                let file = disk.open(&last.path, true).map_err(io)?;
+                if scan.torn {
+                    let length = bytes.len() as u64;
+                    dropped = Some(DroppedTail { segment: number, at: scan.end, bytes: length - scan.end });
+                    file.set_len(scan.end).map_err(io)?;
+                }
+                settle(&file, bytes, scan).map_err(io)?;
+                (file, scan.end, scan.seq)
+            }
         };
-        let scan = scan(path, &bytes, &mut visit)?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = file.map_err(io)?;
-        let length = bytes.len() as u64;
-        let (scan, fresh) = match scan {
-            Some(scan) => (scan, false),
-            None => (Scan { salt, end: FILE_HEADER as u64, frames: 0, torn: length > 0 }, true),
-        };
-        let dropped_at = if fresh { 0 } else { scan.end };
-        let dropped = scan.torn.then(|| DroppedTail { at: dropped_at, bytes: length - dropped_at });
-        if fresh {
-            file.set_len(0).map_err(io)?;
-            file.write_all_at(&file_header(salt), 0).map_err(io)?;
-        } else if scan.torn {
-            file.set_len(scan.end).map_err(io)?;
-        }
-        // Frames that a killed process wrote without syncing become durable here, before anybody sees them.
-        file.sync_all().map_err(io)?;
-        let journal = Journal {
-            file: Arc::new(file),
-            path: path.to_owned(),
-            salt: scan.salt,
-            end: scan.end,
-            seq: scan.frames,
-            synced: scan.frames,
-        };
+        remove_leftovers(disk, dir, &segments);
+        disk.sync_directory(dir).map_err(io)?;
+        let (disk, dir) = (disk.clone(), dir.to_owned());
+        let header = last.header;
+        let journal =
+            Journal { disk, dir, file: Arc::new(file), header, end, seq, synced: seq, failed: false };
         Ok((journal, dropped))
     }
 
-    /// The file, for readers.
-    pub(crate) fn file(&self) -> Arc<File> {
+    /// The segment that is written, for readers.
+    pub(crate) fn file(&self) -> Arc<DiskFile> {
         Arc::clone(&self.file)
     }
 
-    /// Where the file lies.
+    /// Where the segment that is written lies.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// Bytes of the segment that is written.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.end
+    }
+
+    /// When the segment that is written was begun; none where it has no frame yet.
+    pub(crate) fn segment_since_ms(&self) -> Option<i64> {
+        (self.seq > self.header.first_seq).then_some(self.header.created_ms)
     }
 
     /// Writes one frame at the end and returns where its payload begins. Not durable before [`Journal::sync`].
-    pub(crate) fn write(&mut self, payload: &[u8]) -> io::Result<u64> {
-        let length = u32::try_from(payload.len()).map_err(|_| io::Error::other("frame over 4 GiB"))?;
-        let mut frame = Vec::with_capacity(FRAME_HEADER + payload.len());
-        frame.extend(length.to_le_bytes());
-        frame.extend(self.seq.to_le_bytes());
-        frame.extend(self.synced.to_le_bytes());
-        frame.extend(crc32c::crc32c(payload).to_le_bytes());
-        frame.extend(salted(self.salt, &frame).to_le_bytes());
-        frame.extend(payload);
+    pub(crate) fn write(&mut self, payload: &[u8]) -> Result<u64, WriteError> {
+        let frame = segment::encode_frame(self.header.salt, self.seq, self.synced, payload)
+            .ok_or_else(|| WriteError::Clean(io::Error::other("a frame over 4 GiB")))?;
         if let Err(error) = self.file.write_all_at(&frame, self.end) {
             // Whatever part of it arrived must not lie before the next frame.
-            self.file.set_len(self.end)?;
-            return Err(error);
+            return Err(match self.file.set_len(self.end) {
+                Ok(()) => WriteError::Clean(error),
+                Err(_) => WriteError::Doubtful(error),
+            });
         }
         let payload_at = self.end + FRAME_HEADER as u64;
         self.end += frame.len() as u64;
@@ -182,135 +293,148 @@ impl Journal {
         Ok(payload_at)
     }
 
-    /// Where the next payload will begin.
-    pub(crate) fn next_payload_at(&self) -> u64 {
-        self.end + FRAME_HEADER as u64
-    }
-
     /// Whether frames were written since the last sync.
     pub(crate) fn is_dirty(&self) -> bool {
         self.synced < self.seq
     }
 
-    /// Makes every written frame durable (fdatasync).
+    /// Makes every written frame durable (fdatasync). After it failed once it fails for ever: the system may
+    /// have dropped the pages, and a second try would succeed without having written them.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
+        if self.failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        if let Err(error) = self.file.sync_data() {
+            self.failed = true;
+            return Err(error);
+        }
         self.synced = self.seq;
         Ok(())
     }
-}
 
-fn file_header(salt: u64) -> Vec<u8> {
-    let mut header = Vec::with_capacity(FILE_HEADER);
-    header.extend(MAGIC);
-    header.extend(FORMAT_VERSION.to_le_bytes());
-    header.extend(salt.to_le_bytes());
-    header.extend(crc32c::crc32c(&header).to_le_bytes());
-    header
-}
-
-fn salted(salt: u64, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&salt.to_le_bytes()), bytes)
-}
-
-/// Reads a whole file; `None` where it is empty or only the beginning of a header was written.
-fn scan(
-    path: &Path,
-    bytes: &[u8],
-    visit: &mut impl FnMut(&Frame<'_>) -> Result<(), String>,
-) -> Result<Option<Scan>, JournalError> {
-    let damaged = |at: usize, what: &str| JournalError::Damaged {
-        path: path.to_owned(),
-        at: at as u64,
-        what: what.to_owned(),
-    };
-    let Some(salt) = read_file_header(path, bytes)? else { return Ok(None) };
-    let mut at = FILE_HEADER;
-    let mut frames = 0;
-    while at < bytes.len() {
-        let (payload, next) = match read_frame(bytes, at, salt, frames) {
-            Ok(found) => found,
-            Err(what) => {
-                if was_acknowledged(bytes, at, salt, frames) {
-                    return Err(damaged(at, what));
-                }
-                return Ok(Some(Scan { salt, end: at as u64, frames, torn: true }));
-            }
+    /// Seals the segment and begins the next one.
+    ///
+    /// # Errors
+    /// What leaves the files in doubt: nothing may be written any more.
+    pub(crate) fn rotate(
+        &mut self,
+        lanes: &[LaneSlots],
+        progress: Vec<GroupProgress>,
+        now_ms: i64,
+    ) -> io::Result<Rotation> {
+        self.sync()?;
+        let footer = segment::encode_footer(&self.header, self.end, lanes, progress, self.seq, now_ms);
+        let (footer, directory) = footer.map_err(io::Error::other)?;
+        let slots = lanes.iter().flat_map(|lane| &lane.slots).map(|slots| slots.len() * SLOT).sum::<usize>();
+        if let Err(error) = self.file.write_all_at(&footer, self.end) {
+            self.file.set_len(self.end)?;
+            return Ok(Rotation::Postponed(error));
+        }
+        let sealed = self.file.sync_all().and_then(|()| {
+            let header = Header {
+                number: self.header.number + 1,
+                first_seq: self.seq,
+                created_ms: now_ms,
+                ..self.header
+            };
+            let path = path_of(&self.dir, header.number, 0);
+            Ok((create(&self.disk, &self.dir, &path, &header)?, header))
+        });
+        let (file, header) = sealed.inspect_err(|_| self.failed = true)?;
+        let sealed = Sealed {
+            disk: self.disk.clone(),
+            path: self.file.path().to_owned(),
+            header: self.header,
+            directory,
+            directory_at: self.end + slots as u64,
+            bytes: self.end + footer.len() as u64,
         };
-        let payload_at = (at + FRAME_HEADER) as u64;
-        visit(&Frame { payload_at, payload }).map_err(|what| damaged(at, &what))?;
-        frames += 1;
-        at = next;
+        (self.file, self.header, self.end) = (Arc::new(file), header, FILE_HEADER as u64);
+        Ok(Rotation::Done(Arc::new(sealed)))
     }
-    Ok(Some(Scan { salt, end: at as u64, frames, torn: false }))
 }
 
-fn read_file_header(path: &Path, bytes: &[u8]) -> Result<Option<u64>, JournalError> {
-    let damaged = |what: &str| JournalError::Damaged { path: path.to_owned(), at: 0, what: what.to_owned() };
-    let Some(header) = bytes.get(..FILE_HEADER) else {
-        // The salt is random, so only magic and version can be compared.
-        let known: Vec<u8> = MAGIC.iter().copied().chain(FORMAT_VERSION.to_le_bytes()).collect();
-        let torn = known.iter().zip(bytes).all(|(known, found)| known == found);
-        return if torn { Ok(None) } else { Err(damaged("not a journal")) };
+/// Makes the file of a segment, durable with its name.
+fn create(disk: &Disk, dir: &Path, path: &Path, header: &Header) -> io::Result<DiskFile> {
+    let file = disk.create(path)?;
+    file.write_all_at(&header.encode(), 0)?;
+    file.sync_all()?;
+    disk.sync_directory(dir)?;
+    Ok(file)
+}
+
+/// Makes the frames of the last segment durable before anybody sees them. A killed process may not have synced
+/// them; after a failed sync the system may hold them in memory as if it had. So what no later frame vouches
+/// for is written once more.
+fn settle(file: &DiskFile, bytes: &[u8], scan: &Scan) -> io::Result<()> {
+    let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    let unsure = bytes.get(at(scan.unsure_from)..at(scan.end)).unwrap_or_default();
+    if !unsure.is_empty() {
+        file.write_all_at(unsure, scan.unsure_from)?;
+    }
+    file.sync_all()
+}
+
+/// Reads every segment; changes nothing.
+pub(crate) fn read_all(
+    disk: &Disk,
+    dir: &Path,
+    salt: u64,
+    now_ms: i64,
+    segments: &BTreeMap<u64, BTreeSet<u32>>,
+    visit: &mut impl FnMut(Found<'_>) -> Result<(), String>,
+) -> Result<Last, JournalError> {
+    let fresh = |number, first_seq| {
+        let header = Header { salt, number, generation: 0, first_seq, created_ms: now_ms };
+        Last { path: path_of(dir, number, 0), header, found: None, torn_header: 0 }
     };
-    if header.get(..8) != Some(MAGIC) {
-        return Err(damaged("not a journal"));
+    let count = segments.len() as u64;
+    let mut seq = 0;
+    for (number, generations) in segments {
+        let newest = generations.last().copied().unwrap_or(0);
+        let path = path_of(dir, *number, newest);
+        let io = |source| JournalError::Io { path: path.clone(), source };
+        let damaged = |at, what: &str| JournalError::damaged(&path, at, what);
+        match read_segment(disk, &path, salt, *number)? {
+            Read::Sealed(found) => {
+                if found.header.first_seq != seq || found.header.generation != newest {
+                    return Err(damaged(0, "it does not follow the segment before it"));
+                }
+                seq = found.directory.end_seq;
+                visit(Found::Sealed(Arc::new(found))).map_err(|what| damaged(0, &what))?;
+            }
+            Read::Unsealed(header) if *number == count && newest == 0 && header.first_seq == seq => {
+                let file = disk.open(&path, false).map_err(io)?;
+                let length = usize::try_from(file.len().map_err(io)?).unwrap_or(usize::MAX);
+                let bytes = file.read_at(0, length).map_err(io)?;
+                let scan = segment::scan(&bytes, &header, &mut |frame| visit(Found::Frame(frame)))
+                    .map_err(|(at, what)| damaged(at, &what))?;
+                return Ok(Last { path, header, found: Some((bytes, scan)), torn_header: 0 });
+            }
+            Read::Torn if *number == count && newest == 0 => {
+                let bytes = std::fs::metadata(&path).map_err(io)?.len();
+                return Ok(Last { torn_header: bytes, ..fresh(*number, seq) });
+            }
+            Read::Unsealed(_) => return Err(damaged(0, "its end is missing or damaged")),
+            Read::Torn => return Err(damaged(0, "its beginning is missing")),
+        }
     }
-    let version = u32_at(header, 8).unwrap_or(0);
-    if version > FORMAT_VERSION {
-        return Err(JournalError::Newer { path: path.to_owned(), found: version });
-    }
-    if u32_at(header, 20) != header.get(..20).map(crc32c::crc32c) {
-        return Err(damaged("the checksum of the file header does not fit"));
-    }
-    Ok(u64_at(header, 12))
+    Ok(fresh(count + 1, seq))
 }
 
-fn read_frame(bytes: &[u8], at: usize, salt: u64, seq: u64) -> Result<(&[u8], usize), &'static str> {
-    let header = read_frame_header(bytes, at, salt).ok_or("the checksum of a frame header does not fit")?;
-    if header.seq != seq {
-        return Err("a frame is out of order");
+/// Older generations of segments, and drafts. What cannot be removed now goes next time.
+fn remove_leftovers(disk: &Disk, dir: &Path, segments: &BTreeMap<u64, BTreeSet<u32>>) {
+    let older = segments.iter().flat_map(|(number, generations)| {
+        let newest = generations.last().copied().unwrap_or(0);
+        generations.iter().filter(move |older| **older < newest).map(|older| path_of(dir, *number, *older))
+    });
+    let drafts = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let drafts = drafts.filter(|path| path.extension().is_some_and(|extension| extension == "new"));
+    for path in older.chain(drafts) {
+        if let Err(error) = disk.remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "a file that is no longer needed stays");
+        }
     }
-    let from = at + FRAME_HEADER;
-    let next = from + header.length;
-    let payload = bytes.get(from..next).ok_or("a frame is cut short")?;
-    if crc32c::crc32c(payload) != header.payload_crc {
-        return Err("the checksum of a frame does not fit");
-    }
-    Ok((payload, next))
-}
-
-fn read_frame_header(bytes: &[u8], at: usize, salt: u64) -> Option<FrameHeader> {
-    let header = bytes.get(at..at + FRAME_HEADER)?;
-    if u32_at(header, 24)? != salted(salt, header.get(..24)?) {
-        return None;
-    }
-    Some(FrameHeader {
-        length: u32_at(header, 0)? as usize,
-        seq: u64_at(header, 4)?,
-        synced: u64_at(header, 12)?,
-        payload_crc: u32_at(header, 20)?,
-    })
-}
-
-/// Whether any frame header behind `at` says that frame `seq` was on the disk when it was written.
-fn was_acknowledged(bytes: &[u8], at: usize, salt: u64, seq: u64) -> bool {
-    let behind = bytes.get(at + 1..).unwrap_or_default();
-    // The cheap look at `seq` comes first: hardly any other place passes it.
-    let last = seq.saturating_add((behind.len() / FRAME_HEADER) as u64 + 1);
-    behind
-        .windows(FRAME_HEADER)
-        .filter(|header| u64_at(header, 4).is_some_and(|found| found > seq && found <= last))
-        .filter_map(|header| read_frame_header(header, 0, salt))
-        .any(|header| header.seq > seq && header.synced > seq)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -3,36 +3,51 @@
 //! ```text
 //! <dir>/lock      who has it open: the process id
 //! <dir>/format    format version, log id, partitions per topic
-//! <dir>/journal   the log: the truth
+//! <dir>/log/      the log, in numbered segments: the truth
 //! <dir>/views     the stack store: may be deleted at any time and is then built again
 //! ```
+//!
+//! A copy for safe keeping: end the process, copy `format` and `log/` (`views` may come along, `lock` need not).
+//! Sealed segments never change but for retention, which replaces whole files.
 //!
 //! `docs/decisions/embedded-store.md` says why the log is a journal of our own and the views are not.
 
 mod cell;
 mod codec;
+mod disk;
 mod format;
+mod index;
 mod journal;
 mod keys;
 mod log;
+mod retention;
+mod segment;
 mod store;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 
 use p2_core::record::Topic;
 use p2_stream::ports::StoreError;
 
 pub use journal::{DroppedTail, JournalError};
 pub use log::EmbeddedLog;
+pub use retention::Expired;
 pub use store::EmbeddedStore;
+pub use verify::{Verified, verify};
 
-use journal::Journal;
-use log::{Shared, Visible, WriterHandle};
+use disk::Disk;
+use index::Visible;
+use journal::{Found, Journal};
+use log::{Shared, WriterHandle};
+use retention::Expiry;
 use writer::Writer;
 
 /// Most records of one batch.
@@ -40,14 +55,20 @@ pub const BATCH_RECORDS_MAX: usize = 50_000;
 /// Most bytes of one batch: keys, headers and values.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 
+/// A segment is sealed at this size, bytes.
+const SEGMENT_BYTES: u64 = 64 << 20;
+/// A segment is sealed at this age, so that retention reaches it on a quiet machine too.
+const SEGMENT_MS: i64 = 86_400_000;
+
 /// When an acknowledged batch is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Durability {
     /// Before it is acknowledged: nothing acknowledged is ever lost.
     #[default]
     Commit,
-    /// At most this long after it: a killed process loses nothing, a power cut loses up to this much, always
-    /// whole batches and always the newest.
+    /// At most this long after it. A killed process loses nothing. A power cut or a disk that fails loses the
+    /// acknowledged batches of up to this long: always whole ones, always the newest. What they led to outside
+    /// (a call that was made, an answer that was shown) is then not known any more and may be done again.
     Interval {
         /// Milliseconds.
         ms: u64,
@@ -61,13 +82,23 @@ pub struct Options {
     pub durability: Durability,
     /// Partitions per topic, for a new directory. An existing one must have the same numbers.
     pub partitions: BTreeMap<Topic, i32>,
+    /// How long records stay, milliseconds; topics that are missing here are kept for ever. By default what
+    /// the topics declare.
+    pub retention: BTreeMap<Topic, i64>,
+    /// The log goes on in another segment when the last one has this many bytes.
+    pub segment_bytes: u64,
 }
 
 impl Options {
     /// The same number of partitions for every topic.
     pub fn with_partitions(count: i32) -> Options {
         let partitions = Topic::ALL.into_iter().map(|topic| (topic, count)).collect();
-        Options { durability: Durability::Commit, partitions }
+        Options {
+            durability: Durability::Commit,
+            partitions,
+            retention: retention::declared(),
+            segment_bytes: SEGMENT_BYTES,
+        }
     }
 }
 
@@ -84,7 +115,7 @@ pub struct OpenReport {
     pub log_id: String,
     /// Whether the directory was empty.
     pub created: bool,
-    /// Records of all topics.
+    /// Records of all topics that are kept.
     pub records: u64,
     /// The torn tail of a group commit that was never acknowledged; it was cut off.
     pub dropped: Option<DroppedTail>,
@@ -139,53 +170,39 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens a data directory, or makes a new one. Reads the whole journal.
+    /// Opens a data directory, or makes a new one. Reads and checks the last segment of the log and the
+    /// directories of the others; [`verify`] reads everything.
     ///
     /// # Errors
     /// [`OpenError`]; nothing of what was in the directory was changed.
     pub fn open(dir: impl AsRef<Path>, options: &Options) -> Result<Embedded, OpenError> {
-        let dir = dir.as_ref();
+        Embedded::open_on(dir.as_ref(), options, &Disk::default())
+    }
+
+    pub(crate) fn open_on(dir: &Path, options: &Options, disk: &Disk) -> Result<Embedded, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
         };
         std::fs::create_dir_all(dir).map_err(io(dir))?;
         let lock = lock(dir)?;
-        let journal_path = dir.join("journal");
-        let found = format::read(&dir.join("format"), options)?;
-        let created = found.is_none();
-        let views_path = dir.join("views");
-        if views_path.exists() && !journal_path.exists() {
-            return Err(OpenError::Format {
-                path: journal_path,
-                what: "it is missing beside its views: restore it from a copy of the directory".to_owned(),
-            });
-        }
-        let format = match found {
-            Some(format) => format,
-            None if journal_path.exists() => {
-                return Err(OpenError::Format {
-                    path: dir.join("format"),
-                    what: "it is missing beside a journal: restore it from a copy of the directory"
-                        .to_owned(),
-                });
-            }
-            None => format::create(dir, options).map_err(io(dir))?,
-        };
+        let (format, created) = read_format(dir, options, disk)?;
+        let log_path = dir.join("log");
+        std::fs::create_dir_all(&log_path).map_err(io(&log_path))?;
         let mut visible = Visible::new(format.partitions.clone());
-        let (journal, dropped) = Journal::open(&journal_path, format.salt(), |frame| {
-            visible.take(frame.payload_at, codec::decode_payload(frame.payload)?)
-        })?;
-        format::sync_directory(dir).map_err(io(dir))?;
+        let now_ms = p2_stream::shell::now_ms();
+        let (journal, dropped) =
+            Journal::open(disk, &log_path, format.salt(), now_ms, |found| match found {
+                Found::Sealed(segment) => visible.take_sealed(&segment),
+                Found::Frame(frame) => visible.take(frame.payload_at, codec::decode_payload(frame.payload)?),
+            })?;
+        visible.begins(journal.file());
+        disk.sync_directory(dir).map_err(io(dir))?;
         if let Some(tail) = dropped {
-            tracing::warn!(
-                at = tail.at,
-                bytes = tail.bytes,
-                "dropped the torn tail of an unacknowledged commit"
-            );
+            tracing::warn!(?tail, "dropped the torn tail of an unacknowledged commit");
         }
-        let records = visible.slots.values().map(|slots| slots.len() as u64).sum();
-        let store = EmbeddedStore::open(&views_path, &format.log_id)?;
+        let records = visible.records();
+        let store = EmbeddedStore::open(&dir.join("views"), &format.log_id)?;
         let views_reset =
             store.wipe_if_ahead(|partition| visible.end((Topic::StateTransitions, partition)))?;
         if views_reset {
@@ -193,18 +210,12 @@ impl Embedded {
         }
         let shared = Arc::new(Shared {
             visible: Mutex::new(visible),
-            file: journal.file(),
-            path: journal_path.clone(),
+            stopped: OnceLock::new(),
+            rewriting: Mutex::default(),
         });
-        let (requests, inbox) = mpsc::channel();
-        let writer = Writer { journal, shared: Arc::clone(&shared), durability: options.durability, lock };
-        let thread = std::thread::Builder::new()
-            .name("p2-journal".to_owned())
-            .spawn(move || writer.run(&inbox))
-            .map_err(io(&journal_path))?;
-        let writer = Arc::new(WriterHandle { requests: Some(requests), thread: Some(thread) });
+        let writer = start(journal, &shared, options, disk, lock).map_err(io(&log_path))?;
         let report = OpenReport { log_id: format.log_id, created, records, dropped, views_reset };
-        Ok(Embedded { log: EmbeddedLog { shared, writer }, store, report })
+        Ok(Embedded { log: EmbeddedLog { shared, writer: Arc::new(writer) }, store, report })
     }
 
     /// The log.
@@ -221,6 +232,68 @@ impl Embedded {
     pub fn report(&self) -> &OpenReport {
         &self.report
     }
+}
+
+/// Reads the format file, or makes a new directory where there is nothing at all. Returns whether it did.
+fn read_format(dir: &Path, options: &Options, disk: &Disk) -> Result<(format::Format, bool), OpenError> {
+    let path = dir.join("format");
+    let found = format::read(&path, Some(options))?;
+    let log_path = dir.join("log");
+    let has_log = !journal::list(&log_path)?.is_empty();
+    if !has_log && dir.join("views").exists() {
+        let what = "it is missing beside its views: restore it from a copy of the directory".to_owned();
+        return Err(OpenError::Format { path: log_path, what });
+    }
+    match found {
+        Some(format) => Ok((format, false)),
+        None if has_log => {
+            let what = "it is missing beside a log: restore it from a copy of the directory".to_owned();
+            Err(OpenError::Format { path, what })
+        }
+        None => {
+            let made = format::create(disk, dir, options);
+            Ok((made.map_err(|source| OpenError::Io { path: dir.to_owned(), source })?, true))
+        }
+    }
+}
+
+/// Starts the threads of the log: the writer, and retention by the clock.
+fn start(
+    journal: Journal,
+    shared: &Arc<Shared>,
+    options: &Options,
+    disk: &Disk,
+    lock: File,
+) -> std::io::Result<WriterHandle> {
+    let (requests, inbox) = mpsc::channel();
+    let writer = Writer {
+        journal,
+        shared: Arc::clone(shared),
+        durability: options.durability,
+        segment_bytes: options.segment_bytes,
+        lock,
+    };
+    let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let thread = spawn("p2-journal").spawn(move || writer.run(&inbox))?;
+    let expiry = Expiry {
+        shared: Arc::clone(shared),
+        requests: requests.clone(),
+        disk: disk.clone(),
+        retention: options.retention.clone(),
+        segment_ms: SEGMENT_MS,
+    };
+    let mut handle = WriterHandle {
+        requests: Some(requests),
+        thread: Some(thread),
+        clock: None,
+        expiry: Some(expiry.clone()),
+    };
+    if !options.retention.is_empty() {
+        let (stop, stopped) = mpsc::channel();
+        let clock = spawn("p2-retention").spawn(move || expiry.by_the_clock(&stopped))?;
+        handle.clock = Some((stop, clock));
+    }
+    Ok(handle)
 }
 
 /// Takes the directory's lock and writes the process id into it.

@@ -1,88 +1,34 @@
-//! The log: an index in memory over the journal, consumer groups, and members that are woken by new records.
-//! Everything that changes it goes through the one thread of [`crate::writer`].
+//! The log: the index over the journal, consumer groups, and members that are woken by new records. Everything
+//! that changes it goes through the one thread of [`crate::writer`], but for retention.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
-use p2_stream::groups::{Groups, Lane};
+use p2_stream::groups::Lane;
 use p2_stream::ports::{
     Batch, CommitError, CommittedOffset, Committer, Log, LogError, Member, MemberEvent, NewRecord,
     StoredRecord,
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::codec::{self, FoundBatch};
+use crate::index::{self, Visible};
+use crate::retention::{Expired, Expiry};
 use crate::writer::{Request, Work};
 
 /// Most records of one `Records` event.
 const EVENT_RECORDS_MAX: usize = 500;
-/// Most bytes of one `Records` event or read, unless the first record alone is larger.
-const EVENT_BYTES_MAX: u64 = 1 << 20;
 
-/// Where one record lies in the journal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot {
-    at: u64,
-    length: u32,
-}
-
-/// What readers see: only what is durable.
-#[derive(Debug)]
-pub(crate) struct Visible {
-    pub(crate) partitions: BTreeMap<Topic, i32>,
-    pub(crate) slots: BTreeMap<Lane, Vec<Slot>>,
-    pub(crate) groups: Groups,
-}
-
-impl Visible {
-    pub(crate) fn new(partitions: BTreeMap<Topic, i32>) -> Visible {
-        Visible { partitions, slots: BTreeMap::new(), groups: Groups::default() }
-    }
-
-    pub(crate) fn partitions(&self, topic: Topic) -> i32 {
-        self.partitions.get(&topic).copied().unwrap_or(0)
-    }
-
-    pub(crate) fn end(&self, lane: Lane) -> i64 {
-        self.slots.get(&lane).map_or(0, |slots| slots.len() as i64)
-    }
-
-    /// Takes the batches of one frame in.
-    pub(crate) fn take(&mut self, payload_at: u64, batches: Vec<FoundBatch>) -> Result<(), String> {
-        for batch in batches {
-            for found in batch.records {
-                let lane = (found.topic, found.partition);
-                let slots = self.slots.entry(lane).or_default();
-                if found.offset != slots.len() as i64 {
-                    return Err(format!(
-                        "{} partition {}: offset {} follows {}",
-                        found.topic.name(),
-                        found.partition,
-                        found.offset,
-                        slots.len()
-                    ));
-                }
-                slots.push(Slot { at: payload_at + found.at as u64, length: found.length });
-            }
-            self.groups.note(&batch.group, &batch.progress);
-        }
-        Ok(())
-    }
-}
-
-/// What the log, its members and its writer share.
+/// What the log, its members, its writer and its retention share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) visible: Mutex<Visible>,
-    pub(crate) file: Arc<File>,
-    pub(crate) path: PathBuf,
+    /// Why the writer stopped; none while it works.
+    pub(crate) stopped: OnceLock<String>,
+    /// Held while segments are written again, so that this never goes on after the directory is released.
+    pub(crate) rewriting: Mutex<()>,
 }
 
 impl Shared {
@@ -90,32 +36,40 @@ impl Shared {
         self.visible.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slots(&self, lane: Lane, from: i64, records_max: usize) -> Vec<Slot> {
-        let visible = self.visible();
-        let slots = visible.slots.get(&lane).map(Vec::as_slice).unwrap_or_default();
-        let from = usize::try_from(from.max(0)).unwrap_or(usize::MAX);
-        let mut bytes = 0;
-        let fits = |slot: &&Slot| {
-            let first = bytes == 0;
-            bytes += u64::from(slot.length);
-            first || bytes <= EVENT_BYTES_MAX
-        };
-        slots.get(from..).unwrap_or_default().iter().take(records_max).take_while(fits).copied().collect()
+    /// Why nothing is written any more.
+    pub(crate) fn gone(&self) -> String {
+        let closed = || "the log is closed".to_owned();
+        self.stopped.get().cloned().unwrap_or_else(closed)
     }
 
-    /// Reads durable records. The reads hit the page cache as a rule and are small, so they are made in place.
+    /// Reads durable records, over segments, up to a limit of bytes. The reads hit the page cache as a rule and
+    /// are small, so they are made in place.
     fn read(&self, lane: Lane, from: i64, records_max: usize) -> Result<Vec<StoredRecord>, LogError> {
-        let read = |slot: Slot| {
-            let mut bytes = vec![0; slot.length as usize];
-            self.file
-                .read_exact_at(&mut bytes, slot.at)
-                .map_err(|error| LogError::Unavailable(format!("{}: {error}", self.path.display())))?;
-            codec::decode_record(&bytes).map_err(|what| {
-                let path = self.path.display();
-                LogError::Corrupt(format!("{path}: {what} at byte {}: restore the file from a copy", slot.at))
-            })
-        };
-        self.slots(lane, from, records_max).into_iter().map(read).collect()
+        let mut found = Vec::new();
+        let (mut next, mut bytes, mut missed) = (from, 0, 0);
+        while found.len() < records_max && bytes < index::READ_BYTES_MAX && missed < 3 {
+            let left = records_max - found.len();
+            let place = match self.visible().place(lane, next, left) {
+                // Retention went by: what was read is still what was asked for.
+                Err(_) if !found.is_empty() => break,
+                place => place?,
+            };
+            let Some(read) = index::read_place(place, lane, next, left)? else {
+                missed += 1;
+                continue;
+            };
+            let Some(last) = read.last() else { return Ok(found) };
+            next = last.offset + 1;
+            bytes += read.iter().map(|stored| stored.record.value.len() as u64).sum::<u64>();
+            found.extend(read);
+        }
+        if missed < 3 || !found.is_empty() {
+            return Ok(found);
+        }
+        let (topic, partition) = (lane.0.name(), lane.1);
+        Err(LogError::Unavailable(format!(
+            "{topic} partition {partition}: the segment with {from} is missing"
+        )))
     }
 }
 
@@ -124,6 +78,9 @@ impl Shared {
 pub(crate) struct WriterHandle {
     pub(crate) requests: Option<Sender<Request>>,
     pub(crate) thread: Option<JoinHandle<()>>,
+    /// Retention by the clock; it ends when the sender is dropped.
+    pub(crate) clock: Option<(Sender<()>, JoinHandle<()>)>,
+    pub(crate) expiry: Option<Expiry>,
 }
 
 impl WriterHandle {
@@ -134,6 +91,11 @@ impl WriterHandle {
 
 impl Drop for WriterHandle {
     fn drop(&mut self) {
+        if let Some((stop, thread)) = self.clock.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        self.expiry = None;
         self.requests = None;
         if let Some(thread) = self.thread.take() {
             // It only fails where the writer panicked, and then its callers were told already.
@@ -160,10 +122,20 @@ impl EmbeddedLog {
             "{topic} has {count} partitions, counted from 0: there is no {partition}"
         )))
     }
-}
 
-/// The writer ended: an earlier write or sync failed.
-const WRITER_GONE: &str = "the journal's writer has stopped after a failure: open the data directory again";
+    fn gone(&self) -> LogError {
+        LogError::Unavailable(self.shared.gone())
+    }
+
+    /// Removes what is beyond its retention at `now_ms`, as it is also done once an hour. Blocks; commits go on
+    /// beside it.
+    ///
+    /// # Errors
+    /// Where a segment cannot be read or written again: everything in it is still there.
+    pub fn expire(&self, now_ms: i64) -> Result<Expired, LogError> {
+        self.writer.expiry.as_ref().map_or_else(|| Err(self.gone()), |expiry| expiry.run(now_ms))
+    }
+}
 
 #[async_trait]
 impl Log for EmbeddedLog {
@@ -172,9 +144,12 @@ impl Log for EmbeddedLog {
     }
 
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, LogError> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
         let (reply, answer) = oneshot::channel();
         self.writer.send(Request::Work(Work::Append { records, reply }));
-        answer.await.unwrap_or_else(|_| Err(LogError::Unavailable(WRITER_GONE.to_owned())))
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     async fn read(
@@ -190,13 +165,14 @@ impl Log for EmbeddedLog {
 
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
         self.check_lane(topic, partition)?;
-        Ok((0, self.shared.visible().end((topic, partition))))
+        let visible = self.shared.visible();
+        Ok((visible.start((topic, partition)), visible.end((topic, partition))))
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {
         let (reply, answer) = oneshot::channel();
         self.writer.send(Request::Join { group: group.to_owned(), topics: topics.to_vec(), reply });
-        let (id, wake) = answer.await.map_err(|_| LogError::Unavailable(WRITER_GONE.to_owned()))?;
+        let (id, wake) = answer.await.map_err(|_| self.gone())?;
         Ok(Box::new(EmbeddedMember { log: self.clone(), id, wake }))
     }
 }
@@ -212,16 +188,23 @@ struct EmbeddedMember {
 impl EmbeddedMember {
     /// The next event that is there already. Without an await, so nothing is lost by cancelling.
     fn poll(&self) -> Result<Option<MemberEvent>, LogError> {
-        let ready = {
+        let (lane, from) = {
             let mut visible = self.log.shared.visible();
-            let Visible { groups, slots, .. } = &mut *visible;
-            if let Some(event) = groups.take_event(self.id) {
+            if let Some(event) = visible.groups.take_event(self.id) {
                 return Ok(Some(event));
             }
-            groups.ready(self.id, |lane| slots.get(&lane).map_or(0, |slots| slots.len() as i64))
+            let Some(ready) = visible.ready(self.id) else { return Ok(None) };
+            ready
         };
-        let Some((lane, from)) = ready else { return Ok(None) };
-        let records = self.log.shared.read(lane, from, EVENT_RECORDS_MAX)?;
+        let records = match self.log.shared.read(lane, from, EVENT_RECORDS_MAX) {
+            Err(LogError::NotFound(_)) => {
+                let mut visible = self.log.shared.visible();
+                visible.groups.truncated(self.id, lane);
+                let start = visible.start(lane);
+                return Ok(Some(MemberEvent::Truncated { topic: lane.0, partition: lane.1, start }));
+            }
+            read => read?,
+        };
         let Some(last) = records.last() else { return Ok(None) };
         self.log.shared.visible().groups.delivered(self.id, lane, last.offset + 1);
         Ok(Some(MemberEvent::Records { topic: lane.0, partition: lane.1, records }))
@@ -243,7 +226,7 @@ impl Member for EmbeddedMember {
         // A commit that its caller dropped may still be on its way to the writer.
         let (reply, settled) = oneshot::channel();
         self.log.writer.send(Request::Settle { reply });
-        settled.await.map_err(|_| LogError::Unavailable(WRITER_GONE.to_owned()))?;
+        settled.await.map_err(|_| self.log.gone())?;
         Ok(self.log.shared.visible().groups.committed(self.id, (topic, partition)))
     }
 
@@ -282,8 +265,8 @@ impl Committer for EmbeddedCommitter {
         let ticket = self.log.shared.visible().groups.ticket(self.id);
         let (reply, answer) = oneshot::channel();
         if !self.log.writer.send(Request::Work(Work::Commit { member: self.id, ticket, batch, reply })) {
-            return Err(CommitError::Aborted(WRITER_GONE.to_owned()));
+            return Err(CommitError::Fenced(self.log.shared.gone()));
         }
-        answer.await.unwrap_or_else(|_| Err(CommitError::Unknown(WRITER_GONE.to_owned())))
+        answer.await.unwrap_or_else(|_| Err(CommitError::Unknown(self.log.shared.gone())))
     }
 }

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2_core::record::{Position, RECORD_BYTES_MAX, Topic};
@@ -14,7 +15,7 @@ use p2_stream::ports::{Batch, CommitError, CommittedOffset, LogError, NewRecord}
 use tokio::sync::{Notify, oneshot};
 
 use crate::codec::{self, FoundBatch};
-use crate::journal::Journal;
+use crate::journal::{Journal, Rotation, WriteError};
 use crate::log::Shared;
 use crate::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Durability};
 
@@ -32,6 +33,8 @@ pub(crate) enum Request {
     Leave { member: u64 },
     /// Answered when everything that was asked before has ended.
     Settle { reply: oneshot::Sender<()> },
+    /// Seal the segment that is written, where it was begun before this time.
+    Rotate { older_than_ms: i64, reply: Sender<()> },
 }
 
 /// Something that goes into a group commit.
@@ -94,11 +97,14 @@ impl Group {
     }
 }
 
-/// The writer. It ends when all handles are dropped, or after a failure that leaves the file in doubt.
+/// The writer. It ends when all handles are dropped, or after a failure that leaves the file in doubt: then it
+/// says why, once, and whoever asks later is told the same.
 pub(crate) struct Writer {
     pub(crate) journal: Journal,
     pub(crate) shared: Arc<Shared>,
     pub(crate) durability: Durability,
+    /// A segment is sealed when it has this many bytes.
+    pub(crate) segment_bytes: u64,
     /// Held as long as the writer lives.
     pub(crate) lock: File,
 }
@@ -122,18 +128,74 @@ impl Writer {
             if !self.commit(group) {
                 break;
             }
+            let full = self.journal.segment_bytes() >= self.segment_bytes;
+            if full && self.journal.segment_since_ms().is_some() && !self.rotate() {
+                break;
+            }
             if self.journal.is_dirty() && unsynced_since.is_none() {
                 unsynced_since = Some(Instant::now());
             }
-            if let Some(request) = membership {
-                self.change_membership(request);
+            if !membership.is_none_or(|request| self.change_membership(request)) {
+                break;
             }
         }
-        if let Err(error) = self.journal.sync() {
-            tracing::error!(path = %self.journal.path().display(), %error, "the last sync of the journal failed");
+        self.end();
+    }
+
+    /// Releases the directory. After a failure nothing is synced any more: a later sync may succeed without
+    /// having written what the failed one lost.
+    fn end(mut self) {
+        if self.shared.stopped.get().is_none()
+            && self.journal.is_dirty()
+            && let Err(error) = self.journal.sync()
+        {
+            self.stop(&error);
         }
+        let _rewriting = self.shared.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing may be written to the directory after this.
+        let _ = self.shared.stopped.set("the log is closed".to_owned());
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(%error, "the data directory's lock was not released; it ends with the process");
+        }
+    }
+
+    /// Notes and says, once, that nothing can be written any more. Returns the sentence.
+    fn stop(&self, error: &io::Error) -> String {
+        let lost = match self.durability {
+            Durability::Commit => "nothing that was acknowledged is lost".to_owned(),
+            Durability::Interval { ms } => {
+                format!("what was acknowledged in the {ms} ms before may be lost")
+            }
+        };
+        let why = format!(
+            "{}: {error}: the log has stopped, since it is not known what is on the disk; {lost}; see to the disk, \
+             then start again",
+            self.journal.path().display()
+        );
+        tracing::error!("{why}");
+        let _ = self.shared.stopped.set(why.clone());
+        why
+    }
+
+    /// Seals the segment and begins the next one. False where nothing may be written any more.
+    fn rotate(&mut self) -> bool {
+        let (lanes, progress) = {
+            let visible = self.shared.visible();
+            (visible.active_lanes(), visible.groups.progress())
+        };
+        match self.journal.rotate(&lanes, progress, p2_stream::shell::now_ms()) {
+            Ok(Rotation::Done(sealed)) => {
+                self.shared.visible().sealed(&sealed, self.journal.file());
+                true
+            }
+            Ok(Rotation::Postponed(error)) => {
+                tracing::warn!(path = %self.journal.path().display(), %error, "the segment goes on growing");
+                true
+            }
+            Err(error) => {
+                self.stop(&error);
+                false
+            }
         }
     }
 
@@ -158,7 +220,7 @@ impl Writer {
         match self.journal.sync() {
             Ok(()) => true,
             Err(error) => {
-                tracing::error!(path = %self.journal.path().display(), %error, "sync of the journal failed");
+                self.stop(&error);
                 false
             }
         }
@@ -272,21 +334,23 @@ impl Writer {
         for (to, from) in group.payload.iter_mut().zip(count.to_le_bytes()) {
             *to = from;
         }
-        let end = self.journal.next_payload_at();
         let payload_at = match self.journal.write(&group.payload) {
             Ok(at) => at,
-            Err(error) => {
-                let why = format!("{}: {error}", self.journal.path().display());
+            Err(WriteError::Clean(error)) => {
+                let why = format!("{}: {error}: nothing of it was written", self.journal.path().display());
                 group.waiting.into_iter().for_each(|(reply, _)| reply.aborted(&why));
-                // Where even the clean-up failed, the end of the file is not known.
-                return self.shared.file.metadata().is_ok_and(|file| file.len() < end);
+                return true;
+            }
+            Err(WriteError::Doubtful(error)) => {
+                let why = self.stop(&error);
+                group.waiting.into_iter().for_each(|(reply, _)| reply.unknown(&why));
+                return false;
             }
         };
         if self.durability == Durability::Commit
             && let Err(error) = self.journal.sync()
         {
-            let why = format!("{}: {error}", self.journal.path().display());
-            tracing::error!(%why, "sync of the journal failed");
+            let why = self.stop(&error);
             group.waiting.into_iter().for_each(|(reply, _)| reply.unknown(&why));
             return false;
         }
@@ -297,6 +361,7 @@ impl Writer {
             shown
         };
         if let Err(why) = shown {
+            let why = self.stop(&io::Error::other(why));
             group.waiting.into_iter().for_each(|(reply, _)| reply.unknown(&why));
             return false;
         }
@@ -304,7 +369,14 @@ impl Writer {
         true
     }
 
-    fn change_membership(&self, request: Request) {
+    /// False where nothing may be written any more.
+    fn change_membership(&mut self, request: Request) -> bool {
+        if let Request::Rotate { older_than_ms, reply } = request {
+            let old = self.journal.segment_since_ms().is_some_and(|since| since <= older_than_ms);
+            let goes_on = !old || self.rotate();
+            let _ = reply.send(());
+            return goes_on;
+        }
         let mut visible = self.shared.visible();
         let partitions = visible.partitions.clone();
         let count = |topic: Topic| partitions.get(&topic).copied().unwrap_or(0);
@@ -318,7 +390,8 @@ impl Writer {
             Request::Leave { member } => visible.groups.leave(member, count),
             // It does not matter to the writer whether anybody still waits.
             Request::Settle { reply } => drop(reply.send(())),
-            Request::Work(_) => {}
+            Request::Work(_) | Request::Rotate { .. } => {}
         }
+        true
     }
 }

@@ -17,6 +17,11 @@ const WRITERS: i32 = 4;
 /// Records per batch, each on a partition of its own.
 const PARTS: i32 = 3;
 
+/// Small segments, so that many kills meet a rotation.
+fn options() -> Options {
+    Options { segment_bytes: 20_000, ..Options::with_partitions(WRITERS) }
+}
+
 /// The record `part` of a batch. The mark is found again in a trace of system calls.
 fn part(mark: &str, part: i32) -> NewRecord {
     NewRecord {
@@ -34,7 +39,7 @@ fn part(mark: &str, part: i32) -> NewRecord {
 async fn child_that_commits_until_it_is_killed() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let commits: i64 = std::env::var(COMMITS).unwrap().parse().unwrap();
-    let embedded = Embedded::open(dir, &Options::with_partitions(WRITERS)).unwrap();
+    let embedded = Embedded::open(dir, &options()).unwrap();
     let round = embedded.report().records;
     let log = embedded.log();
     let mut member = log.join("p2.child", &[Topic::Inbox]).await.unwrap();
@@ -121,7 +126,7 @@ async fn every_acknowledged_batch_of_a_killed_process_is_there_and_none_in_part(
             lines.map_while(Result::ok).filter_map(|line| Some(line.split_once("ack ")?.1.to_owned())),
         );
 
-        let embedded = Embedded::open(dir.path(), &Options::with_partitions(WRITERS)).unwrap();
+        let embedded = Embedded::open(dir.path(), &options()).unwrap();
         dropped += i32::from(embedded.report().dropped.is_some());
         let log = embedded.log();
         let first = marks(&log, 0).await;
@@ -151,6 +156,9 @@ async fn every_acknowledged_batch_of_a_killed_process_is_there_and_none_in_part(
         }
     }
     assert!(acknowledged.len() > 1_000, "only {} batches were acknowledged", acknowledged.len());
+    let segments = std::fs::read_dir(dir.path().join("log")).unwrap().count();
+    assert!(segments > 50, "{segments} segments");
+    assert_eq!(p2_embedded::verify(dir.path()).unwrap().torn, None);
     println!(
         "100 kills: {} acknowledged batches, {unacknowledged} more that were written, {dropped} torn tails",
         acknowledged.len()
@@ -203,7 +211,7 @@ fn check_order(trace: &str) -> Result<usize, String> {
     for line in trace.lines() {
         let (process, call) = line.split_once(' ').unwrap_or_default();
         let call = call.trim_start();
-        let journal = call.contains("/data/journal>");
+        let journal = call.contains("/data/log/");
         if journal && call.starts_with("pwrite64(") {
             written.extend(marks_of(call, "mark-", ';'));
         } else if journal && (call.starts_with("fdatasync(") || call.starts_with("fsync(")) {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use p2_core::record::Topic;
@@ -22,20 +22,30 @@ fn record(text: &str) -> NewRecord {
     }
 }
 
-fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    let named =
-        entries.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()));
-    named.filter(|(name, _)| name != "lock").collect()
+/// The first segment of the log.
+fn segment(dir: &Path) -> PathBuf {
+    dir.join("log/00000001-0.log")
+}
+
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else if entry.file_name() != "lock" {
+            found.insert(entry.path(), std::fs::read(entry.path()).unwrap());
+        }
+    }
+    found
 }
 
 /// Opens fresh directories and keeps them until the end.
-struct Fresh(Mutex<Vec<TempDir>>, Durability);
+struct Fresh(Mutex<Vec<TempDir>>, Durability, u64);
 
 impl Fresh {
     fn open(&self) -> Embedded {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { durability: self.1, ..Options::with_partitions(4) };
+        let options = Options { durability: self.1, segment_bytes: self.2, ..Options::with_partitions(4) };
         let embedded = Embedded::open(dir.path(), &options).unwrap();
         self.0.lock().unwrap().push(dir);
         embedded
@@ -44,15 +54,17 @@ impl Fresh {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_log_does_what_every_log_does() {
-    for durability in [Durability::Commit, Durability::Interval { ms: 5 }] {
-        let fresh = Fresh(Mutex::default(), durability);
+    for (durability, segment_bytes) in
+        [(Durability::Commit, 64 << 20), (Durability::Interval { ms: 5 }, 64 << 20), (Durability::Commit, 1)]
+    {
+        let fresh = Fresh(Mutex::default(), durability, segment_bytes);
         conformance::log_conformance(async || fresh.open().log()).await;
     }
 }
 
 #[tokio::test]
 async fn the_embedded_store_does_what_every_store_does() {
-    let fresh = Fresh(Mutex::default(), Durability::Commit);
+    let fresh = Fresh(Mutex::default(), Durability::Commit, 1 << 20);
     conformance::store_conformance(async || fresh.open().store()).await;
 }
 
@@ -106,7 +118,8 @@ async fn a_newer_or_foreign_directory_is_refused_and_no_byte_changed() {
     drop(first);
     let format = std::fs::read_to_string(dir.path().join("format")).unwrap();
     for (text, expected) in [
-        (format.replace("p2engine-data 1", "p2engine-data 2"), "format 2 is newer than 1"),
+        (format.replace("p2engine-data 2", "p2engine-data 3"), "format 3 is newer than 2"),
+        (format.replace("p2engine-data 2", "p2engine-data 1"), "use a new data directory"),
         ("hello\n".to_owned(), "not a data directory"),
         (format!("{format}compression best\n"), "'compression' is not known"),
     ] {
@@ -139,7 +152,7 @@ async fn a_record_damaged_after_opening_is_an_error_and_not_other_data() {
     let dir = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(dir.path(), &Options::default()).unwrap();
     embedded.log().append(vec![record("precious")]).await.unwrap();
-    let path = dir.path().join("journal");
+    let path = segment(dir.path());
     let text = std::fs::read(&path).unwrap();
     let at = text.windows(8).position(|window| window == b"precious").unwrap();
     std::os::unix::fs::FileExt::write_all_at(
@@ -168,7 +181,7 @@ async fn views_that_are_ahead_of_the_log_are_emptied() {
 fn a_missing_journal_is_not_taken_for_an_empty_one() {
     let dir = tempfile::tempdir().unwrap();
     drop(Embedded::open(dir.path(), &Options::default()).unwrap());
-    std::fs::remove_file(dir.path().join("journal")).unwrap();
+    std::fs::remove_file(segment(dir.path())).unwrap();
     let before = files(dir.path());
     let error = Embedded::open(dir.path(), &Options::default()).unwrap_err();
     assert!(error.to_string().contains("missing beside its views"), "{error}");

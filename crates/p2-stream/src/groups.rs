@@ -241,11 +241,26 @@ impl Groups {
         }
     }
 
-    /// The lowest offset below which every group that consumes a partition is done: none where no group has
-    /// progress there.
-    pub fn lowest_progress(&self, lane: Lane) -> Option<i64> {
+    /// The offset below which every group with progress in a partition is done, and each of `required` has
+    /// progress there: the lowest and highest offsets there are stand for none and for no group.
+    pub fn done_below(&self, lane: Lane, required: &[String]) -> i64 {
+        let has =
+            |name: &String| self.groups.get(name).is_some_and(|group| group.committed.contains_key(&lane));
+        if !required.iter().all(has) {
+            return i64::MIN;
+        }
         let committed = self.groups.values().filter_map(|group| group.committed.get(&lane));
-        committed.map(|committed| committed.offset).min()
+        committed.map(|committed| committed.offset).min().unwrap_or(i64::MAX)
+    }
+
+    /// The progress of every group: (group, topic, partition, progress).
+    pub fn progress(&self) -> Vec<(String, Topic, i32, CommittedOffset)> {
+        let groups = self.groups.iter();
+        let each = groups.flat_map(|(name, group)| group.committed.iter().map(move |one| (name, one)));
+        each.map(|(name, ((topic, partition), committed))| {
+            (name.clone(), *topic, *partition, committed.clone())
+        })
+        .collect()
     }
 
     /// Notes that everything below `next` was handed to the member.

@@ -147,8 +147,8 @@ pub trait Log: Send + Sync {
     /// Appends records outside of any group (CLI, HTTP API): all or none, durable when it returns.
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, LogError>;
 
-    /// Committed records from `from` on, at most `records_max` and perhaps fewer, ascending; offsets may have
-    /// gaps. Empty at the end and behind it. [`LogError::NotFound`] below the log's start: what is gone must not
+    /// Committed records from `from` on, ascending, at most `records_max`, and fewer at the end or where they are
+    /// large; offsets may have gaps. Empty at the end and behind it. [`LogError::NotFound`] below the log's start: what is gone must not
     /// pass for a gap.
     async fn read(
         &self,

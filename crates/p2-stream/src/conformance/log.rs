@@ -82,7 +82,10 @@ pub async fn log_conformance_of<L: Log + 'static>(make: impl AsyncFn() -> L, tra
 /// Where a promise is broken.
 pub async fn log_start_conformance<L: Log>(log: L, delete: impl AsyncFn(&L, i32, i64), traits: LogTraits) {
     let body = async {
-        let positions = log.append((0..6).map(|n| inbox(1, &n.to_string())).collect()).await.unwrap();
+        let mut positions = Vec::new();
+        for n in 0..6 {
+            positions.extend(log.append(vec![inbox(1, &n.to_string())]).await.unwrap());
+        }
         let kept = positions[4].offset;
         let mut member = log.join("p2.start", &[Topic::Inbox]).await.unwrap();
         own_all(&log, member.as_mut()).await;

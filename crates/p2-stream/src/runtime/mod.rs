@@ -139,7 +139,7 @@ pub struct Runtime<P: Processor> {
     calls: BTreeMap<Id, Running>,
     queued: VecDeque<(i32, Epoch, String, Call<P::Request>)>,
     timers: BTreeSet<(i64, i32, String, Id)>,
-    /// Records that failed by themselves: (partition, offset) → (code, reason).
+    /// Records that failed by themselves, until they are done: (partition, offset) → (code, reason).
     poisoned: BTreeMap<(i32, i64), (String, String)>,
     /// Partitions whose view is folded from offset 0 at their next assignment.
     refolding: BTreeSet<i32>,
@@ -264,7 +264,10 @@ impl<P: Processor> Runtime<P> {
             Event::Assigned { partition, committed, start, end } => {
                 self.assigned(partition, committed, start, end, actions);
             }
-            Event::Revoked { partition } => self.forget(partition, actions),
+            Event::Revoked { partition } => {
+                self.forget(partition, actions);
+                self.poisoned.retain(|(index, _), _| *index != partition);
+            }
             Event::ViewBounds { partition, epoch, applied, mark } => {
                 self.view_bounds(partition, epoch, applied, mark, actions);
             }
@@ -374,6 +377,10 @@ impl<P: Processor> Runtime<P> {
         let Some(sealed) = self.take_sealed(batch) else { return };
         self.counters.commits += 1;
         self.parts_max = self.parts_max.saturating_mul(2);
+        for (index, committed) in &sealed.progress {
+            // Below the committed watermark nothing is delivered again.
+            self.poisoned.retain(|(partition, offset), _| partition != index || *offset >= committed.offset);
+        }
         let mut positions = positions.iter();
         for part in sealed.parts {
             let current = self.is_current(part.partition, part.epoch);

@@ -408,6 +408,60 @@ fn a_batch_that_is_too_large_is_halved_and_a_record_that_fails_alone_is_a_dead_l
     assert_eq!(progress[0].1.offset, 2);
 }
 
+/// Makes the records at these offsets poison: each fails alone in its batch.
+fn poison(runtime: &mut Counter, offset: i64) {
+    let committed = Some(CommittedOffset { offset, metadata: String::new() });
+    let epoch = own(runtime, committed);
+    record(runtime, epoch, offset, text("c", "hi", u32::try_from(offset).unwrap()));
+    let (batch, ..) = commit(&load(runtime, epoch, "c")).unwrap();
+    runtime.on(Event::Aborted { batch, halve: true }, 6);
+}
+
+#[test]
+fn what_is_known_of_a_poison_record_is_forgotten_once_its_letter_is_committed() {
+    let mut runtime = counting();
+    poison(&mut runtime, 1);
+    assert_eq!(runtime.poisoned.len(), 1);
+    let epoch = own(&mut runtime, Some(CommittedOffset { offset: 1, metadata: String::new() }));
+    let (batch, outputs, _) = commit(&record(&mut runtime, epoch, 1, text("c", "hi", 1))).unwrap();
+    assert_eq!(runtime.poisoned.len(), 1, "the letter may still be lost");
+    runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 7);
+    assert_eq!(runtime.poisoned.len(), 0);
+}
+
+#[test]
+fn what_is_known_of_poison_records_goes_with_the_partition() {
+    let mut runtime = counting();
+    poison(&mut runtime, 1);
+    own(&mut runtime, Some(CommittedOffset { offset: 1, metadata: String::new() }));
+    assert_eq!(runtime.poisoned.len(), 1, "starting over keeps it: that is what it is for");
+    runtime.on(Event::Revoked { partition: 0 }, 8);
+    assert_eq!(runtime.poisoned.len(), 0);
+}
+
+#[test]
+fn gaps_passed_while_a_batch_is_under_way_are_not_lost_when_it_is_halved() {
+    let mut runtime = counting();
+    let epoch = own(&mut runtime, None);
+    record(&mut runtime, epoch, 0, text("c", "zero", 0));
+    let (batch, outputs, _) = commit(&load(&mut runtime, epoch, "c")).unwrap();
+    record(&mut runtime, epoch, 1, text("c", "one", 0));
+    record(&mut runtime, epoch, 2, text("c", "two", 0));
+    let actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 5);
+    let (batch, outputs, progress) = commit(&actions).unwrap();
+    assert_eq!((outputs.len(), progress[0].1.offset), (2, 3));
+    // Markers at 3 and 4 are passed while the batch is on its way.
+    assert_eq!(commit(&record(&mut runtime, epoch, 5, text("c", "five", 0))), None);
+    let mut actions = runtime.on(Event::Aborted { batch, halve: true }, 6);
+    let mut low = Vec::new();
+    while let Some((batch, outputs, progress)) = commit(&actions) {
+        low.push(progress[0].1.offset);
+        actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 1) }, 7);
+    }
+    // The first half, the second half with the gaps behind it, and the record after them.
+    assert_eq!((low.first(), low.last()), (Some(&2), Some(&6)), "{low:?}");
+}
+
 #[test]
 fn a_call_that_may_not_be_repeated_starts_only_after_its_claim_is_committed() {
     let mut runtime = claiming();
@@ -674,6 +728,74 @@ fn a_full_window_pauses_its_partition_and_half_a_window_resumes_it() {
         }
     }
     assert_eq!(resumed.len(), 1);
+}
+
+/// (offset, key) of each record whose step is in a batch, where offsets are the records' numbers.
+fn committed_keys(outputs: &[Message]) -> Vec<String> {
+    outputs.iter().map(|output| output.payload.key().to_owned()).collect()
+}
+
+#[test]
+fn a_lane_that_floods_its_partition_while_it_loads_holds_the_others_up_no_longer_than_that() {
+    let small = Limits { window_offsets: 8, ..limits() };
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), small, 1);
+    let epoch = own(&mut runtime, None);
+    let mut paused = false;
+    let mut batch = None;
+    // The store does not answer for the flooding lane. Another one, within the window, is not kept waiting.
+    for offset in 0..8 {
+        let key = if offset == 5 { "other" } else { "flood" };
+        let n = u32::try_from(offset).unwrap();
+        let actions = record(&mut runtime, epoch, offset, text(key, "hi", n));
+        paused |= actions.contains(&Action::Pause { partition: 0 });
+        if offset == 5 {
+            batch = commit(&load(&mut runtime, epoch, "other"));
+        }
+    }
+    let (batch, outputs, progress) = batch.unwrap();
+    assert_eq!((committed_keys(&outputs), progress[0].1.offset), (vec!["other".to_owned()], 0));
+    assert!(paused, "the window is full");
+    runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 9);
+    // Once it answers, all of the lane is decided at once, and the partition goes on with whatever comes.
+    let mut actions = load(&mut runtime, epoch, "flood");
+    let (mut resumed, mut low) = (false, 0);
+    while let Some((batch, outputs, progress)) = commit(&actions) {
+        low = progress[0].1.offset;
+        resumed |= actions.contains(&Action::Resume { partition: 0 });
+        actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 1) }, 10);
+    }
+    assert_eq!((low, resumed), (8, true));
+    let (_, outputs, _) = commit(&record(&mut runtime, epoch, 8, text("other", "next", 0))).unwrap();
+    assert_eq!(committed_keys(&outputs), ["other"]);
+}
+
+#[test]
+fn a_lane_that_never_pauses_for_breath_does_not_overtake_the_others() {
+    let small = Limits { batch_records_max: 4, ..limits() };
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), small, 1);
+    let epoch = own(&mut runtime, None);
+    record(&mut runtime, epoch, 0, text("other", "first", 0));
+    let mut actions = load(&mut runtime, epoch, "other");
+    record(&mut runtime, epoch, 1, text("flood", "first", 0));
+    load(&mut runtime, epoch, "flood");
+    let mut offset = 1;
+    let (mut waited, mut commits) = (0, Vec::new());
+    // Each commit finds ten more records of the flooding lane; one of another lane comes in between once.
+    while let Some((batch, outputs, _)) = commit(&actions) {
+        commits.push(committed_keys(&outputs));
+        for n in 0..10 {
+            offset += 1;
+            let key = if commits.len() == 3 && n == 5 { "other" } else { "flood" };
+            record(&mut runtime, epoch, offset, text(key, "hi", u32::try_from(offset).unwrap()));
+        }
+        actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 9);
+        waited += usize::from(commits.len() > 3);
+        if commits.len() > 3 && commits.last().is_some_and(|keys| keys.contains(&"other".to_owned())) {
+            break;
+        }
+        assert!(waited < 10, "thirty records were before it, and batches are of four");
+    }
+    assert!(waited > 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -83,6 +84,9 @@ pub struct Setup<W> {
     pub metrics: Metrics,
 }
 
+/// Longest pause before an aborted commit is tried again.
+const ABORT_PAUSE_MAX_MS: u64 = 5_000;
+
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
     SystemTime::now()
@@ -112,9 +116,21 @@ where
     let view = processor.view();
     let runtime = Runtime::new(processor, Box::new(codec), setup.limits, setup.nonce);
     let gauge = Gauge { metrics: setup.metrics.clone(), name: runtime.processor().name() };
-    let (calls, marks, committing) = (BTreeMap::new(), BTreeMap::new(), None);
-    let shell =
-        Shell { runtime, setup, port, committer, sender, view, input, calls, committing, marks, gauge };
+    let (calls, marks, committing, aborts) = (BTreeMap::new(), BTreeMap::new(), None, Arc::default());
+    let shell = Shell {
+        runtime,
+        setup,
+        port,
+        committer,
+        sender,
+        view,
+        input,
+        calls,
+        committing,
+        marks,
+        aborts,
+        gauge,
+    };
     shell.serve(member, receiver).await
 }
 
@@ -150,6 +166,8 @@ struct Shell<P: Processor, W, C> {
     committing: Option<Arc<Vec<Message>>>,
     /// Partitions that catch up → the high watermark of their view at assignment.
     marks: BTreeMap<i32, i64>,
+    /// Aborted commits since the last one that went through.
+    aborts: Arc<AtomicU32>,
     gauge: Gauge,
 }
 
@@ -395,15 +413,22 @@ where
         let input = self.input;
         let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
         let (committer, sender, gauge) = (self.committer.clone(), self.sender.clone(), self.gauge.clone());
+        let aborts = self.aborts.clone();
         tokio::spawn(async move {
             let begin = Instant::now();
             let result = committer.commit(Batch { outputs, progress }).await;
             gauge.commit(&result, begin.elapsed());
             let event = match result {
-                Ok(positions) => Event::Committed { batch, positions },
+                Ok(positions) => {
+                    aborts.store(0, Ordering::Relaxed);
+                    Event::Committed { batch, positions }
+                }
                 Err(CommitError::Aborted(reason)) => {
-                    tracing::warn!(batch, reason, "commit aborted");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    // A full disk aborts until there is space: less and less often.
+                    let before = aborts.fetch_add(1, Ordering::Relaxed).min(8);
+                    let pause_ms = (20 << before).min(ABORT_PAUSE_MAX_MS);
+                    tracing::warn!(batch, reason, pause_ms, "commit aborted, trying again");
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     Event::Aborted { batch, halve: false }
                 }
                 Err(CommitError::Fenced(reason)) => {
@@ -458,3 +483,6 @@ async fn sleep_until(due_ms: Option<i64>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
