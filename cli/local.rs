@@ -328,6 +328,7 @@ fn settings_of(config: &Config) -> Settings {
         dedup,
         allow_unknown_agents: config.allow_unknown_agents.value,
         default_model: config.model.value.clone(),
+        ..Settings::default()
     }
 }
 
