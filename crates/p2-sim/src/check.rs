@@ -264,7 +264,9 @@ impl Checker {
             }
         }
         for (key, conversation) in &self.conversations {
-            topology.check(&conversation.transitions, outside).map_err(|reason| format!("{key}: {reason}"))?;
+            topology
+                .check(&conversation.transitions, outside)
+                .map_err(|reason| format!("{key}: {reason}"))?;
         }
         if let Some((id, count)) = outside.once.iter().find(|(_, count)| **count > 1) {
             return Err(format!("call {id} may be started once and was {count} times"));

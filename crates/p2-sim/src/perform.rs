@@ -89,7 +89,10 @@ impl World<'_> {
                 self.answer(to, Event::ViewRecords { partition, epoch, transitions, next });
             }
             Action::WriteView { partition, epoch, ref transitions, applied } => {
-                if self.vanished.get(&partition).is_some_and(|from| applied - from > self.limits.resync_offsets)
+                if self
+                    .vanished
+                    .get(&partition)
+                    .is_some_and(|from| applied - from > self.limits.resync_offsets)
                 {
                     // No store loses more than the resync covers: somebody has to come and bring it back now.
                     self.crash(to.instance, 50);

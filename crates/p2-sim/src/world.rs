@@ -350,8 +350,7 @@ impl World<'_> {
     }
 
     fn input(&mut self, number: usize) {
-        let messages =
-            self.topology.inputs(number, self.now, &self.log, &mut self.outside, &mut self.rng);
+        let messages = self.topology.inputs(number, self.now, &self.log, &mut self.outside, &mut self.rng);
         for message in messages {
             self.report.inputs += 1;
             let roll = self.rng.random_range(0..100);

@@ -153,9 +153,8 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
     }
     let most = step.context.settings.stack_entries_max;
     if entries_since_summary(&entries) >= most && !make_room(step, agent, branch, llm.at_limit) {
-        let text = format!(
-            "This branch holds {most} entries, its limit: rewind it, or set at_limit to compact."
-        );
+        let text =
+            format!("This branch holds {most} entries, its limit: rewind it, or set at_limit to compact.");
         return failed(step, agent, branch, "limit", "entries", &text);
     }
     reflect_on_tools(step, agent, branch);
