@@ -183,6 +183,8 @@ impl World<'_> {
             self.schedule(at, Happening::Input(number));
         }
         self.drain();
+        // Where all was done early: from here on nothing goes wrong any more.
+        self.now = self.now.max(self.config.faults_until_ms);
         for message in self.topology.closing() {
             self.append(message, Shape::Plain, 0, 1);
         }

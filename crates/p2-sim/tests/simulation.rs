@@ -31,12 +31,7 @@ const FEATURES: [&str; 19] = [
 ];
 
 fn toy() -> Subject {
-    Subject {
-        test: "simulation",
-        features: &FEATURES,
-        config: Config::default(),
-        make: |_| Box::new(Toy),
-    }
+    Subject { test: "simulation", features: &FEATURES, config: Config::default(), make: |_| Box::new(Toy) }
 }
 
 #[test]

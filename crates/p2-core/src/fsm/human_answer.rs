@@ -47,8 +47,17 @@ fn take(
         step.append(&open.agent, branch, State::UserResponse(response));
         match request.kind {
             RequestKind::Reply => {
+                // Said while the person thought: that is asked next.
+                let unseen = step
+                    .conv
+                    .visible(&open.agent, branch)
+                    .iter()
+                    .skip_while(|e| !matches!(&e.state, State::UserInputRequest(r) if r.id == request.id))
+                    .any(|entry| lookup::is_question(&entry.state));
                 let seq = turn::say(step, &open.agent, branch, answer.answer.text.clone());
-                if !step.conv.is_parked(&open.agent, branch) {
+                if unseen && !step.conv.paused {
+                    turn::ask_for_more(step, &open.agent, branch);
+                } else if !step.conv.is_parked(&open.agent, branch) {
                     turn::end(step, &open.agent, branch, seq, &answer.answer.text);
                 }
             }

@@ -29,10 +29,28 @@ fn is_pending(entries: &[&Entry]) -> bool {
     }
 }
 
+/// Whether the newest question came while an earlier one was being answered, and nobody was asked it yet.
+fn is_unseen(entries: &[&Entry]) -> bool {
+    let Some(question) = entries.iter().rposition(|entry| lookup::is_question(&entry.state)) else {
+        return false;
+    };
+    let (before, after) = entries.split_at(question);
+    let asked = |entry: &&Entry| matches!(&entry.state, State::Waiting(w) if matches!(w.kind, WaitKind::Llm | WaitKind::UserInput));
+    let over = |entry: &&Entry| match &entry.state {
+        State::Finished(_) => true,
+        State::AssistantMessage(said) => said.error.is_some(),
+        _ => false,
+    };
+    before.iter().any(asked) && !after.iter().any(|entry| asked(entry) || over(entry))
+}
+
 /// Goes on with the turn of a branch: asks the model, the person or the rules, unless the branch is parked or
 /// held up by a wait, the conversation paused or the turn over.
 pub(super) fn go_on(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
-    if is_pending(&step.conv.visible(agent, branch)) {
+    let entries = step.conv.visible(agent, branch);
+    let rules = || matches!(lookup::agent(&step.conv, step.context, agent), Some(known) if matches!(known.kind, AgentKind::Rule(_)));
+    // Rules answer at once, so that nothing stays unseen.
+    if is_pending(&entries) || is_unseen(&entries) && !rules() {
         ask_for_more(step, agent, branch);
     }
 }

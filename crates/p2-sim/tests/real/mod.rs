@@ -126,10 +126,7 @@ impl Topology for Real {
         let tool = ToolExec::new(move || registry.clone());
         let tool = Runtime::new(tool, self.codec("tool-exec"), limits, nonce);
         let toolbox = SimToolbox { oracle: self.oracle.clone(), cache: BTreeMap::new() };
-        vec![
-            Box::new(Hosted::new(agent, SimModel { seed: self.seed })),
-            Box::new(Hosted::new(tool, toolbox)),
-        ]
+        vec![Box::new(Hosted::new(agent, SimModel { seed: self.seed })), Box::new(Hosted::new(tool, toolbox))]
     }
 
     fn inputs(
@@ -178,9 +175,7 @@ impl Topology for Real {
 
     fn answers(&self, output: &Message, record: &Message) -> bool {
         match (&output.payload, &record.payload) {
-            (Payload::Inbox(_), Payload::Effect(effect)) => {
-                output.id == Id::derive(&effect.id, "outcome", 0)
-            }
+            (Payload::Inbox(_), Payload::Effect(effect)) => output.id == Id::derive(&effect.id, "outcome", 0),
             _ => output.cause == record.id || output.id == record.id,
         }
     }

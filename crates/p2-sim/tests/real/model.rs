@@ -191,7 +191,11 @@ fn reply(request: &ModelRequest, rng: &mut SmallRng) -> Result<ModelReply, Model
         return Ok(text(OVERSIZE));
     }
     let reply = calls(&words, rng);
-    Ok(if reply.tool_calls.is_empty() { text(&format!("answer {}", rng.random_range(0..1_000))) } else { reply })
+    Ok(if reply.tool_calls.is_empty() {
+        text(&format!("answer {}", rng.random_range(0..1_000)))
+    } else {
+        reply
+    })
 }
 
 impl Port<Watched> for SimModel {

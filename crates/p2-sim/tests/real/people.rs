@@ -99,14 +99,19 @@ impl People {
             38..40 => one(text(None, any_branch(conversation, &conversation.root, rng), errand(rng, 0))),
             40 => one(text(Some("nobody".into()), None, "who?".to_owned())),
             41 => one(text(None, None, (*[OVERSIZE, REFUSED, " "].choose(rng).unwrap_or(&" ")).to_owned())),
-            42..62 => answers(conversation, oracle, rng).into_iter().map(|body| (key.clone(), body)).collect(),
+            42..62 => {
+                answers(conversation, oracle, rng).into_iter().map(|body| (key.clone(), body)).collect()
+            }
             62..78 => one(branch_command(conversation, rng)),
             78..82 => one(control(ControlOperation::Cancel)),
             82..85 if conversation.paused => one(control(ControlOperation::Resume)),
             82..85 => one(control(ControlOperation::Pause)),
             85..89 => one(InboxBody::OverrideCommand(overrides(rng))),
             89..95 => settled(oracle, outside, rng).into_iter().collect(),
-            _ => external(conversation, oracle, outside, rng).into_iter().map(|body| (key.clone(), body)).collect(),
+            _ => external(conversation, oracle, outside, rng)
+                .into_iter()
+                .map(|body| (key.clone(), body))
+                .collect(),
         }
     }
 }
@@ -130,8 +135,12 @@ fn any_branch(conversation: &Conversation, agent: &AgentId, rng: &mut SmallRng) 
 
 /// One to four people answer one request at the same time; it may be answered already.
 fn answers(conversation: &Conversation, oracle: &Oracle, rng: &mut SmallRng) -> Vec<InboxBody> {
-    let open: Vec<Id> =
-        conversation.waits.values().filter(|w| w.waiting.kind == WaitKind::UserInput).map(|w| w.waiting.id).collect();
+    let open: Vec<Id> = conversation
+        .waits
+        .values()
+        .filter(|w| w.waiting.kind == WaitKind::UserInput)
+        .map(|w| w.waiting.id)
+        .collect();
     let asked: Vec<Id> =
         oracle.requests.iter().filter(|(key, _)| *key == conversation.id).map(|(_, id)| *id).collect();
     let from = if open.is_empty() || rng.random_range(0..10) == 0 { &asked } else { &open };
@@ -155,7 +164,8 @@ fn answers(conversation: &Conversation, oracle: &Oracle, rng: &mut SmallRng) -> 
                 }
                 _ => AnswerKind::Text,
             };
-            let arguments = (kind == AnswerKind::Edit).then(|| JsonText(json!({"n": rng.random_range(4..9)})));
+            let arguments =
+                (kind == AnswerKind::Edit).then(|| JsonText(json!({"n": rng.random_range(4..9)})));
             let answer = Answer { kind, text: format!("do:{}", TOOLS[rng.random_range(0..3)]), arguments };
             InboxBody::HumanAnswer(HumanAnswer { request, answer, by: format!("person {person}") })
         })
@@ -204,7 +214,9 @@ fn overrides(rng: &mut SmallRng) -> OverrideCommand {
         set: Overrides {
             model: rng.random_bool(0.5).then(|| "sim/other".to_owned()),
             temperature: rng.random_bool(0.3).then(|| rng.random_range(0..6).into()),
-            tools: rng.random_bool(0.2).then(|| vec!["read".to_owned(), "pay".to_owned(), "delegate".to_owned()]),
+            tools: rng
+                .random_bool(0.2)
+                .then(|| vec!["read".to_owned(), "pay".to_owned(), "delegate".to_owned()]),
             ..Overrides::default()
         },
         clear: rng.random_bool(0.2),

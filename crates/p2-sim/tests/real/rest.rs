@@ -34,11 +34,21 @@ pub(crate) fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<
     for (agent, stack) in &conversation.stacks {
         for branch in stack.branches.keys() {
             let at = format!("{agent} {branch}");
-            ends(&conversation, agent, branch).map_err(|why| format!("{at}: {why}"))?;
-            goes_on(&conversation, agent, branch).map_err(|why| format!("{at}: {why}"))?;
+            let told = |why| format!("{at}: {why}\n{}", entries(&conversation, agent, branch));
+            ends(&conversation, agent, branch).map_err(told)?;
+            goes_on(&conversation, agent, branch).map_err(told)?;
         }
     }
     Ok(())
+}
+
+/// A branch for whoever looks into a failing seed.
+fn entries(conversation: &Conversation, agent: &AgentId, branch: &BranchId) -> String {
+    let lines = conversation.visible(agent, branch).into_iter().map(|entry| {
+        let state: String = format!("{:?}", entry.state).chars().take(180).collect();
+        format!("  {} {} {state}\n", entry.seq, entry.time_ms)
+    });
+    lines.collect()
 }
 
 /// Every call has its one result, unless somebody waits for it.
@@ -59,11 +69,14 @@ fn ends(conversation: &Conversation, agent: &AgentId, branch: &BranchId) -> Resu
                 _ => None,
             })
             .collect();
-        let waited = open.iter().any(|wait| {
-            wait.waiting.correlation == call.call_id || requests.contains(&wait.waiting.id)
-        });
+        let waited = open
+            .iter()
+            .any(|wait| wait.waiting.correlation == call.call_id || requests.contains(&wait.waiting.id));
         if results != usize::from(!waited) {
-            return Err(format!("call {} of {} has {results} results, open: {waited}", call.call_id, call.tool));
+            return Err(format!(
+                "call {} of {} has {results} results, open: {waited}",
+                call.call_id, call.tool
+            ));
         }
     }
     Ok(())

@@ -88,7 +88,8 @@ impl Port<ToolExec> for SimToolbox {
         match request {
             ToolExecRequest::Tool { request, version, cache_ttl_ms } => {
                 let key = format!("{}@{version} {}", request.tool, request.arguments);
-                let kept = self.cache.get(&key).filter(|(_, until)| cache_ttl_ms.is_some() && now_ms < *until);
+                let kept =
+                    self.cache.get(&key).filter(|(_, until)| cache_ttl_ms.is_some() && now_ms < *until);
                 if let Some((value, _)) = kept {
                     let reply = ToolReply::Success(value.clone());
                     return (0, ToolExecReply::Tool { reply, latency_ms: 0, cache_hit: true });
