@@ -172,7 +172,11 @@ fn follow_up(rng: &mut SmallRng) -> Result<ModelReply, ModelError> {
     })
 }
 
-fn reply(request: &ModelRequest, rng: &mut SmallRng) -> Result<ModelReply, ModelError> {
+fn reply(
+    request: &ModelRequest,
+    outside: &mut Outside,
+    rng: &mut SmallRng,
+) -> Result<ModelReply, ModelError> {
     let (message, after_tools) = newest(request);
     let words: Vec<&str> = message.split_whitespace().filter_map(|word| word.strip_prefix("do:")).collect();
     if words.contains(&"loop") {
@@ -188,6 +192,7 @@ fn reply(request: &ModelRequest, rng: &mut SmallRng) -> Result<ModelReply, Model
         return Err(failure(rng));
     }
     if words.contains(&"big") {
+        outside.count("reply too large");
         return Ok(text(OVERSIZE));
     }
     let reply = calls(&words, rng);
@@ -220,7 +225,7 @@ impl Port<Watched> for SimModel {
         } else {
             rng.random_range(1..900)
         };
-        let result = reply(request, &mut rng);
+        let result = reply(request, outside, &mut rng);
         (delay, ModelOutcome { result, latency_ms: delay, attempts: 1 })
     }
 

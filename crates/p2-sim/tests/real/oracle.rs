@@ -9,7 +9,7 @@ use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_core::state::{Entry, State, ToolStatus, WaitKind, Waiting};
-use p2_core::step::{ASKS_MAX, DedupPolicy};
+use p2_core::step::{ASKS_MAX, DedupPolicy, Settings};
 use p2_sim::Outside;
 
 use super::registry::is_repeatable;
@@ -26,7 +26,7 @@ struct ClosedNow {
 /// The world of one run as its log tells it.
 pub(crate) struct Oracle {
     pub(crate) registry: Rc<Registry>,
-    pub(crate) dedup: DedupPolicy,
+    pub(crate) settings: Settings,
     pub(crate) conversations: BTreeMap<ConversationId, Conversation>,
     /// Everything addressed to a conversation, by its id.
     pub(crate) inputs: BTreeMap<Id, InboxBody>,
@@ -47,6 +47,8 @@ pub(crate) struct Oracle {
     heads: BTreeMap<Place, i64>,
     winners: BTreeMap<Id, u32>,
     closed_now: Vec<ClosedNow>,
+    stepping: Option<Id>,
+    callees: Vec<(AgentId, BranchId)>,
     complaint: Option<String>,
 }
 
@@ -55,10 +57,10 @@ fn as_result(ok: bool, why: impl FnOnce() -> String) -> Result<(), String> {
 }
 
 impl Oracle {
-    pub(crate) fn new(registry: Rc<Registry>, dedup: DedupPolicy) -> Oracle {
+    pub(crate) fn new(registry: Rc<Registry>, settings: Settings) -> Oracle {
         Oracle {
             registry,
-            dedup,
+            settings,
             conversations: BTreeMap::new(),
             inputs: BTreeMap::new(),
             effects: BTreeMap::new(),
@@ -74,6 +76,8 @@ impl Oracle {
             heads: BTreeMap::new(),
             winners: BTreeMap::new(),
             closed_now: Vec::new(),
+            stepping: None,
+            callees: Vec::new(),
             complaint: None,
         }
     }
@@ -132,8 +136,36 @@ impl Oracle {
                 _ => {}
             }
         }
+        self.callees_of(transition, outside);
         self.conversations.insert(key, conversation);
         Ok(())
+    }
+
+    /// The calls of one step lie in several transitions: each callee has one of its own in between.
+    fn callees_of(&mut self, transition: &StateTransition, outside: &mut Outside) {
+        if self.stepping != Some(transition.input) {
+            self.stepping = Some(transition.input);
+            self.callees.clear();
+        }
+        for change in &transition.changes {
+            let Change::Appended(appended) = change else { continue };
+            for entry in &appended.entries {
+                match &entry.state {
+                    State::AgentCall(call) => {
+                        outside.count("delegation");
+                        let place = (call.agent.clone(), transition.branch.clone());
+                        if self.callees.contains(&place) {
+                            outside.count("same child twice");
+                        }
+                        self.callees.push(place);
+                    }
+                    State::AssistantMessage(_) if transition.agent.as_str() == "rules" => {
+                        outside.count("rule answered");
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// What must hold before a change is folded: a wait is closed once, and by somebody who names it.
@@ -307,7 +339,7 @@ impl Oracle {
             as_result(fits, || format!("{at}: {} is called and nobody waits for it", call.tool))?;
             let first = self.waits_with_effects.insert(call.wait);
             as_result(first, || format!("{at}: {} is called twice for one wait", call.tool))?;
-            if self.dedup == DedupPolicy::Strict && !self.tool(&call.tool).side_effect_free {
+            if self.settings.dedup == DedupPolicy::Strict && !self.tool(&call.tool).side_effect_free {
                 let earlier = repeats(conversation, &effect.agent, &effect.branch, &call.call_id, true);
                 as_result(earlier == 0, || format!("{at}: strict dedup let {} pass", call.call_id))?;
             }
@@ -520,10 +552,5 @@ fn features_of_calls(entries: &[Entry], outside: &mut Outside) {
     let calls = entries.iter().filter(|entry| matches!(entry.state, State::ToolCall(_))).count();
     if calls > 1 {
         outside.count("parallel calls");
-    }
-    for entry in entries {
-        if let State::AgentCall(_) = &entry.state {
-            outside.count("delegation");
-        }
     }
 }

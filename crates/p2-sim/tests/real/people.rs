@@ -93,21 +93,33 @@ impl People {
     ) -> Vec<(ConversationId, InboxBody)> {
         let key = conversation.id.clone();
         let one = |body: InboxBody| vec![(key.clone(), body)];
+        let answered = |rng: &mut SmallRng| {
+            answers(conversation, oracle, rng).into_iter().map(|body| (key.clone(), body)).collect()
+        };
+        // What holds a conversation up is seen to first, mostly.
+        let waits = |kind: WaitKind| conversation.waits.values().any(|wait| wait.waiting.kind == kind);
+        if waits(WaitKind::UserInput) && rng.random_bool(0.35) {
+            return answered(rng);
+        }
+        if waits(WaitKind::Tool)
+            && rng.random_bool(0.35)
+            && let Some(settled) = settled(Some(conversation), oracle, outside, rng)
+        {
+            return vec![settled];
+        }
         match rng.random_range(0..100) {
             0..34 => one(text(None, None, errand(rng, 0))),
             34..38 => one(text(ROOTS.choose(rng).map(|&id| id.into()), None, errand(rng, 0))),
             38..40 => one(text(None, any_branch(conversation, &conversation.root, rng), errand(rng, 0))),
             40 => one(text(Some("nobody".into()), None, "who?".to_owned())),
             41 => one(text(None, None, (*[OVERSIZE, REFUSED, " "].choose(rng).unwrap_or(&" ")).to_owned())),
-            42..62 => {
-                answers(conversation, oracle, rng).into_iter().map(|body| (key.clone(), body)).collect()
-            }
-            62..78 => one(branch_command(conversation, rng)),
+            42..52 => answered(rng),
+            52..78 => one(branch_command(conversation, rng)),
             78..82 => one(control(ControlOperation::Cancel)),
             82..85 if conversation.paused => one(control(ControlOperation::Resume)),
             82..85 => one(control(ControlOperation::Pause)),
-            85..89 => one(InboxBody::OverrideCommand(overrides(rng))),
-            89..95 => settled(oracle, outside, rng).into_iter().collect(),
+            85..90 => one(InboxBody::OverrideCommand(overrides(rng))),
+            90..95 => settled(None, oracle, outside, rng).into_iter().collect(),
             _ => external(conversation, oracle, outside, rng)
                 .into_iter()
                 .map(|body| (key.clone(), body))
@@ -208,9 +220,9 @@ fn branch_command(conversation: &Conversation, rng: &mut SmallRng) -> InboxBody 
 }
 
 fn overrides(rng: &mut SmallRng) -> OverrideCommand {
-    let agent = ["boss", "clerk", "human", "tight"][rng.random_range(0..4)];
+    let agent = ["boss", "clerk", "human"].get(rng.random_range(0..6)).map(|&agent| agent.into());
     OverrideCommand {
-        agent: Some(agent.into()),
+        agent,
         set: Overrides {
             model: rng.random_bool(0.5).then(|| "sim/other".to_owned()),
             temperature: rng.random_bool(0.3).then(|| rng.random_range(0..6).into()),
@@ -220,20 +232,27 @@ fn overrides(rng: &mut SmallRng) -> OverrideCommand {
             ..Overrides::default()
         },
         clear: rng.random_bool(0.2),
-        lock: rng.random_bool(0.2),
-        unlock: rng.random_bool(0.5),
+        lock: rng.random_bool(0.5),
+        unlock: rng.random_bool(0.3),
     }
 }
 
 /// An operator settles an effect in doubt.
 fn settled(
+    of: Option<&Conversation>,
     oracle: &Oracle,
     outside: &mut Outside,
     rng: &mut SmallRng,
 ) -> Option<(ConversationId, InboxBody)> {
-    let doubtful: Vec<&Id> = oracle.in_doubt.iter().collect();
-    let effect = oracle.effects.get(*doubtful.choose(rng)?)?;
-    let resolution = if rng.random_bool(0.5) {
+    let concerns = |effect: &&Effect| {
+        let EffectBody::CallTool(call) = &effect.body else { return false };
+        of.is_none_or(|conversation| conversation.waits.contains_key(&call.wait))
+    };
+    let effects = oracle.in_doubt.iter().filter_map(|effect| oracle.effects.get(effect));
+    let doubtful: Vec<&Effect> = effects.filter(concerns).collect();
+    let effect = *doubtful.choose(rng)?;
+    // A second resolution is a duplicate of the first, so that it has to say the same.
+    let resolution = if effect.id.as_bytes()[0].is_multiple_of(2) {
         Resolution::Done { result: json!({"settled": true}) }
     } else {
         Resolution::NotDone { reason: "an operator looked".to_owned() }

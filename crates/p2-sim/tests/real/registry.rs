@@ -22,7 +22,8 @@ pub(crate) const TOOLS: [&str; 10] =
 pub(crate) const CALLEES: [&str; 6] = ["clerk", "clerk", "critic", "rules", "human", "boss"];
 
 /// Agents that people talk to.
-pub(crate) const ROOTS: [&str; 8] = ["boss", "boss", "boss", "clerk", "clerk", "human", "rules", "tight"];
+pub(crate) const ROOTS: [&str; 9] =
+    ["boss", "boss", "boss", "boss", "clerk", "human", "rules", "tight", "tight"];
 
 /// Whether calls of a tool may be repeated.
 pub(crate) fn is_repeatable(tool: &Tool) -> bool {

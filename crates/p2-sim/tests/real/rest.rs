@@ -1,9 +1,10 @@
 //! What must hold of a conversation once everything has come to rest.
 
 use p2_core::conversation::Conversation;
-use p2_core::ids::{AgentId, BranchId};
-use p2_core::record::StateTransition;
+use p2_core::ids::{AgentId, BranchId, Id};
+use p2_core::record::{InboxMessage, StateTransition};
 use p2_core::state::{Entry, State, WaitKind};
+use p2_core::step::{self, Context, Input};
 
 use super::oracle::Oracle;
 
@@ -40,6 +41,37 @@ pub(crate) fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<
         }
     }
     Ok(())
+}
+
+/// Each input but the models' replies, decided once more on what was folded before it: what was committed is
+/// what follows from the log alone, whoever decided it, and on whatever state in memory.
+pub(crate) fn decide_again(oracle: &Oracle, transitions: &[StateTransition]) -> Result<(), String> {
+    let context = Context { registry: &oracle.registry, settings: &oracle.settings };
+    let mut conversation = Conversation::default();
+    for step in transitions.chunk_by(|a, b| a.input == b.input) {
+        if let Some(first) = step.first()
+            && let Some(input) = input(oracle, &conversation, first)
+        {
+            let again = step::decide(&conversation, &input, context, first.time_ms);
+            if again.transitions != step {
+                let (was, is) = (step, again.transitions);
+                return Err(format!("{input:?} is decided as\n{is:#?}\nand was\n{was:#?}"));
+            }
+        }
+        for transition in step {
+            conversation.apply(transition).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn input(oracle: &Oracle, conversation: &Conversation, of: &StateTransition) -> Option<Input> {
+    if let Some(body) = oracle.inputs.get(&of.input) {
+        let message = InboxMessage { conversation: of.conversation.clone(), body: body.clone() };
+        return Some(Input::Inbox { id: of.input, message });
+    }
+    let fired = |wait: &&Id| Id::derive(wait, "timer", 0) == of.input;
+    conversation.waits.keys().find(fired).map(|wait| Input::Deadline { wait: *wait })
 }
 
 /// A branch for whoever looks into a failing seed.
