@@ -37,11 +37,7 @@ impl Subject {
                 std::thread::spawn(move || {
                     let mut reports = Vec::new();
                     for seed in (first + half..first + seeds).step_by(2) {
-                        let t = std::time::Instant::now();
                         let report = self.play(seed, false);
-                        if std::env::var("P2_T").is_ok() {
-                            println!("T {} {} {}", t.elapsed().as_millis(), seed, report.events);
-                        }
                         let broken = report.violation.is_some();
                         reports.push(report);
                         if broken {

@@ -47,7 +47,7 @@ impl Real {
         let settings = Settings {
             dedup: [DedupPolicy::None, DedupPolicy::Penalty, DedupPolicy::Strict][seed as usize % 3],
             // Every other run meets the limit of entries.
-            stack_entries_max: if seed.is_multiple_of(2) { 40 } else { 2_000 },
+            stack_entries_max: if seed.is_multiple_of(2) { 24 } else { 2_000 },
             ..Settings::default()
         };
         let oracle = Oracle::new(Rc::new(registry.clone()), settings.clone());

@@ -91,7 +91,10 @@ fn newest(request: &ModelRequest) -> (&str, bool) {
     let mut tools = false;
     for message in request.messages.iter().rev() {
         match message {
-            ChatMessage::User { content } => return (content, tools),
+            // What a caller passes on of its own conversation stands before the errand.
+            ChatMessage::User { content } => {
+                return (content.rsplit("\n\n").next().unwrap_or_default(), tools);
+            }
             ChatMessage::Tool { .. } => tools = true,
             _ => {}
         }

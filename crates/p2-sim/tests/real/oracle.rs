@@ -128,6 +128,9 @@ impl Oracle {
                     features_of_calls(&appended.entries, outside);
                 }
                 Change::Forked(forked) => {
+                    if forked.creator == "rewind" {
+                        outside.count("rewind");
+                    }
                     let place = (key.clone(), transition.agent.clone(), transition.branch.clone());
                     let fresh = self.heads.insert(place, forked.at).is_none();
                     as_result(fresh, || format!("{at}: forked twice"))?;

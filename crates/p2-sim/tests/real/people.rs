@@ -118,8 +118,8 @@ impl People {
             78..82 => one(control(ControlOperation::Cancel)),
             82..85 if conversation.paused => one(control(ControlOperation::Resume)),
             82..85 => one(control(ControlOperation::Pause)),
-            85..90 => one(InboxBody::OverrideCommand(overrides(rng))),
-            90..95 => settled(None, oracle, outside, rng).into_iter().collect(),
+            85..91 => one(InboxBody::OverrideCommand(overrides(rng))),
+            91..95 => settled(None, oracle, outside, rng).into_iter().collect(),
             _ => external(conversation, oracle, outside, rng)
                 .into_iter()
                 .map(|body| (key.clone(), body))
@@ -220,7 +220,7 @@ fn branch_command(conversation: &Conversation, rng: &mut SmallRng) -> InboxBody 
 }
 
 fn overrides(rng: &mut SmallRng) -> OverrideCommand {
-    let agent = ["boss", "clerk", "human"].get(rng.random_range(0..6)).map(|&agent| agent.into());
+    let agent = ["human", "clerk"].get(rng.random_range(0..8)).map(|&agent| agent.into());
     OverrideCommand {
         agent,
         set: Overrides {
@@ -232,8 +232,8 @@ fn overrides(rng: &mut SmallRng) -> OverrideCommand {
             ..Overrides::default()
         },
         clear: rng.random_bool(0.2),
-        lock: rng.random_bool(0.5),
-        unlock: rng.random_bool(0.3),
+        lock: rng.random_bool(0.6),
+        unlock: rng.random_bool(0.2),
     }
 }
 
