@@ -215,7 +215,7 @@ impl<P: Processor> Runtime<P> {
             Phase::CatchingUp { .. } => actions.push(Action::ListOpenLanes { partition: index, epoch }),
             Phase::Opening { .. } | Phase::Running => {
                 partition.refolded = false;
-                self.rows_acknowledged(index);
+                self.evict();
                 self.write_views(actions);
             }
         }
@@ -288,6 +288,7 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         self.lanes.retain(|(partition, _), _| *partition != index);
+        self.hot.forget(index);
         self.timers.retain(|(_, partition, ..)| *partition != index);
         self.building.retain(|part| part.partition != index);
         self.queued.retain(|(partition, ..)| *partition != index);
