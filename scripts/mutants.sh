@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Applies each of tests/mutants/*.patch to a scratch worktree and runs the simulation until it fails.
+# Applies each of tests/mutants/*.patch to a scratch worktree and runs a simulation until it fails: the one that
+# the patch names in its first line (`test: conversations`, the real processors), else `simulation`.
 # Prints how many seeds each mutant needed; fails on a survivor or on a mutant that does not build.
 # Usage: scripts/mutants.sh [name…]   P2_SIM_SEEDS (default 4000): how many seeds a mutant may survive.
 set -euo pipefail
@@ -17,11 +18,14 @@ if [ ${#names[@]} -eq 0 ]; then
 fi
 failed=0
 for name in "${names[@]}"; do
-    git checkout --quiet -- . && git apply "$root/tests/mutants/$name.patch"
-    if ! cargo test --quiet -p p2-sim --test simulation --no-run >"$scratch/build" 2>&1; then
+    patch="$root/tests/mutants/$name.patch"
+    test=$(sed -n '1s/^test: //p' "$patch")
+    test=${test:-simulation}
+    git checkout --quiet -- . && git apply "$patch"
+    if ! cargo test --quiet -p p2-sim --test "$test" --no-run >"$scratch/build" 2>&1; then
         echo "$name: does not build"; sed -n 1,20p "$scratch/build"; failed=1; continue
     fi
-    if P2_SIM_SEEDS=$seeds cargo test --quiet -p p2-sim --test simulation two_thousand >"$scratch/out" 2>&1; then
+    if P2_SIM_SEEDS=$seeds cargo test --quiet -p p2-sim --test "$test" two_thousand >"$scratch/out" 2>&1; then
         echo "$name: SURVIVED $seeds seeds"; failed=1
     else
         found=$(grep -m1 -E '^seed [0-9]+:' "$scratch/out" || true)

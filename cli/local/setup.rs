@@ -120,6 +120,7 @@ pub(super) fn settings_of(config: &Config) -> Settings {
         dedup,
         allow_unknown_agents: config.allow_unknown_agents.value,
         default_model: config.model.value.clone(),
+        ..Settings::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A conversation: the fold of its state transitions. Stacks, branches, waits, and the inputs it has seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
 use imbl::{OrdMap, Vector};
@@ -236,11 +236,12 @@ impl Conversation {
 
     /// Whether a branch has the entry `seq` of branch `of` in its lineage.
     pub fn inherits(&self, agent: &AgentId, branch: &BranchId, of: &BranchId, seq: i64) -> bool {
-        let mut at = branch.clone();
+        let Some(stack) = self.stacks.get(agent) else { return branch == of };
+        let mut at = branch;
         let mut steps = 0;
-        while &at != of {
-            match self.branch(agent, &at).and_then(|branch| branch.parent.as_ref()) {
-                Some((parent, cut)) if *cut >= seq && steps < 100_000 => at = parent.clone(),
+        while at != of {
+            match stack.branches.get(at).and_then(|branch| branch.parent.as_ref()) {
+                Some((parent, cut)) if *cut >= seq && steps < 100_000 => at = parent,
                 _ => return false,
             }
             steps += 1;
@@ -311,41 +312,70 @@ impl Conversation {
     /// An agent call's deadline stands still while its callee waits for a person: it is left out meanwhile and
     /// moved by that time afterwards. A paused conversation has no deadlines on models.
     pub fn timers(&self) -> Vec<(Id, i64)> {
-        self.waits.values().filter_map(|wait| Some((wait.waiting.id, self.deadline(wait)?))).collect()
+        let calls = Calls::of(self);
+        self.waits
+            .values()
+            .filter_map(|wait| Some((wait.waiting.id, self.deadline_within(wait, &calls)?)))
+            .collect()
     }
 
     /// The effective deadline of one open wait, as in [`Conversation::timers`].
     pub fn deadline(&self, wait: &OpenWait) -> Option<i64> {
-        let deadline = wait.waiting.deadline_ms?;
         match wait.waiting.kind {
-            WaitKind::Llm if self.paused => None,
-            WaitKind::Agent => Some(deadline.saturating_add(self.human_ms(wait)?)),
-            _ => Some(deadline),
+            WaitKind::Agent => self.deadline_within(wait, &Calls::of(self)),
+            _ => self.deadline_within(wait, &Calls::default()),
         }
     }
 
+    fn deadline_within(&self, wait: &OpenWait, calls: &Calls<'_>) -> Option<i64> {
+        let deadline = wait.waiting.deadline_ms?;
+        match wait.waiting.kind {
+            WaitKind::Llm if self.paused => None,
+            WaitKind::Agent => Some(deadline.saturating_add(calls.human_ms(wait.waiting.id)?)),
+            _ => Some(deadline),
+        }
+    }
+}
+
+/// The branches of calls, and which of them wait for a person: made once for all timers, since conversations
+/// with hundreds of open calls exist.
+#[derive(Default)]
+struct Calls<'c> {
+    branches: BTreeMap<Id, Vec<(&'c AgentId, &'c Branch)>>,
+    asking: BTreeSet<(&'c AgentId, BranchId)>,
+}
+
+impl<'c> Calls<'c> {
+    fn of(conversation: &'c Conversation) -> Calls<'c> {
+        let mut calls = Calls::default();
+        if !conversation.waits.values().any(|wait| wait.waiting.kind == WaitKind::Agent) {
+            return calls;
+        }
+        for (agent, stack) in &conversation.stacks {
+            for branch in stack.branches.values() {
+                if let Some(link) = &branch.call {
+                    calls.branches.entry(link.id).or_default().push((agent, branch));
+                }
+            }
+        }
+        for wait in conversation.waits.values().filter(|wait| wait.waiting.kind == WaitKind::UserInput) {
+            calls.asking.extend(conversation.holders(wait).into_iter().map(|branch| (&wait.agent, branch)));
+        }
+        calls
+    }
+
     /// How long the callees of a call have waited for people; none while one does.
-    fn human_ms(&self, wait: &OpenWait) -> Option<i64> {
+    fn human_ms(&self, call: Id) -> Option<i64> {
         let mut spans: Vec<(i64, i64)> = Vec::new();
-        let mut todo = vec![wait.waiting.id];
-        let mut seen = Vec::new();
+        let mut todo = vec![call];
+        let mut seen = BTreeSet::new();
         while let Some(call) = todo.pop() {
-            if seen.contains(&call) {
+            if !seen.insert(call) {
                 continue;
             }
-            seen.push(call);
-            let branches = self.stacks.iter().flat_map(|(agent, stack)| {
-                stack
-                    .branches
-                    .values()
-                    .filter(|branch| branch.call.as_ref().is_some_and(|link| link.id == call))
-                    .map(move |branch| (agent, branch))
-            });
-            for (agent, branch) in branches {
-                for open in self.waits_on(agent, &branch.id) {
-                    if open.waiting.kind == WaitKind::UserInput {
-                        return None;
-                    }
+            for (agent, branch) in self.branches.get(&call).into_iter().flatten() {
+                if self.asking.contains(&(*agent, branch.id.clone())) {
+                    return None;
                 }
                 for entry in &branch.entries {
                     match &entry.state {

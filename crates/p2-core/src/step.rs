@@ -21,7 +21,7 @@ pub const EMPTY_REPLIES_MAX: usize = 3;
 pub const REFLECTIONS_MAX: usize = 3;
 /// Deepest agent call: the root is 0.
 pub const CALL_DEPTH_MAX: i32 = 8;
-/// Most entries of a branch since its newest summary.
+/// Most entries of a branch since its newest summary, where the settings say nothing else.
 pub const STACK_ENTRIES_MAX: i64 = 2_000;
 
 /// One input of a conversation's lane.
@@ -78,6 +78,8 @@ pub struct Settings {
     pub allow_unknown_agents: bool,
     /// The model of such agents.
     pub default_model: String,
+    /// Most entries of a branch since its newest summary.
+    pub stack_entries_max: i64,
 }
 
 impl Default for Settings {
@@ -86,6 +88,7 @@ impl Default for Settings {
             dedup: DedupPolicy::None,
             allow_unknown_agents: false,
             default_model: "scripted/demo".into(),
+            stack_entries_max: STACK_ENTRIES_MAX,
         }
     }
 }

@@ -15,6 +15,10 @@ pub struct Outside {
     pub starts: BTreeMap<Id, u32>,
     /// Calls that may be started once only.
     pub once: BTreeMap<Id, u32>,
+    /// What took place outside by a call, and when, milliseconds: a call may be cut before or after that.
+    pub took_place: BTreeMap<Id, i64>,
+    /// The first promise that somebody outside saw broken.
+    pub broken: Option<String>,
     /// Things that happened, by name.
     pub features: BTreeMap<&'static str, u64>,
 }
@@ -23,6 +27,11 @@ impl Outside {
     /// Counts a feature.
     pub fn count(&mut self, feature: &'static str) {
         *self.features.entry(feature).or_default() += 1;
+    }
+
+    /// Says that a promise is broken.
+    pub fn complain(&mut self, reason: String) {
+        self.broken.get_or_insert(reason);
     }
 }
 

@@ -195,7 +195,7 @@ impl Checker {
             };
             let answered = outputs.iter().any(|output| match &output.payload {
                 Payload::DeadLetter(letter) => letter.partition == partition && letter.offset == offset,
-                _ => output.cause == message.id || output.id == message.id,
+                _ => topology.answers(output, message),
             });
             if !answered && topology.is_answered(message) {
                 return Err(format!("{place}: offset {offset} is done without an answer: {message:?}"));
@@ -264,7 +264,9 @@ impl Checker {
             }
         }
         for (key, conversation) in &self.conversations {
-            topology.check(&conversation.transitions).map_err(|reason| format!("{key}: {reason}"))?;
+            topology
+                .check(&conversation.transitions, outside)
+                .map_err(|reason| format!("{key}: {reason}"))?;
         }
         if let Some((id, count)) = outside.once.iter().find(|(_, count)| **count > 1) {
             return Err(format!("call {id} may be started once and was {count} times"));
@@ -300,12 +302,6 @@ impl Checker {
     }
 
     fn all_answered(&self, log: &SimLog, topology: &dyn Topology) -> Result<(), String> {
-        let mut answers: BTreeMap<Id, u32> = BTreeMap::new();
-        for partition in 0..log.count {
-            for (_, message, _) in log.decided(Topic::Inbox, partition) {
-                *answers.entry(message.cause).or_default() += 1;
-            }
-        }
         let mut copies: BTreeMap<Id, usize> = BTreeMap::new();
         for partition in 0..log.count {
             for (offset, message, shape) in log.decided(Topic::Inbox, partition) {
@@ -320,7 +316,8 @@ impl Checker {
             }
             for (offset, message, _) in log.decided(Topic::Effects, partition) {
                 let lettered = self.letters.contains_key(&(Topic::Effects.name(), partition, offset));
-                let count = answers.get(&message.id).copied().unwrap_or(0);
+                let inbox = log.decided(Topic::Inbox, partition);
+                let count = inbox.iter().filter(|(_, output, _)| topology.answers(output, message)).count();
                 if topology.is_answered(message) && !lettered && count != 1 {
                     return Err(format!("effect {} has {count} answers", message.id));
                 }

@@ -6,7 +6,7 @@ use rand::Rng;
 use crate::world::{Address, Happening, Instance, Seat, World};
 
 /// Every kind of fault: a run of many seeds must have seen all of them often.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 14] = [
     "crash",
     "suspension",
     "rebalance",
@@ -18,6 +18,8 @@ pub const KINDS: [&str; 12] = [
     "late marker",
     "lost group offsets",
     "vanished store tail",
+    "vanished store tail, owner stays",
+    "clock jump",
     "slow store write",
 ];
 
@@ -43,7 +45,7 @@ impl World<'_> {
         if !self.strikes(self.config.fault_one_in) || self.seat(at).is_none() {
             return;
         }
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..12) {
             0..3 => {
                 self.count_fault("crash");
                 let down = self.rng.random_range(1..4_000);
@@ -61,6 +63,7 @@ impl World<'_> {
                     self.lose_offsets(name, partition);
                 }
             }
+            9 => self.set_clock(at),
             _ => self.lose_tail(),
         }
     }
@@ -73,15 +76,25 @@ impl World<'_> {
         self.rebalance(name);
     }
 
-    /// The store loses acknowledged rows. Their owner goes down with it: what it holds in memory would hide
-    /// the loss.
+    /// The store loses acknowledged rows.
     fn lose_tail(&mut self) {
         let partition = self.rng.random_range(0..self.config.partitions);
         let offsets = self.rng.random_range(1..=self.limits.resync_offsets);
-        self.count_fault("vanished store tail");
-        if self.store.lose_tail(partition, offsets) > 0 {
+        let from = self.store.applied(partition) - offsets;
+        let lost = self.store.lose_tail(partition, offsets) > 0;
+        if lost {
             self.outside.count("rows vanished");
         }
+        if self.rng.random_bool(0.5) {
+            // The owner stays, and may read a lane back that it had let go.
+            self.count_fault("vanished store tail, owner stays");
+            if lost {
+                let known = self.vanished.entry(partition).or_insert(from);
+                *known = from.min(*known);
+            }
+            return;
+        }
+        self.count_fault("vanished store tail");
         for instance in 0..self.instances.len() {
             let owns = self.instances.get(instance).is_some_and(|instance| {
                 instance
@@ -92,6 +105,16 @@ impl World<'_> {
             if owns {
                 self.crash(instance, 50);
             }
+        }
+    }
+
+    /// The clock of an instance is set: never further from the true time than the grace that reconcilers get,
+    /// which is the assumption that an operator has to keep.
+    fn set_clock(&mut self, at: Address) {
+        self.count_fault("clock jump");
+        let skew = self.rng.random_range(-1_200..=1_200);
+        if let Some(instance) = self.instances.get_mut(at.instance) {
+            instance.skew = skew;
         }
     }
 
@@ -139,6 +162,7 @@ impl World<'_> {
     pub(crate) fn boot(&mut self, index: usize) {
         let life = self.number();
         let nonce = self.rng.random();
+        let skew = self.instances.get(index).map_or(0, |instance| instance.skew);
         let actors = self.topology.actors(self.limits, nonce);
         let mut seats = Vec::new();
         for actor in actors {
@@ -154,7 +178,7 @@ impl World<'_> {
         }
         let names: Vec<_> = seats.iter().map(|seat| (seat.actor.name(), seat.member)).collect();
         if let Some(instance) = self.instances.get_mut(index) {
-            *instance = Instance { life, alive: true, suspended_until: 0, seats };
+            *instance = Instance { life, alive: true, suspended_until: 0, skew, seats };
         }
         for (name, member) in names {
             self.log.groups.entry(name).or_default().members.insert(member, Vec::new());

@@ -61,8 +61,22 @@ pub trait Topology {
     /// The processors of one instance, fresh, as after a start of the process.
     fn actors(&self, limits: Limits, nonce: u64) -> Vec<Box<dyn Actor>>;
 
-    /// The next input from outside; it may look at the log (to answer a request that stands there).
-    fn input(&mut self, number: usize, now_ms: i64, log: &SimLog, rng: &mut SmallRng) -> Message;
+    /// The next inputs from outside, written together; it may look at the log (to answer a request that stands
+    /// there).
+    fn inputs(
+        &mut self,
+        number: usize,
+        now_ms: i64,
+        log: &SimLog,
+        outside: &mut Outside,
+        rng: &mut SmallRng,
+    ) -> Vec<Message>;
+
+    /// What is written once all faults are over and everything has come to rest, so that nothing is left open
+    /// that somebody still owes an answer (a paused conversation is resumed).
+    fn closing(&mut self) -> Vec<Message> {
+        Vec::new()
+    }
 
     /// Whether the log refuses a record for its content.
     fn refused(&self, message: &Message) -> bool;
@@ -70,14 +84,27 @@ pub trait Topology {
     /// Whether a processor answers this input record with at least one output.
     fn is_answered(&self, message: &Message) -> bool;
 
+    /// Whether `output` is an answer to this input record.
+    fn answers(&self, output: &Message, record: &Message) -> bool {
+        output.cause == record.id || output.id == record.id
+    }
+
+    /// One transaction was committed; its records, in order.
+    ///
+    /// # Errors
+    /// The promise that it breaks.
+    fn committed(&mut self, _outputs: &[&Message], _outside: &mut Outside) -> Result<(), String> {
+        Ok(())
+    }
+
     /// The letter of a record that cannot be decoded.
     fn letter(&self, message: &Message, partition: i32, offset: i64) -> DeadLetter;
 
-    /// Checks one conversation's committed transitions, in order.
+    /// Checks one conversation's committed transitions, in order, once everything has come to rest.
     ///
     /// # Errors
     /// What is wrong.
-    fn check(&self, transitions: &[StateTransition]) -> Result<(), String>;
+    fn check(&self, transitions: &[StateTransition], outside: &Outside) -> Result<(), String>;
 }
 
 /// What a run did.

@@ -47,7 +47,7 @@ impl World<'_> {
 
     pub(crate) fn start(&mut self, to: Address, action: &Action<u64>) {
         let Action::Call { partition, epoch, id, request: token, .. } = *action else { return };
-        let now = self.now;
+        let now = self.clock(to);
         self.fault(to);
         let Some(seat) =
             self.instances.get_mut(to.instance).filter(|known| known.life == to.life && known.alive)
@@ -55,7 +55,11 @@ impl World<'_> {
             return;
         };
         let Some(seat) = seat.seats.get_mut(to.actor) else { return };
-        if let Some(delay) = seat.actor.start(token, now, &mut self.outside, &mut self.rng) {
+        let started = seat.actor.start(token, now, &mut self.outside, &mut self.rng);
+        if let Some(reason) = self.outside.broken.take() {
+            self.violate(reason);
+        }
+        if let Some(delay) = started {
             self.schedule(
                 delay,
                 Happening::Event(to, Event::Reply { partition, epoch, call: id, reply: token }),
@@ -68,6 +72,7 @@ impl World<'_> {
             Action::ReadViewBounds { partition, epoch } => {
                 let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
                 let applied = self.store.applied(partition);
+                self.vanished.remove(&partition);
                 let mark = self.log.high(view, partition);
                 self.answer(to, Event::ViewBounds { partition, epoch, applied, mark });
             }
@@ -84,6 +89,15 @@ impl World<'_> {
                 self.answer(to, Event::ViewRecords { partition, epoch, transitions, next });
             }
             Action::WriteView { partition, epoch, ref transitions, applied } => {
+                if self
+                    .vanished
+                    .get(&partition)
+                    .is_some_and(|from| applied - from > self.limits.resync_offsets)
+                {
+                    // No store loses more than the resync covers: somebody has to come and bring it back now.
+                    self.crash(to.instance, 50);
+                    return;
+                }
                 if self.strikes(12) {
                     self.count_fault("slow store write");
                     let part = self.rng.random_range(0..=transitions.len());
@@ -203,6 +217,14 @@ impl World<'_> {
             let topics = self.topics();
             let outcome =
                 self.checker.committed(txn, &open.positions, &moved, &self.log, &topics, self.topology);
+            self.expect(outcome);
+            let outputs: Vec<_> = open
+                .positions
+                .iter()
+                .filter_map(|(topic, partition, offset)| self.log.at(*topic, *partition, *offset))
+                .map(|(message, _)| message)
+                .collect();
+            let outcome = self.topology.committed(&outputs, &mut self.outside);
             self.expect(outcome);
         }
         let places: BTreeSet<(Topic, i32)> =

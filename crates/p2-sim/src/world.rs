@@ -90,6 +90,8 @@ pub(crate) struct Instance {
     pub(crate) life: u64,
     pub(crate) alive: bool,
     pub(crate) suspended_until: i64,
+    /// How far its clock is from the world's, milliseconds.
+    pub(crate) skew: i64,
     pub(crate) seats: Vec<Seat>,
 }
 
@@ -124,6 +126,8 @@ pub(crate) struct World<'a> {
     pub(crate) checker: Checker,
     pub(crate) txns: BTreeMap<Txn, OpenTxn>,
     pub(crate) numbers: u64,
+    /// Partition → first offset whose row vanished while its owner stayed: the next owner brings it back.
+    pub(crate) vanished: BTreeMap<i32, i64>,
     /// Reads that wait for the view to grow, fetches that wait for a transaction.
     pub(crate) waiting: Vec<(Address, Action<u64>)>,
     pub(crate) report: Report,
@@ -157,6 +161,7 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         checker: Checker::default(),
         txns: BTreeMap::new(),
         numbers: 0,
+        vanished: BTreeMap::new(),
         waiting: Vec::new(),
         report: Report { seed, hash: 0xcbf2_9ce4_8422_2325, ..Report::default() },
         label: String::new(),
@@ -176,6 +181,12 @@ impl World<'_> {
             let burst = i64::try_from(number / 11).unwrap_or(0) * self.config.faults_until_ms / 5;
             let at = burst + self.rng.random_range(0..self.config.faults_until_ms / 30);
             self.schedule(at, Happening::Input(number));
+        }
+        self.drain();
+        // Where all was done early: from here on nothing goes wrong any more.
+        self.now = self.now.max(self.config.faults_until_ms);
+        for message in self.topology.closing() {
+            self.append(message, Shape::Plain, 0, 1);
         }
         self.drain();
         self.check_rest();
@@ -302,6 +313,11 @@ impl World<'_> {
         false
     }
 
+    /// The time as an instance sees it.
+    pub(crate) fn clock(&self, to: Address) -> i64 {
+        self.now + self.instances.get(to.instance).map_or(0, |instance| instance.skew)
+    }
+
     pub(crate) fn seat(&mut self, to: Address) -> Option<&mut Seat> {
         let instance = self.instances.get_mut(to.instance)?;
         if !instance.alive || instance.life != to.life {
@@ -336,22 +352,30 @@ impl World<'_> {
     }
 
     fn input(&mut self, number: usize) {
-        let message = self.topology.input(number, self.now, &self.log, &mut self.rng);
-        self.report.inputs += 1;
+        let messages = self.topology.inputs(number, self.now, &self.log, &mut self.outside, &mut self.rng);
+        for message in messages {
+            self.report.inputs += 1;
+            let roll = self.rng.random_range(0..100);
+            let (away, shape, copies) = match roll {
+                0..3 => (0, Shape::Poison, 1),
+                3..6 => (1, Shape::Plain, 1),
+                6..10 => (0, Shape::Plain, 2),
+                _ => (0, Shape::Plain, 1),
+            };
+            self.outside.count(match roll {
+                0..3 => "poison input",
+                3..6 if self.config.partitions > 1 => "misplaced input",
+                6..10 => "duplicate input",
+                _ => "plain input",
+            });
+            self.append(message, shape, away, copies);
+        }
+    }
+
+    /// Writes a record from outside, so many partitions away from the right one.
+    fn append(&mut self, message: Message, shape: Shape, away: i32, copies: usize) {
         let right = self.log.partition_of(message.payload.key());
-        let roll = self.rng.random_range(0..100);
-        let (partition, shape, copies) = match roll {
-            0..3 => (right, Shape::Poison, 1),
-            3..6 => ((right + 1) % self.config.partitions, Shape::Plain, 1),
-            6..10 => (right, Shape::Plain, 2),
-            _ => (right, Shape::Plain, 1),
-        };
-        self.outside.count(match roll {
-            0..3 => "poison input",
-            3..6 if partition != right => "misplaced input",
-            6..10 => "duplicate input",
-            _ => "plain input",
-        });
+        let partition = (right + away) % self.config.partitions;
         let topic = message.payload.topic();
         for _ in 0..copies {
             let offset = self.log.append(partition, message.clone(), shape);
@@ -362,8 +386,12 @@ impl World<'_> {
 
     /// A runtime takes an event; what it wants done is put on its way.
     pub(crate) fn tell(&mut self, to: Address, event: Event<u64>) {
-        let now = self.now;
+        let now = self.clock(to);
         let Some(seat) = self.seat(to) else { return };
+        if matches!(event, Event::Tick) {
+            // It may come before its time, after the clock was set back: then there is another one to come.
+            seat.tick_ms = None;
+        }
         let actions = seat.actor.on(event, now);
         let due = seat.actor.next_timer_ms();
         if due != seat.tick_ms {

@@ -6,17 +6,17 @@ use crate::conversation::Conversation;
 use crate::definition::AtLimit;
 use crate::ids::{AgentId, BranchId};
 use crate::state::{AssistantMessage, Entry, State};
-use crate::step::STACK_ENTRIES_MAX;
 
 /// Whether the most entries that may gather since the newest summary have gathered.
-pub(super) fn is_full(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
+pub(super) fn is_full(step: &Step<'_>, agent: &AgentId, branch: &BranchId) -> bool {
+    let (conv, most) = (&step.conv, step.context.settings.stack_entries_max);
     // Hidden entries only make it fewer: with so few in all there is nothing to count.
-    if conv.head(agent, branch) + 1 < STACK_ENTRIES_MAX {
+    if conv.head(agent, branch) + 1 < most {
         return false;
     }
     let summed = newest_summary(conv, agent, branch);
     let since = conv.newest(agent, branch).take_while(|entry| entry.seq > summed).count();
-    i64::try_from(since).unwrap_or(i64::MAX) >= STACK_ENTRIES_MAX
+    i64::try_from(since).unwrap_or(i64::MAX) >= most
 }
 
 /// Up to which `seq` the newest summary covers a branch; -1 where there is none.

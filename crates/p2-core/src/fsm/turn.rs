@@ -12,7 +12,7 @@ use crate::state::{
     AgentStatus, AssistantMessage, Entry, Finished, MessageError, RequestKind, State, StopReason,
     UserInputRequest, UserMessage, WaitKind, Waiting,
 };
-use crate::step::{ASKS_MAX, Ask, EMPTY_REPLIES_MAX, REFLECTIONS_MAX, STACK_ENTRIES_MAX};
+use crate::step::{ASKS_MAX, Ask, EMPTY_REPLIES_MAX, REFLECTIONS_MAX};
 
 const REFLECT_SELF: &str = "Look at your last answer once more. Is it complete, correct and clear? Answer with the \
                             improved text, or with the same text where nothing is to be improved.";
@@ -183,10 +183,10 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         let text = format!("Stopped after {ASKS_MAX} model calls for one message without an answer.");
         return rounds(step, agent, branch, "asks", &text);
     }
-    if summary::is_full(&step.conv, agent, branch) && !summary::make_room(step, agent, branch, llm.at_limit) {
-        let text = format!(
-            "This branch holds {STACK_ENTRIES_MAX} entries, its limit: rewind it, or set at_limit to compact."
-        );
+    if summary::is_full(step, agent, branch) && !summary::make_room(step, agent, branch, llm.at_limit) {
+        let most = step.context.settings.stack_entries_max;
+        let text =
+            format!("This branch holds {most} entries, its limit: rewind it, or set at_limit to compact.");
         return failed(step, agent, branch, "limit", "entries", &text);
     }
     reflect_on_tools(step, agent, branch);

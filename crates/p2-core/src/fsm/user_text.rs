@@ -5,7 +5,6 @@ use super::{applied, lookup, recorded, refused, summary, turn};
 use crate::ids::{AgentId, BranchId, ConversationId};
 use crate::record::{Change, Forked, Opened, Outcome, Pinned, UserText};
 use crate::state::{State, UserMessage};
-use crate::step::STACK_ENTRIES_MAX;
 
 pub(super) fn decide(step: &mut Step<'_>, conversation: &ConversationId, text: &UserText) -> Outcome {
     if text.text.trim().is_empty() {
@@ -37,11 +36,12 @@ pub(super) fn decide(step: &mut Step<'_>, conversation: &ConversationId, text: &
         open_stack(step, &agent, &branch);
     }
     if let crate::definition::AgentKind::Llm(llm) = &definition.kind {
-        let full = summary::is_full(&step.conv, &agent, &branch);
+        let most = step.context.settings.stack_entries_max;
+        let full = summary::is_full(step, &agent, &branch);
         let held = !step.conv.waits_on(&agent, &branch).is_empty();
         if full && !held && !summary::make_room(step, &agent, &branch, llm.at_limit) {
             let why = format!(
-                "branch '{branch}' of '{agent}' holds {STACK_ENTRIES_MAX} entries, its limit: rewind it, or set at_limit to compact"
+                "branch '{branch}' of '{agent}' holds {most} entries, its limit: rewind it, or set at_limit to compact"
             );
             return refused("limit", why);
         }

@@ -526,7 +526,14 @@ impl Topology for Toy {
         vec![Box::new(Hosted::new(agent, ToyModel)), Box::new(Hosted::new(tool, ToyToolbox))]
     }
 
-    fn input(&mut self, number: usize, _: i64, log: &SimLog, rng: &mut SmallRng) -> Message {
+    fn inputs(
+        &mut self,
+        number: usize,
+        _: i64,
+        log: &SimLog,
+        _: &mut Outside,
+        rng: &mut SmallRng,
+    ) -> Vec<Message> {
         let id = Id::of_text(&format!("input {number}"));
         let conversation = ConversationId(format!("c{}", rng.random_range(0..7)));
         let text =
@@ -546,7 +553,7 @@ impl Topology for Toy {
             18..21 => answer(log, &conversation).unwrap_or_else(|| text("plain")),
             _ => text("plain"),
         };
-        message(id, id, Payload::Inbox(InboxMessage { conversation, body }))
+        vec![message(id, id, Payload::Inbox(InboxMessage { conversation, body }))]
     }
 
     fn refused(&self, message: &Message) -> bool {
@@ -561,7 +568,7 @@ impl Topology for Toy {
         letter(message, (partition, offset), "undecodable", "not to be read")
     }
 
-    fn check(&self, transitions: &[StateTransition]) -> Result<(), String> {
+    fn check(&self, transitions: &[StateTransition], _: &Outside) -> Result<(), String> {
         let mut lane = Lane::default();
         transitions.iter().try_for_each(|transition| lane.take(transition))?;
         match lane.waits.first_key_value() {

@@ -391,6 +391,7 @@ impl<P: Processor> Runtime<P> {
                     && self.processor.view() == Some(position.topic)
                     && let Some(partition) = self.partitions.get_mut(&part.partition)
                 {
+                    partition.remember(position.offset, &transition);
                     partition.to_write.push((position.offset, transition));
                 }
             }

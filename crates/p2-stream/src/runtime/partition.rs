@@ -1,5 +1,7 @@
 //! One owned partition: catch-up of its view, the window, and the end of its ownership.
 
+use std::collections::BTreeMap;
+
 use p2_core::record::StateTransition;
 
 use super::lanes::Lane;
@@ -40,13 +42,28 @@ pub(super) struct Partition {
     pub(super) gaps: Vec<i64>,
     /// Rows up to here are being written.
     pub(super) writing: Option<i64>,
-    /// The view was folded from the beginning once: a lane that still does not fit is a bug.
+    /// The view was folded from the beginning, and nothing was written since: a lane that still does not fit
+    /// is a bug.
     pub(super) refolded: bool,
+    /// The newest transitions by offset, as (lane, `seq`): what a store that lost its newest rows must be
+    /// measured by.
+    recent: BTreeMap<i64, (String, i64)>,
 }
 
 impl Partition {
     pub(super) fn view_is_written(&self) -> bool {
         self.to_write.is_empty() && self.writing.is_none()
+    }
+
+    /// A transition is in the log.
+    pub(super) fn remember(&mut self, offset: i64, transition: &StateTransition) {
+        self.recent.insert(offset, (transition.conversation.0.clone(), transition.seq));
+    }
+
+    /// Whether these are all transitions of a lane, as far as we remember them.
+    pub(super) fn is_whole(&self, key: &str, transitions: &[StateTransition]) -> bool {
+        let newest = self.recent.values().rev().find(|(lane, _)| lane == key).map(|(_, seq)| *seq);
+        newest.is_none_or(|newest| transitions.last().is_some_and(|last| last.seq >= newest))
     }
 }
 
@@ -88,6 +105,7 @@ impl<P: Processor> Runtime<P> {
                 writing: None,
                 gaps: Vec::new(),
                 refolded: self.refolding.remove(&index),
+                recent: BTreeMap::new(),
             },
         );
         if is_new {
@@ -176,6 +194,9 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         partition.writing = Some(next);
+        for (offset, transition) in &transitions {
+            partition.remember(*offset, transition);
+        }
         actions.push(Action::WriteView { partition: index, epoch, transitions, applied: next });
     }
 
@@ -185,12 +206,15 @@ impl<P: Processor> Runtime<P> {
         }
         let Some(partition) = self.partitions.get_mut(&index) else { return };
         partition.writing = None;
+        // What is older is safe: a store loses no more than what is read again at catch-up.
+        partition.recent = partition.recent.split_off(&(applied - self.limits.resync_offsets));
         match partition.phase {
             Phase::CatchingUp { mark } if applied < mark => {
                 actions.push(Action::ReadView { partition: index, epoch, from: applied });
             }
             Phase::CatchingUp { .. } => actions.push(Action::ListOpenLanes { partition: index, epoch }),
             Phase::Opening { .. } | Phase::Running => {
+                partition.refolded = false;
                 self.evict();
                 self.write_views(actions);
             }

@@ -829,6 +829,22 @@ fn a_group_that_is_ahead_of_its_log_stops_the_partition() {
 }
 
 #[test]
+fn a_lane_read_back_without_its_newest_rows_makes_the_partition_catch_up_again() {
+    let limits = Limits { lanes_max: 0, resync_offsets: 10, ..limits() };
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);
+    let epoch = own(&mut runtime, None);
+    record(&mut runtime, epoch, 0, text("c", "one", 0));
+    let (batch, outputs, _) = commit(&load(&mut runtime, epoch, "c")).unwrap();
+    runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 1);
+    runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 1 }, 1);
+    assert!(runtime.lane(0, "c").is_none(), "it has left memory");
+    record(&mut runtime, epoch, 1, text("c", "two", 0));
+    // The store has lost what it had acknowledged.
+    let actions = load(&mut runtime, epoch, "c");
+    assert_eq!(actions, [Action::StartOver { partition: 0 }]);
+}
+
+#[test]
 fn the_lanes_used_last_stay_in_memory_and_none_leaves_before_its_rows_are_written() {
     let limits = Limits { lanes_max: 2, ..limits() };
     let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);

@@ -515,3 +515,42 @@ fn a_full_branch_is_summed_up_and_the_question_is_still_asked() {
     w.reply("alpha", "here", &[]);
     assert!(w.main().ends_with("assistant: here\n"));
 }
+
+#[test]
+fn a_message_typed_while_a_person_is_asked_is_put_to_that_person_next() {
+    let mut w = World::new();
+    w.say_to("person", "one");
+    let first = w.wait(WaitKind::UserInput);
+    w.say_to("person", "two");
+    w.answer(first, AnswerKind::Text, "an answer to one", None);
+    let second = w.wait(WaitKind::UserInput);
+    assert_ne!(first, second);
+    w.answer(second, AnswerKind::Text, "an answer to two", None);
+    assert!(w.conv.waits.is_empty());
+    let asked: Vec<String> =
+        w.show("person", "main").lines().filter(|l| l.contains("request")).map(str::to_owned).collect();
+    assert_eq!(asked, ["1 request Reply: one", "5 request Reply: two"]);
+}
+
+#[test]
+fn a_message_typed_while_a_call_runs_is_asked_after_a_pause_too() {
+    let mut w = World::new();
+    w.say("one");
+    let wait = w.ask_of("alpha");
+    w.say("two");
+    w.control(ControlOperation::Pause);
+    // It was on its way already.
+    w.reply_to(wait, "an answer to one", &[]);
+    assert!(w.conv.waits.is_empty());
+    w.control(ControlOperation::Resume);
+    w.reply("alpha", "an answer to two", &[]);
+    check(
+        &w.main(),
+        expect![[r#"
+        0 user: one
+        1 user: two
+        2 assistant: an answer to one
+        3 assistant: an answer to two
+    "#]],
+    );
+}

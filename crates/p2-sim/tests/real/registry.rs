@@ -1,0 +1,107 @@
+//! The agents and tools of every run.
+
+use p2_core::definition::{
+    Agent, AgentKind, Approval, AtLimit, Definition, Executor, HumanAgent, LlmAgent, RenderPolicy, RuleAgent,
+    Tool,
+};
+use p2_core::registry::Registry;
+use serde_json::json;
+
+/// How long a model may take, milliseconds.
+const MODEL_MS: i64 = 5_000;
+/// How long a callee may take, milliseconds.
+const AGENT_MS: i64 = 30_000;
+/// How long a tool may take, milliseconds.
+const TOOL_MS: i64 = 4_000;
+
+/// Tools that agents have, the core's own included.
+pub(crate) const TOOLS: [&str; 10] =
+    ["read", "lookup", "put", "note", "pay", "ship", "risky", "remote", "delegate", "ask_user"];
+
+/// Agents that can be called.
+pub(crate) const CALLEES: [&str; 6] = ["clerk", "clerk", "critic", "rules", "human", "boss"];
+
+/// Agents that people talk to.
+pub(crate) const ROOTS: [&str; 9] =
+    ["boss", "boss", "boss", "boss", "clerk", "human", "rules", "tight", "tight"];
+
+/// Whether calls of a tool may be repeated.
+pub(crate) fn is_repeatable(tool: &Tool) -> bool {
+    tool.idempotent || tool.side_effect_free
+}
+
+fn tool(id: &str) -> Tool {
+    Tool {
+        id: id.to_owned(),
+        description: format!("does {id}"),
+        parameters: json!({
+            "type": "object",
+            "properties": {"n": {"type": "integer"}},
+            "required": ["n"],
+            "additionalProperties": false,
+        }),
+        executor: Executor::Builtin,
+        side_effect_free: false,
+        idempotent: false,
+        reconcile: false,
+        dedup_ttl_ms: 86_400_000,
+        cache_ttl_ms: None,
+        reflect: false,
+        post_effects: Vec::new(),
+        timeout_ms: TOOL_MS,
+        approval: Approval::None,
+        spends: false,
+    }
+}
+
+fn tools() -> Vec<Tool> {
+    let free = json!({"type": "object"});
+    vec![
+        Tool { side_effect_free: true, ..tool("read") },
+        Tool { side_effect_free: true, cache_ttl_ms: Some(30_000), ..tool("lookup") },
+        Tool { idempotent: true, ..tool("put") },
+        Tool { idempotent: true, reflect: true, post_effects: vec!["noted".into()], ..tool("note") },
+        Tool { spends: true, ..tool("pay") },
+        Tool { reconcile: true, ..tool("ship") },
+        Tool { reconcile: true, approval: Approval::Required, ..tool("risky") },
+        Tool { executor: Executor::External, ..tool("remote") },
+        Tool { executor: Executor::Core, parameters: free.clone(), ..tool("delegate") },
+        Tool { executor: Executor::Core, parameters: free, ..tool("ask_user") },
+    ]
+}
+
+fn llm(tools: &[&str]) -> LlmAgent {
+    LlmAgent {
+        tools: tools.iter().map(|&tool| tool.to_owned()).collect(),
+        render: RenderPolicy::Default { window: 30 },
+        model_timeout_ms: MODEL_MS,
+        agent_timeout_ms: AGENT_MS,
+        ..LlmAgent::new("sim/plain")
+    }
+}
+
+fn agents() -> Vec<(&'static str, AgentKind)> {
+    let critic = Some("critic".into());
+    let rules = RuleAgent { rules: [("hello".to_owned(), "good day".to_owned())].into() };
+    let url = Some("http://127.0.0.1:9/told".to_owned());
+    vec![
+        ("boss", AgentKind::Llm(llm(&TOOLS))),
+        ("clerk", AgentKind::Llm(LlmAgent { reflection_agent: critic, ..llm(&TOOLS) })),
+        ("critic", AgentKind::Llm(LlmAgent { self_reflection: true, ..llm(&["read"]) })),
+        ("tight", AgentKind::Llm(LlmAgent { at_limit: AtLimit::Refuse, ..llm(&TOOLS) })),
+        ("rules", AgentKind::Rule(rules)),
+        ("human", AgentKind::Human(HumanAgent { callback_url: url })),
+    ]
+}
+
+/// The registry of every run.
+pub(crate) fn registry() -> Registry {
+    let mut registry = Registry::default();
+    for tool in tools() {
+        registry.insert(Definition::Tool(tool), 1);
+    }
+    for (id, kind) in agents() {
+        registry.insert(Definition::Agent(Agent { id: id.into(), kind }), 1);
+    }
+    registry
+}
