@@ -9,5 +9,6 @@ mod cli;
 mod crash;
 mod home;
 mod human;
+mod logs;
 mod operate;
 mod stop;

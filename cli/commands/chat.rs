@@ -10,7 +10,7 @@ use p2_core::conversation::Conversation;
 use p2_core::definition::AgentKind;
 use p2_core::ids::{AgentId, ConversationId, Id};
 use p2_core::record::{HumanAnswer, InboxBody, UserText};
-use p2_core::state::{Answer, AnswerKind, Entry, RequestKind, State, UserInputRequest};
+use p2_core::state::{Answer, AnswerKind, Entry, RequestKind, State, UserInputRequest, WaitKind};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
@@ -19,6 +19,7 @@ use super::{Run, no_conversation, object};
 use crate::args::Chat;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
+use crate::views::lineage::lineage;
 use crate::views::stack::content;
 
 /// How long one look at the conversation waits for a change.
@@ -60,8 +61,17 @@ pub(crate) async fn run(run: &Run, chat: Chat, config: &Config) -> EngineResult<
         }
     };
     greet(run, config, &name, &agent, known.as_ref()).await?;
-    let printed = known.iter().flat_map(all_entries).map(|(_, entry)| entry.id).collect();
     let interactive = std::io::stdin().is_terminal();
+    let mut printed: BTreeSet<Id> = known.iter().flat_map(all_entries).map(|(_, entry)| entry.id).collect();
+    if let (true, Some(known)) = (interactive, &known) {
+        // The last question and what followed are shown again, so that one knows where one was.
+        for entry in last_turn(known, &agent) {
+            if let State::UserMessage(said) = &entry.state {
+                run.out.remark(&format!("You: {}", said.text));
+            }
+            printed.remove(&entry.id);
+        }
+    }
     let lines = BufReader::new(tokio::io::stdin()).lines();
     Session { run, name, agent, lines, interactive, printed }.talk().await
 }
@@ -106,6 +116,43 @@ fn all_entries(conversation: &Conversation) -> Vec<(&AgentId, &Entry)> {
     }
     found.sort_by_key(|(_, entry)| entry.time_ms);
     found
+}
+
+/// What is awaited, for the one who waits.
+fn awaited(conversation: &Conversation, agent: &AgentId) -> String {
+    let mut calls: Vec<String> = Vec::new();
+    for wait in conversation.waits.values() {
+        let text = match wait.waiting.kind {
+            WaitKind::Llm => format!("{} is thinking", wait.agent),
+            WaitKind::Tool => {
+                let branch = conversation.branch(&wait.agent, &wait.branch);
+                let tool = branch.and_then(|branch| {
+                    branch.entries.iter().rev().find_map(|entry| match &entry.state {
+                        State::ToolCall(call) if call.call_id == wait.waiting.correlation => Some(&call.tool),
+                        _ => None,
+                    })
+                });
+                tool.map_or_else(
+                    || format!("{} uses a tool", wait.agent),
+                    |tool| format!("{} uses {tool}", wait.agent),
+                )
+            }
+            // Whoever is asked shows what it does itself.
+            WaitKind::Agent | WaitKind::UserInput | WaitKind::Payment => continue,
+        };
+        if !calls.contains(&text) {
+            calls.push(text);
+        }
+    }
+    if calls.is_empty() { format!("waiting for {agent}") } else { calls.join(", ") }
+}
+
+/// The newest question to an agent on its current branch, and what followed.
+fn last_turn<'c>(conversation: &'c Conversation, agent: &AgentId) -> Vec<&'c Entry> {
+    let Some(stack) = conversation.stacks.get(agent) else { return Vec::new() };
+    let mut entries = lineage(conversation, agent, &stack.current);
+    let question = entries.iter().rposition(|entry| matches!(entry.state, State::UserMessage(_)));
+    entries.split_off(question.unwrap_or(entries.len()))
 }
 
 impl Session<'_> {
@@ -166,6 +213,7 @@ impl Session<'_> {
             } else if !self.is_waiting(&now) {
                 break;
             }
+            spinner.set_message(awaited(&now, &self.agent));
             // After an answer the conversation moved on: this returns at once.
             conversation = self.run.engine.wait_change(&self.name, now.next_seq, LOOK).await?;
         }

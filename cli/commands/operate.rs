@@ -100,16 +100,17 @@ pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult
 /// `apply FILE…`: all files are checked before anything is appended.
 pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
     let registry = run.engine.registry().await?;
-    let mut records = Vec::new();
-    for file in files {
+    let read = |file: &PathBuf| {
         let path = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| EngineError::Invalid(format!("{path}: {error}")))?;
-        let (found, remark) = wiring::records_of(&text, &path, &registry)?;
-        records.extend(found);
-        if let Some(remark) = remark {
-            run.out.remark(&format!("warning: {remark}"));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Ok((path, text)),
+            Err(error) => Err(EngineError::Invalid(format!("{path}: {error}"))),
         }
+    };
+    let files: Vec<(String, String)> = files.iter().map(read).collect::<EngineResult<_>>()?;
+    let (records, remarks) = wiring::records_of(&files, &registry)?;
+    for remark in remarks {
+        run.out.remark(&format!("warning: {remark}"));
     }
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();
