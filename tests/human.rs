@@ -118,9 +118,8 @@ fn an_answer_that_nobody_asked_for_is_refused() {
 
 /// With two open requests one has to be named.
 fn gated_twice(home: &Home) {
-    home.p2_with(&["chat", "with", "worker", "--name", "two"], "call dev_gate 0\n").exits(0);
     let up = home.up();
-    up.api.say("two", "worker", "call dev_gate 1");
+    up.api.say("two", "worker", "both gates");
     let conversation = up.api.conversation_when("two", |found| {
         entries(found, "worker").iter().filter(|(kind, _)| kind == "UserInputRequest").count() == 2
     });

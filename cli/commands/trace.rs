@@ -16,9 +16,8 @@ const PAGE: usize = 1_000;
 pub(crate) async fn run(run: &Run, reference: &str) -> EngineResult<()> {
     let mut records = all(run).await?;
     let reference = resolve(&records, reference)?;
-    records.sort_by(|a, b| {
-        (a.time_ms, &a.topic, a.partition, a.offset).cmp(&(b.time_ms, &b.topic, b.partition, b.offset))
-    });
+    let rank = |record: &RecordView| Topic::ALL.iter().position(|topic| topic.short() == record.topic);
+    records.sort_by_key(|record| (record.time_ms, rank(record), record.partition, record.offset));
     let reference = aliases(&records).get(&reference).copied().unwrap_or(reference);
     let tree = tree(&records, reference)
         .ok_or_else(|| EngineError::NotFound(format!("no record, cause or wait has the id {reference}")))?;
@@ -87,13 +86,17 @@ async fn all(run: &Run) -> EngineResult<Vec<RecordView>> {
     Ok(records)
 }
 
-/// What is no record but a cause: a wait stands for the transition that opened it, a tool call for its effect.
+/// What is no record but a cause: a wait, its reply and its timer stand for the transition that opened it, a tool
+/// call for its effect.
 fn aliases(records: &[RecordView]) -> BTreeMap<Id, Id> {
     let mut aliases = BTreeMap::new();
     for record in records {
         if record.topic == Topic::StateTransitions.short() {
             for wait in waits(&record.value) {
-                aliases.entry(wait).or_insert(record.id);
+                let inputs = ["reply", "timer"].map(|input| Id::derive(&wait, input, 0));
+                for id in std::iter::once(wait).chain(inputs) {
+                    aliases.entry(id).or_insert(record.id);
+                }
             }
         } else if record.topic == Topic::Effects.short() {
             for call in ["call", "reconcile"] {
