@@ -54,7 +54,7 @@ fn fail(out: Output, error: &EngineError) -> ExitCode {
         let shape = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
         out.data(&shape);
     } else {
-        out.remark(&format!("error: {error}"));
+        out.error(&error.to_string());
     }
     ExitCode::from(exit_code(error))
 }

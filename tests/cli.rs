@@ -71,7 +71,7 @@ fn commands() -> Vec<Vec<String>> {
         let help = text(&p2(&args).stdout);
         let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
         for line in listed.lines().take_while(|line| !line.is_empty()) {
-            let name = line.trim_start().split_whitespace().next().unwrap_or_default();
+            let name = line.split_whitespace().next().unwrap_or_default();
             // Descriptions that wrap begin further to the right.
             if line.starts_with("  ") && !line.starts_with("   ") && name != "help" {
                 open.push(words.iter().cloned().chain([name.to_owned()]).collect());

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
-use p2_core::ids::Id;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -309,10 +308,10 @@ pub(crate) enum ArtifactCommand {
         limit: usize,
     },
     /// One artifact.
-    #[command(after_help = "Example:\n  p2engine artifact show 3f2a91c0d5b84e17a6c2f09b1d7e4a58")]
+    #[command(after_help = "Example:\n  p2engine artifact show 3f2a91c0d5b8")]
     Show {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
     },
 }
 
@@ -366,16 +365,16 @@ pub(crate) enum DeadLettersCommand {
     #[command(after_help = "Example:\n  p2engine dead-letters list")]
     List,
     /// One letter.
-    #[command(after_help = "Example:\n  p2engine dead-letters show 3f2a91c0d5b84e17a6c2f09b1d7e4a58")]
+    #[command(after_help = "Example:\n  p2engine dead-letters show 3f2a91c0d5b8")]
     Show {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
     },
     /// Hand it to its consumer group again.
-    #[command(after_help = "Example:\n  p2engine dead-letters replay 3f2a91c0d5b84e17a6c2f09b1d7e4a58")]
+    #[command(after_help = "Example:\n  p2engine dead-letters replay 3f2a91c0d5b8")]
     Replay {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
         /// Even where later records superseded it.
         #[arg(long)]
         force: bool,
@@ -399,11 +398,11 @@ pub(crate) enum InDoubtCommand {
     List,
     /// Say what became of one.
     #[command(
-        after_help = "Examples:\n  p2engine effects in-doubt resolve 3f2a91c0d5b84e17a6c2f09b1d7e4a58 --done '{\"paid\": true}'\n  p2engine effects in-doubt resolve 3f2a91c0d5b84e17a6c2f09b1d7e4a58 --not-done 'the bank never saw it'"
+        after_help = "Examples:\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --done '{\"paid\": true}'\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --not-done 'the bank never saw it'"
     )]
     Resolve {
-        /// The effect's id.
-        effect: Id,
+        /// The effect's id, or a unique beginning of it.
+        effect: String,
         /// It was done, with this result (a JSON object).
         #[arg(long, value_name = "JSON", required_unless_present = "not_done", conflicts_with = "not_done")]
         done: Option<String>,

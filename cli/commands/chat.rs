@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
 use crate::views::lineage::lineage;
 use crate::views::stack::content;
+use crate::views::{one_line, wrapped};
 
 /// How long one look at the conversation waits for a change.
 const LOOK: Duration = Duration::from_secs(20);
@@ -114,7 +115,8 @@ fn all_entries(conversation: &Conversation) -> Vec<(&AgentId, &Entry)> {
         let entries = stack.branches.values().flat_map(|branch| &branch.entries);
         found.extend(entries.map(|entry| (agent, entry)));
     }
-    found.sort_by_key(|(_, entry)| entry.time_ms);
+    // Of one moment, whoever asks comes before those who are asked.
+    found.sort_by_key(|(agent, entry)| (entry.time_ms, **agent != conversation.root));
     found
 }
 
@@ -190,7 +192,7 @@ impl Session<'_> {
 
     /// Shows what happens until nothing is awaited any more, answering requests on the way.
     async fn settle(&mut self, expected: bool) -> EngineResult<()> {
-        let spinner = self.spinner();
+        let mut spinner = self.spinner();
         let mut conversation = self.run.engine.conversation(&self.name).await?;
         if conversation.is_none() && expected {
             conversation = self.run.engine.wait_change(&self.name, 0, LOOK).await?;
@@ -199,12 +201,11 @@ impl Session<'_> {
             spinner.suspend(|| self.print_new(&now));
             let mut open = open_requests(&now).into_iter();
             if let Some(request) = open.next().cloned() {
-                spinner.disable_steady_tick();
-                spinner.set_message("");
+                spinner.finish_and_clear();
                 if !self.answer(&request).await? {
                     return Ok(());
                 }
-                spinner.enable_steady_tick(Duration::from_millis(100));
+                spinner = self.spinner();
             } else if now.paused {
                 let name = &self.name;
                 let text = format!("'{name}' is paused; 'p2engine conversation resume {name}' goes on");
@@ -256,13 +257,19 @@ impl Session<'_> {
                         Style::new()
                     };
                     let who = if self.interactive { format!("{agent}: ") } else { String::new() };
-                    self.run.out.line(&format!("{green}{who}{}{green:#}", message.text));
+                    let said = format!("{who}{}", message.text);
+                    let said = match self.interactive {
+                        true => wrapped(&said, usize::from(self.run.out.width)),
+                        false => said,
+                    };
+                    self.run.out.line(&format!("{green}{said}{green:#}"));
                 }
                 State::UserMessage(_) if own => {}
                 State::Waiting(_) | State::Finished(_) | State::UserInputRequest(_) => {}
                 state => {
-                    let text = crate::views::one_line(&content(state), usize::from(self.run.out.width));
-                    self.run.out.remark(&format!("  {agent} {}: {text}", state.kind()));
+                    let text = format!("{agent} {}: {}", state.kind(), content(state));
+                    let room = usize::from(self.run.out.width).saturating_sub(2);
+                    self.run.out.remark(&format!("  {}", one_line(&text, room)));
                 }
             }
         }
@@ -270,7 +277,7 @@ impl Session<'_> {
 
     /// Asks the person and submits the answer; false at the end of input.
     async fn answer(&mut self, request: &UserInputRequest) -> EngineResult<bool> {
-        self.run.out.remark(&format!("? {}", request.text));
+        self.run.out.question(&request.text);
         let prompt = match request.kind {
             RequestKind::Approval => "approve / deny [reason] / edit {json}: ",
             RequestKind::Reply | RequestKind::Question => "Answer: ",
