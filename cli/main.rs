@@ -54,7 +54,7 @@ fn fail(out: Output, error: &EngineError) -> ExitCode {
         let shape = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
         out.data(&shape);
     } else {
-        out.remark(&format!("error: {error}"));
+        out.error(&error.to_string());
     }
     ExitCode::from(exit_code(error))
 }
@@ -127,24 +127,33 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
     let run = Run { engine: opened.engine.clone(), out };
     let served = opened.served.as_ref().map(|served| served.url.clone());
     // Every write is one durable message: stopping between two of them leaves nothing half done.
+    let mut stopped = false;
     let result = tokio::select! {
         result = dispatch(&run, cli.command, &config, served) => result.map(|()| ExitCode::SUCCESS),
         error = opened.failed() => Err(error),
-        stop = stops.next() => Ok(stop.code(service)),
+        stop = stops.next() => {
+            stopped = true;
+            Ok(stop.code(service))
+        }
     };
     // What is under way is finished; whoever insists is let go at once, which loses nothing either.
     let closed = tokio::select! {
         closed = opened.close() => closed,
-        () = insisted(&mut stops, out) => Ok(()),
+        () = insisted(&mut stops, out, stopped) => Ok(()),
     };
     let code = result?;
     closed?;
     Ok(code)
 }
 
-/// Ends at a further signal. Says so where somebody would begin to wonder.
-async fn insisted(stops: &mut Stops, out: Output) {
-    let wonder = tokio::time::sleep(std::time::Duration::from_millis(300));
+/// Ends at a further signal; says so where somebody who stopped a command would begin to wonder.
+async fn insisted(stops: &mut Stops, out: Output, stopped: bool) {
+    let wonder = async {
+        if !stopped {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    };
     let again = async { while stops.next().await == Stop::OutputClosed {} };
     tokio::pin!(wonder, again);
     tokio::select! {

@@ -43,9 +43,23 @@ impl Output {
         self.line(&value.to_string());
     }
 
+    /// An error to stderr.
+    pub(crate) fn error(&self, text: &str) {
+        let style = Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
+    }
+
+    /// A question to stderr, for the person at the terminal.
+    pub(crate) fn question(&self, text: &str) {
+        let style = Style::new().bold().fg_color(Some(anstyle::AnsiColor::Magenta.into()));
+        let text = crate::views::wrapped(&format!("? {text}"), usize::from(self.width));
+        let _ = writeln!(anstream::stderr(), "{style}{text}{style:#}");
+    }
+
     /// A remark to stderr.
     pub(crate) fn remark(&self, text: &str) {
         let style = Style::new().dimmed();
+        let text = crate::views::wrapped(text, usize::from(self.width));
         let _ = writeln!(anstream::stderr(), "{style}{text}{style:#}");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2_core::apply;
+use p2_core::definition::Definition;
 use p2_core::record::RegistryRecord;
 use p2_core::registry::Registry;
 use p2_stream::metrics::Metrics;
@@ -113,22 +114,33 @@ pub(crate) async fn serve(
     Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
 }
 
-/// The registry records of a file of definitions (what is new or differs from the newest version), and a remark
-/// about what it names that does not exist yet.
+/// The registry records of files of definitions, each (path, text): what is new or differs from the newest
+/// version; and remarks about what they name that does not exist yet. Files may refer to each other.
 pub(crate) fn records_of(
-    text: &str,
-    path: &str,
+    files: &[(String, String)],
     registry: &Registry,
-) -> EngineResult<(Vec<RegistryRecord>, Option<String>)> {
+) -> EngineResult<(Vec<RegistryRecord>, Vec<String>)> {
     let invalid = |error: apply::ApplyError| EngineError::Invalid(error.to_string());
-    let definitions = apply::parse_file(text, path).map_err(invalid)?;
-    apply::check_references(&definitions, registry, Some((path, text))).map_err(invalid)?;
-    let later = apply::not_available_yet(&definitions, registry);
-    let remark = (!later.is_empty()).then(|| {
-        format!(
-            "{path}: {} come with the ledger and cannot be called yet; agents are not offered them",
-            later.join(", ")
-        )
-    });
-    Ok((apply::records(&definitions, registry), remark))
+    let mut parsed = Vec::new();
+    let mut known = registry.clone();
+    for (path, text) in files {
+        let definitions = apply::parse_file(text, path).map_err(invalid)?;
+        for definition in &definitions {
+            known.insert(definition.clone(), i32::MAX);
+        }
+        parsed.push((path, text, definitions));
+    }
+    let mut remarks = Vec::new();
+    for (path, text, definitions) in &parsed {
+        apply::check_references(definitions, &known, Some((path, text))).map_err(invalid)?;
+        let later = apply::not_available_yet(definitions, &known);
+        if !later.is_empty() {
+            let tools = later.join(", ");
+            remarks.push(format!(
+                "{path}: {tools} come with the ledger and cannot be called yet; agents are not offered them"
+            ));
+        }
+    }
+    let all: Vec<Definition> = parsed.into_iter().flat_map(|(.., definitions)| definitions).collect();
+    Ok((apply::records(&all, registry), remarks))
 }

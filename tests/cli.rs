@@ -60,3 +60,67 @@ fn completions_are_printed_for_every_shell() {
         assert!(text(&output.stdout).contains("dead-letters"), "{shell}");
     }
 }
+
+/// All commands: (words, whether it has commands of its own).
+fn commands() -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    let mut open: Vec<Vec<String>> = vec![Vec::new()];
+    while let Some(words) = open.pop() {
+        let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+        args.push("--help");
+        let help = text(&p2(&args).stdout);
+        let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest);
+        for line in listed.lines().take_while(|line| !line.is_empty()) {
+            let name = line.split_whitespace().next().unwrap_or_default();
+            // Descriptions that wrap begin further to the right.
+            if line.starts_with("  ") && !line.starts_with("   ") && name != "help" {
+                open.push(words.iter().cloned().chain([name.to_owned()]).collect());
+            }
+        }
+        found.push(words);
+    }
+    found
+}
+
+#[test]
+fn every_help_has_an_example_that_can_be_parsed() {
+    let commands = commands();
+    assert!(commands.len() > 45, "{}", commands.len());
+    for words in commands {
+        let mut args: Vec<&str> = words.iter().map(String::as_str).collect();
+        args.push("--help");
+        let help = text(&p2(&args).stdout);
+        let examples: Vec<&str> =
+            help.lines().map(str::trim).filter(|line| line.starts_with("p2engine ")).collect();
+        assert!(help.contains("Example") && !examples.is_empty(), "{words:?}:\n{help}");
+        let prefix = format!("p2engine {}", words.join(" "));
+        assert!(examples.iter().any(|example| example.starts_with(prefix.trim())), "{words:?}: {examples:?}");
+    }
+}
+
+#[test]
+fn exit_codes_are_those_that_help_names() {
+    let home = crate::home::Home::with_fixtures();
+    home.p2(&["conversation", "list"]).exits(0);
+    home.p2(&["conversation", "stack", "nothing"]).exits(4);
+    home.p2(&["conversation", "cancel", "nothing"]).exits(4);
+    home.p2(&["nothing"]).exits(2);
+    home.p2_with(&["chat", "with", "worker", "--name", "x"], "hey\n").exits(0);
+    home.p2(&["conversation", "rewind", "x", "99"]).exits(3);
+    let error = home.p2(&["--json", "conversation", "rewind", "x", "99"]).exits(3).json();
+    assert!(error["error"]["message"].as_str().unwrap().contains("no index 99"), "{error}");
+    // A data directory that cannot be used is no engine.
+    home.write("file", "");
+    let ran = home.p2(&["--data-dir", "file", "conversation", "list"]).exits(5);
+    assert!(ran.stderr.contains("file"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_log_setting_that_cannot_be_used_is_an_error() {
+    for (name, value) in [("P2_LOG", "agent-step=loud"), ("P2_LOG_FORMAT", "xml")] {
+        let mut home = crate::home::Home::new();
+        home.set(name, value);
+        let ran = home.p2(&["agent", "list"]).exits(2);
+        assert!(ran.stderr.starts_with(&format!("error: env {name}: ")), "{}", ran.stderr);
+    }
+}

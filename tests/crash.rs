@@ -44,7 +44,7 @@ fn a_claimed_call_that_was_cut_is_in_doubt_and_is_never_made_again() {
     let conversation = up.api.settled("x");
     assert_eq!(entries(&conversation, "worker").pop().unwrap().1["text"], "dev_once said looked it up: done");
     let again = home.p2(&["effects", "in-doubt", "resolve", effect, "--done", done]).exits(4);
-    assert!(again.stderr.contains("is not in doubt"), "{}", again.stderr);
+    assert!(again.stderr.contains("there is no effect in doubt"), "{}", again.stderr);
     assert_eq!(begins(&home).len(), 1, "it was made once");
     up.interrupt().exits(130);
     let verified = home.p2(&["replay", "stacks", "--verify", "--json"]).exits(0).json();

@@ -52,7 +52,7 @@ fn of_fifty_answers_at_the_same_time_one_wins_and_the_others_get_a_conflict() {
     let refused = answers.iter().filter(|(_, body)| body["outcome"]["verdict"] == "Refused");
     assert!(refused.clone().all(|(status, body)| *status == 200 && body["outcome"]["code"] == "conflict"));
     let winner = answers.iter().position(|(_, body)| body["outcome"]["verdict"] == "Applied").unwrap();
-    assert_eq!(last_text(&up.api, "x"), format!("ask_user said {{\"answer\":\"answer {winner}\"}}"));
+    assert!(last_text(&up.api, "x").contains(&format!("\"answer\":\"answer {winner}\"")));
     let conversation = up.api.settled("x");
     let responses: Vec<_> =
         entries(&conversation, "worker").into_iter().filter(|(kind, _)| kind == "UserResponse").collect();
@@ -112,15 +112,14 @@ fn an_answer_that_nobody_asked_for_is_refused() {
     let home = Home::with_fixtures();
     home.p2_with(&["chat", "with", "worker", "--name", "x"], "hey\n").exits(0);
     let ran = home.p2(&["conversation", "answer", "x", "--approve"]).exits(4);
-    assert!(ran.stderr.contains("no open request"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no such open request"), "{}", ran.stderr);
     gated_twice(&home);
 }
 
 /// With two open requests one has to be named.
 fn gated_twice(home: &Home) {
-    home.p2_with(&["chat", "with", "worker", "--name", "two"], "call dev_gate 0\n").exits(0);
     let up = home.up();
-    up.api.say("two", "worker", "call dev_gate 1");
+    up.api.say("two", "worker", "both gates");
     let conversation = up.api.conversation_when("two", |found| {
         entries(found, "worker").iter().filter(|(kind, _)| kind == "UserInputRequest").count() == 2
     });
@@ -129,7 +128,7 @@ fn gated_twice(home: &Home) {
     let id = request_of(&conversation, "worker")["id"].as_str().unwrap().to_owned();
     home.p2(&["conversation", "answer", "two", "--request", &id[..10], "--approve"]).exits(0);
     let again = home.p2(&["conversation", "answer", "two", "--request", &id[..10], "--approve"]).exits(4);
-    assert!(again.stderr.contains("no open request"), "{}", again.stderr);
+    assert!(again.stderr.contains("no such open request"), "{}", again.stderr);
 }
 
 #[test]

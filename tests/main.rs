@@ -9,6 +9,7 @@ mod cli;
 mod crash;
 mod home;
 mod human;
+mod logs;
 mod metrics;
 mod operate;
 mod stop;

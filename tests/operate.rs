@@ -59,7 +59,7 @@ fn a_record_that_cannot_be_read_becomes_a_dead_letter_and_holds_up_nobody() {
     let id = listed[0]["id"].as_str().unwrap();
     let shown = home.p2(&["dead-letters", "show", id]).exits(0).stdout;
     assert!(shown.contains("14 bytes: no avro at all"), "{shown}");
-    assert!(home.p2(&["dead-letters", "list"]).exits(0).stdout.contains(id), "ids can be copied");
+    assert!(home.p2(&["dead-letters", "list"]).exits(0).stdout.contains(&id[..12]), "ids can be copied");
     let again = home.p2(&["dead-letters", "replay", id]).exits(3);
     assert!(again.stderr.contains("still unreadable"), "{}", again.stderr);
     home.p2(&["dead-letters", "show", "00000000000000000000000000000000"]).exits(4);

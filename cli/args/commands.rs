@@ -4,36 +4,48 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
-use p2_core::ids::Id;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Play delegation and branches on the offline scripted model, and verify the log afterwards.
+    #[command(after_help = "Examples:\n  p2engine demo\n  p2engine demo --json")]
     Demo,
     /// Talk to an agent. Reads lines from a pipe too.
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  p2engine chat with agent_alpha --name trip\n  p2engine chat resume trip"
+    )]
     Chat(Chat),
     /// Look at conversations, branch them, answer and control them.
     #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  p2engine conversation list\n  p2engine conversation stack trip\n  p2engine conversation rewind trip 4"
+    )]
     Conversation(ConversationCommand),
     /// The agents that are defined.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine agent list")]
     Agent(AgentCommand),
     /// What was produced and observed.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine artifact list --conversation trip --kind model_call")]
     Artifact(ArtifactCommand),
     /// The topics of the log.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine topics tail artifacts --follow")]
     Topics(TopicsCommand),
     /// Fold the log anew.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine replay stacks --verify")]
     Replay(ReplayCommand),
     /// Records that could not be processed.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine dead-letters list")]
     DeadLetters(DeadLettersCommand),
     /// Effects.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
     Effects(EffectsCommand),
     /// Validate definitions (agents, tools, personas, prices) and add them to the registry.
     #[command(after_help = "Example:\n  p2engine apply agents.yml prices.yml")]
@@ -49,12 +61,14 @@ pub(crate) enum Command {
         reference: String,
     },
     /// Run the engine and its HTTP API (loopback only) until Ctrl-C.
-    #[command(after_help = "The API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
+    #[command(
+        after_help = "Examples:\n  p2engine up\n  p2engine up --port 7070 --json\n\nThe API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
                             POST /v1/inbox[?wait=outcome]\n  GET  /v1/conversations[/ID[?seen_seq=N&\
                             timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  \
                             GET  /v1/topics[/TOPIC/records]\n  GET, POST /v1/registry\n  GET  /v1/dead-letters, \
                             POST /v1/dead-letters/ID/replay\n  GET  /v1/effects/in-doubt, POST \
-                            /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics")]
+                            /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics"
+    )]
     Up {
         /// Port on 127.0.0.1; 0 takes a free one.
         #[arg(long, default_value_t = 0)]
@@ -62,11 +76,15 @@ pub(crate) enum Command {
     },
     /// Settings, and overrides of one conversation.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine config show")]
     Config(ConfigCommand),
     /// What work costs, measured.
     #[command(subcommand)]
     Bench(BenchCommand),
     /// A completion script for a shell.
+    #[command(
+        after_help = "Example:\n  p2engine completions bash > ~/.local/share/bash-completion/completions/p2engine"
+    )]
     Completions {
         /// The shell.
         shell: Shell,
@@ -130,6 +148,7 @@ pub(crate) enum Chat {
         name: Option<String>,
     },
     /// Go on with a conversation.
+    #[command(after_help = "Example:\n  p2engine chat resume trip")]
     Resume {
         /// The conversation's name.
         name: String,
@@ -169,8 +188,12 @@ pub(crate) struct CutArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConversationCommand {
     /// All conversations.
+    #[command(after_help = "Example:\n  p2engine conversation list --json")]
     List,
     /// The entries of a stack.
+    #[command(
+        after_help = "Examples:\n  p2engine conversation stack trip --n 10\n  p2engine conversation stack trip --agent agent_helper --branch 3f2a"
+    )]
     Stack {
         /// Which.
         #[command(flatten)]
@@ -183,6 +206,7 @@ pub(crate) enum ConversationCommand {
         all: bool,
     },
     /// The branch tree.
+    #[command(after_help = "Example:\n  p2engine conversation branches trip")]
     Branches {
         /// The conversation's name.
         name: String,
@@ -191,6 +215,7 @@ pub(crate) enum ConversationCommand {
         agent: Option<String>,
     },
     /// A new branch, without checking it out.
+    #[command(after_help = "Example:\n  p2engine conversation fork trip 7 --as other-way")]
     Fork {
         /// Where.
         #[command(flatten)]
@@ -210,6 +235,7 @@ pub(crate) enum ConversationCommand {
         destructive: bool,
     },
     /// Go on with another branch.
+    #[command(after_help = "Example:\n  p2engine conversation checkout trip main")]
     Checkout {
         /// The conversation's name.
         name: String,
@@ -220,6 +246,7 @@ pub(crate) enum ConversationCommand {
         agent: Option<String>,
     },
     /// What two branches share and where they part.
+    #[command(after_help = "Example:\n  p2engine conversation diff trip main other-way")]
     Diff {
         /// The conversation's name.
         name: String,
@@ -232,11 +259,15 @@ pub(crate) enum ConversationCommand {
         agent: Option<String>,
     },
     /// Print entries as they come, until Ctrl-C.
+    #[command(after_help = "Example:\n  p2engine conversation watch trip")]
     Watch {
         /// The conversation's name.
         name: String,
     },
     /// Answer a request.
+    #[command(
+        after_help = "Examples:\n  p2engine conversation answer trip --approve\n  p2engine conversation answer trip --deny 'too dear'\n  p2engine conversation answer trip --request 3f2a91 --edit '{\"amount\": 5}'"
+    )]
     Answer {
         /// The conversation's name.
         name: String,
@@ -251,10 +282,13 @@ pub(crate) enum ConversationCommand {
         by: String,
     },
     /// Close every open wait and finish every open run.
+    #[command(after_help = "Example:\n  p2engine conversation cancel trip --reason 'no longer needed'")]
     Cancel(ControlArgs),
     /// Ask nothing new until resumed.
+    #[command(after_help = "Example:\n  p2engine conversation pause trip")]
     Pause(ControlArgs),
     /// Go on.
+    #[command(after_help = "Example:\n  p2engine conversation resume trip")]
     Resume(ControlArgs),
 }
 
@@ -290,8 +324,10 @@ pub(crate) struct ControlArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
     /// All agents.
+    #[command(after_help = "Example:\n  p2engine agent list")]
     List,
     /// One agent's definition.
+    #[command(after_help = "Example:\n  p2engine agent show agent_alpha")]
     Show {
         /// Its id.
         agent: String,
@@ -302,6 +338,9 @@ pub(crate) enum AgentCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ArtifactCommand {
     /// Artifacts, oldest first.
+    #[command(
+        after_help = "Example:\n  p2engine artifact list --conversation trip --kind model_call --limit 5"
+    )]
     List {
         /// Of this conversation.
         #[arg(long)]
@@ -314,9 +353,10 @@ pub(crate) enum ArtifactCommand {
         limit: usize,
     },
     /// One artifact.
+    #[command(after_help = "Example:\n  p2engine artifact show 3f2a91c0d5b8")]
     Show {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
     },
 }
 
@@ -324,13 +364,18 @@ pub(crate) enum ArtifactCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
     /// All topics with their number of records.
+    #[command(after_help = "Example:\n  p2engine topics list")]
     List,
     /// The partitions of a topic.
+    #[command(after_help = "Example:\n  p2engine topics describe inbox")]
     Describe {
         /// Its name, short or full.
         topic: String,
     },
     /// The newest records of a topic.
+    #[command(
+        after_help = "Examples:\n  p2engine topics tail effects --n 5\n  p2engine topics tail artifacts --follow --json"
+    )]
     Tail {
         /// Its name, short or full.
         topic: String,
@@ -350,6 +395,7 @@ pub(crate) enum TopicsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReplayCommand {
     /// Fold all state transitions anew and compare with the live view.
+    #[command(after_help = "Example:\n  p2engine replay stacks --verify")]
     Stacks {
         /// Compare only; the view is not changed.
         #[arg(long, required = true)]
@@ -361,16 +407,19 @@ pub(crate) enum ReplayCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
     /// All letters.
+    #[command(after_help = "Example:\n  p2engine dead-letters list")]
     List,
     /// One letter.
+    #[command(after_help = "Example:\n  p2engine dead-letters show 3f2a91c0d5b8")]
     Show {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
     },
     /// Hand it to its consumer group again.
+    #[command(after_help = "Example:\n  p2engine dead-letters replay 3f2a91c0d5b8")]
     Replay {
-        /// Its id.
-        id: Id,
+        /// Its id, or a unique beginning of it.
+        id: String,
         /// Even where later records superseded it.
         #[arg(long)]
         force: bool,
@@ -382,6 +431,7 @@ pub(crate) enum DeadLettersCommand {
 pub(crate) enum EffectsCommand {
     /// Effects of which nobody knows whether they were done.
     #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
     InDoubt(InDoubtCommand),
 }
 
@@ -389,11 +439,15 @@ pub(crate) enum EffectsCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum InDoubtCommand {
     /// All of them.
+    #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
     List,
     /// Say what became of one.
+    #[command(
+        after_help = "Examples:\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --done '{\"paid\": true}'\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --not-done 'the bank never saw it'"
+    )]
     Resolve {
-        /// The effect's id.
-        effect: Id,
+        /// The effect's id, or a unique beginning of it.
+        effect: String,
         /// It was done, with this result (a JSON object).
         #[arg(long, value_name = "JSON", required_unless_present = "not_done", conflicts_with = "not_done")]
         done: Option<String>,
@@ -423,8 +477,10 @@ pub(crate) struct OverrideArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Settings in effect and where each comes from; secrets redacted.
+    #[command(after_help = "Example:\n  p2engine config show --json")]
     Show,
     /// Give an agent another persona in one conversation.
+    #[command(after_help = "Example:\n  p2engine config set-behavior trip weather_expert")]
     SetBehavior {
         /// Whose.
         #[command(flatten)]
@@ -433,6 +489,7 @@ pub(crate) enum ConfigCommand {
         persona: String,
     },
     /// Give an agent other tools in one conversation.
+    #[command(after_help = "Example:\n  p2engine config set-tools trip get_weather,delegate --lock")]
     SetTools {
         /// Whose.
         #[command(flatten)]
@@ -441,6 +498,9 @@ pub(crate) enum ConfigCommand {
         tools: String,
     },
     /// Override model or sampling in one conversation.
+    #[command(
+        after_help = "Example:\n  p2engine config set-model trip --model openai/gpt-4o --temperature 0.2"
+    )]
     SetModel {
         /// Whose.
         #[command(flatten)]
@@ -459,16 +519,19 @@ pub(crate) enum ConfigCommand {
         max_tokens: Option<i64>,
     },
     /// Go back to the agent's definition.
+    #[command(after_help = "Example:\n  p2engine config clear-overrides trip")]
     ClearOverrides {
         /// Whose.
         #[command(flatten)]
         target: OverrideArgs,
     },
     /// The overrides of one conversation.
+    #[command(after_help = "Example:\n  p2engine config show-overrides trip")]
     ShowOverrides {
         /// The conversation's name.
         name: String,
     },
     /// The tools that are defined.
+    #[command(after_help = "Example:\n  p2engine config show-tools")]
     ShowTools,
 }

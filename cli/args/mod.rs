@@ -17,7 +17,7 @@ pub(crate) use commands::*;
                   p2engine chat with agent_alpha --name x\n  p2engine conversation stack x\n  p2engine \
                   conversation rewind x 4\n\nExit codes:\n  0  done\n  1  an error\n  2  wrong usage or \
                   configuration\n  3  refused by the engine\n  4  not found\n  5  no engine reachable, or no \
-                  answer in time\n  130  interrupted"
+                  answer in time\n  130  Ctrl-C\n  143  SIGTERM ('up' exits with 0 then)"
 )]
 pub(crate) struct Cli {
     /// Where the embedded log and store live [default: $XDG_DATA_HOME/p2engine, else

@@ -10,7 +10,7 @@ use p2_core::conversation::Conversation;
 use p2_core::definition::AgentKind;
 use p2_core::ids::{AgentId, ConversationId, Id};
 use p2_core::record::{HumanAnswer, InboxBody, UserText};
-use p2_core::state::{Answer, AnswerKind, Entry, RequestKind, State, UserInputRequest};
+use p2_core::state::{Answer, AnswerKind, Entry, RequestKind, State, UserInputRequest, WaitKind};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 
@@ -19,7 +19,9 @@ use super::{Run, no_conversation, object};
 use crate::args::Chat;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
+use crate::views::lineage::lineage;
 use crate::views::stack::content;
+use crate::views::{one_line, wrapped};
 
 /// How long one look at the conversation waits for a change.
 const LOOK: Duration = Duration::from_secs(20);
@@ -60,8 +62,17 @@ pub(crate) async fn run(run: &Run, chat: Chat, config: &Config) -> EngineResult<
         }
     };
     greet(run, config, &name, &agent, known.as_ref()).await?;
-    let printed = known.iter().flat_map(all_entries).map(|(_, entry)| entry.id).collect();
     let interactive = std::io::stdin().is_terminal();
+    let mut printed: BTreeSet<Id> = known.iter().flat_map(all_entries).map(|(_, entry)| entry.id).collect();
+    if let (true, Some(known)) = (interactive, &known) {
+        // The last question and what followed are shown again, so that one knows where one was.
+        for entry in last_turn(known, &agent) {
+            if let State::UserMessage(said) = &entry.state {
+                run.out.remark(&format!("You: {}", said.text));
+            }
+            printed.remove(&entry.id);
+        }
+    }
     let lines = BufReader::new(tokio::io::stdin()).lines();
     Session { run, name, agent, lines, interactive, printed }.talk().await
 }
@@ -104,8 +115,46 @@ fn all_entries(conversation: &Conversation) -> Vec<(&AgentId, &Entry)> {
         let entries = stack.branches.values().flat_map(|branch| &branch.entries);
         found.extend(entries.map(|entry| (agent, entry)));
     }
-    found.sort_by_key(|(_, entry)| entry.time_ms);
+    // Of one moment, whoever asks comes before those who are asked.
+    found.sort_by_key(|(agent, entry)| (entry.time_ms, **agent != conversation.root));
     found
+}
+
+/// What is awaited, for the one who waits.
+fn awaited(conversation: &Conversation, agent: &AgentId) -> String {
+    let mut calls: Vec<String> = Vec::new();
+    for wait in conversation.waits.values() {
+        let text = match wait.waiting.kind {
+            WaitKind::Llm => format!("{} is thinking", wait.agent),
+            WaitKind::Tool => {
+                let branch = conversation.branch(&wait.agent, &wait.branch);
+                let tool = branch.and_then(|branch| {
+                    branch.entries.iter().rev().find_map(|entry| match &entry.state {
+                        State::ToolCall(call) if call.call_id == wait.waiting.correlation => Some(&call.tool),
+                        _ => None,
+                    })
+                });
+                tool.map_or_else(
+                    || format!("{} uses a tool", wait.agent),
+                    |tool| format!("{} uses {tool}", wait.agent),
+                )
+            }
+            // Whoever is asked shows what it does itself.
+            WaitKind::Agent | WaitKind::UserInput | WaitKind::Payment => continue,
+        };
+        if !calls.contains(&text) {
+            calls.push(text);
+        }
+    }
+    if calls.is_empty() { format!("waiting for {agent}") } else { calls.join(", ") }
+}
+
+/// The newest question to an agent on its current branch, and what followed.
+fn last_turn<'c>(conversation: &'c Conversation, agent: &AgentId) -> Vec<&'c Entry> {
+    let Some(stack) = conversation.stacks.get(agent) else { return Vec::new() };
+    let mut entries = lineage(conversation, agent, &stack.current);
+    let question = entries.iter().rposition(|entry| matches!(entry.state, State::UserMessage(_)));
+    entries.split_off(question.unwrap_or(entries.len()))
 }
 
 impl Session<'_> {
@@ -143,7 +192,7 @@ impl Session<'_> {
 
     /// Shows what happens until nothing is awaited any more, answering requests on the way.
     async fn settle(&mut self, expected: bool) -> EngineResult<()> {
-        let spinner = self.spinner();
+        let mut spinner = self.spinner();
         let mut conversation = self.run.engine.conversation(&self.name).await?;
         if conversation.is_none() && expected {
             conversation = self.run.engine.wait_change(&self.name, 0, LOOK).await?;
@@ -152,12 +201,11 @@ impl Session<'_> {
             spinner.suspend(|| self.print_new(&now));
             let mut open = open_requests(&now).into_iter();
             if let Some(request) = open.next().cloned() {
-                spinner.disable_steady_tick();
-                spinner.set_message("");
+                spinner.finish_and_clear();
                 if !self.answer(&request).await? {
                     return Ok(());
                 }
-                spinner.enable_steady_tick(Duration::from_millis(100));
+                spinner = self.spinner();
             } else if now.paused {
                 let name = &self.name;
                 let text = format!("'{name}' is paused; 'p2engine conversation resume {name}' goes on");
@@ -166,6 +214,7 @@ impl Session<'_> {
             } else if !self.is_waiting(&now) {
                 break;
             }
+            spinner.set_message(awaited(&now, &self.agent));
             // After an answer the conversation moved on: this returns at once.
             conversation = self.run.engine.wait_change(&self.name, now.next_seq, LOOK).await?;
         }
@@ -208,13 +257,19 @@ impl Session<'_> {
                         Style::new()
                     };
                     let who = if self.interactive { format!("{agent}: ") } else { String::new() };
-                    self.run.out.line(&format!("{green}{who}{}{green:#}", message.text));
+                    let said = format!("{who}{}", message.text);
+                    let said = match self.interactive {
+                        true => wrapped(&said, usize::from(self.run.out.width)),
+                        false => said,
+                    };
+                    self.run.out.line(&format!("{green}{said}{green:#}"));
                 }
                 State::UserMessage(_) if own => {}
                 State::Waiting(_) | State::Finished(_) | State::UserInputRequest(_) => {}
                 state => {
-                    let text = crate::views::one_line(&content(state), usize::from(self.run.out.width));
-                    self.run.out.remark(&format!("  {agent} {}: {text}", state.kind()));
+                    let text = format!("{agent} {}: {}", state.kind(), content(state));
+                    let room = usize::from(self.run.out.width).saturating_sub(2);
+                    self.run.out.remark(&format!("  {}", one_line(&text, room)));
                 }
             }
         }
@@ -222,7 +277,7 @@ impl Session<'_> {
 
     /// Asks the person and submits the answer; false at the end of input.
     async fn answer(&mut self, request: &UserInputRequest) -> EngineResult<bool> {
-        self.run.out.remark(&format!("? {}", request.text));
+        self.run.out.question(&request.text);
         let prompt = match request.kind {
             RequestKind::Approval => "approve / deny [reason] / edit {json}: ",
             RequestKind::Reply | RequestKind::Question => "Answer: ",

@@ -9,12 +9,13 @@ use p2_core::record::{
 };
 use p2_core::state::{Answer, AnswerKind, State, UserInputRequest, WaitKind};
 use serde_json::json;
+use unicode_width::UnicodeWidthStr;
 
 use super::{Run, agent_or_root, data_of, object};
 use crate::args::{AnswerArgs, ControlArgs, ConversationCommand, CutArgs, StackArgs};
 use crate::engine::{EngineError, EngineResult};
 use crate::views::lineage::{counted, find_branch, lineage};
-use crate::views::{branches, stack, table, time};
+use crate::views::{branches, one_line, stack, table, time};
 
 /// Runs one of them.
 pub(crate) async fn run(run: &Run, command: ConversationCommand) -> EngineResult<()> {
@@ -56,7 +57,7 @@ async fn list(run: &Run) -> EngineResult<()> {
             let open = line.open_waits.to_string();
             vec![line.id.to_string(), line.agent.clone(), opened, changed, line.transitions.to_string(), open]
         });
-        let header = ["NAME", "AGENT", "OPENED (UTC)", "CHANGED (UTC)", "TRANSITIONS", "OPEN WAITS"];
+        let header = ["NAME", "AGENT", "OPENED (UTC)", "CHANGED (UTC)", "STEPS", "WAITS"];
         table::render(&header, rows.collect(), run.out.width)
     });
     Ok(())
@@ -180,9 +181,13 @@ async fn watch(run: &Run, name: &str) -> EngineResult<()> {
                 for entry in branch.entries.iter().filter(|entry| printed.insert(entry.id)) {
                     let data = json!({"agent": agent, "branch": branch.id, "entry": entry});
                     run.show(&data, || {
-                        let text = stack::content(&entry.state);
-                        let at = time(entry.time_ms);
-                        format!("{at} {agent}/{} {}: {text}", branch.id, entry.state.kind())
+                        let kind = entry.state.kind();
+                        let before = format!("{} {agent}/{} ", time(entry.time_ms), branch.id);
+                        let taken = before.width() + kind.width() + 2;
+                        let room = usize::from(run.out.width).saturating_sub(taken).max(20);
+                        let (style, text) =
+                            (stack::style_of(kind), one_line(&stack::content(&entry.state), room));
+                        format!("{before}{style}{kind}{style:#}: {text}")
                     });
                 }
             }

@@ -7,7 +7,7 @@ use p2_core::ids::ConversationId;
 use p2_core::record::Topic;
 use serde_json::{Value, json};
 
-use super::{Run, data_of};
+use super::{Run, by_beginning, data_of, listed};
 use crate::args::{AgentCommand, ArtifactCommand, TopicsCommand};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult, RecordView, RecordsQuery};
 use crate::views::{one_line, table, time};
@@ -60,7 +60,7 @@ pub(crate) async fn artifact(run: &Run, command: ArtifactCommand) -> EngineResul
                 let rows = found.iter().map(|artifact| {
                     let body = serde_json::to_string(&artifact.body).unwrap_or_default();
                     vec![
-                        artifact.id.to_string(),
+                        listed(artifact.id),
                         time(artifact.time_ms),
                         artifact.conversation.to_string(),
                         artifact.body.kind().to_owned(),
@@ -73,6 +73,7 @@ pub(crate) async fn artifact(run: &Run, command: ArtifactCommand) -> EngineResul
         }
         ArtifactCommand::Show { id } => {
             let all = run.engine.artifacts(&ArtifactFilter::default()).await?;
+            let id = by_beginning("artifact", &id, all.iter().map(|artifact| artifact.id))?;
             let found = all.iter().find(|artifact| artifact.id == id);
             let found = found.ok_or_else(|| EngineError::NotFound(format!("there is no artifact {id}")))?;
             let data = data_of(found)?;

@@ -12,7 +12,7 @@ pub(crate) mod trace;
 use std::sync::Arc;
 
 use p2_core::conversation::Conversation;
-use p2_core::ids::{AgentId, ConversationId};
+use p2_core::ids::{AgentId, ConversationId, Id};
 use p2_core::record::{InboxBody, InboxMessage, Outcome, Verdict};
 use serde_json::Value;
 
@@ -51,6 +51,29 @@ impl Run {
             self.out.data(data);
         } else {
             self.out.line(&text());
+        }
+    }
+}
+
+/// Digits of an id in a list; commands take any unique beginning.
+pub(crate) const LISTED_DIGITS: usize = 12;
+
+/// An id as lists show it.
+pub(crate) fn listed(id: Id) -> String {
+    id.to_string().chars().take(LISTED_DIGITS).collect()
+}
+
+/// The one of `ids` that begins with `wanted`; `what` names them in an error.
+pub(crate) fn by_beginning(what: &str, wanted: &str, ids: impl Iterator<Item = Id>) -> EngineResult<Id> {
+    let wanted = wanted.to_ascii_lowercase();
+    let mut found: Vec<Id> = ids.filter(|id| id.to_string().starts_with(&wanted)).collect();
+    found.dedup();
+    match found.as_slice() {
+        [id] => Ok(*id),
+        [] => Err(EngineError::NotFound(format!("there is no {what} {wanted}"))),
+        several => {
+            let many = several.len();
+            Err(EngineError::Invalid(format!("{many} ids begin with {wanted}: give more of it")))
         }
     }
 }

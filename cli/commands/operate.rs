@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Run, data_of, object};
+use super::{Run, by_beginning, data_of, listed, object};
 use crate::args::{DeadLettersCommand, InDoubtCommand};
 use crate::engine::{EngineError, EngineResult, Resolution};
 use crate::views::{table, time};
@@ -35,7 +35,7 @@ pub(crate) async fn dead_letters(run: &Run, command: DeadLettersCommand) -> Engi
                 let rows = letters.iter().map(|letter| {
                     let place = format!("{}/{}/{}", letter.topic, letter.partition, letter.offset);
                     let at = time(letter.time_ms);
-                    vec![letter.id.to_string(), at, place, letter.group.clone(), letter.code.clone()]
+                    vec![listed(letter.id), at, place, letter.group.clone(), letter.code.clone()]
                 });
                 let header = ["ID", "TIME (UTC)", "RECORD", "GROUP", "CODE"];
                 table::render(&header, rows.collect(), run.out.width)
@@ -43,6 +43,7 @@ pub(crate) async fn dead_letters(run: &Run, command: DeadLettersCommand) -> Engi
         }
         DeadLettersCommand::Show { id } => {
             let letters = run.engine.dead_letters().await?;
+            let id = by_beginning("dead letter", &id, letters.iter().map(|letter| letter.id))?;
             let letter = letters.iter().find(|letter| letter.id == id);
             let letter =
                 letter.ok_or_else(|| EngineError::NotFound(format!("there is no dead letter {id}")))?;
@@ -63,6 +64,8 @@ pub(crate) async fn dead_letters(run: &Run, command: DeadLettersCommand) -> Engi
             });
         }
         DeadLettersCommand::Replay { id, force } => {
+            let letters = run.engine.dead_letters().await?;
+            let id = by_beginning("dead letter", &id, letters.iter().map(|letter| letter.id))?;
             run.engine.replay_dead_letter(id, force).await?;
             run.show(&json!({"replayed": id}), || format!("Replayed {}", id.short()));
         }
@@ -79,7 +82,7 @@ pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult
                 let rows = doubts.iter().map(|doubt| {
                     let (tool, since) = (doubt.tool.clone(), time(doubt.since_ms));
                     let conversation = doubt.conversation.to_string();
-                    vec![doubt.effect.to_string(), since, conversation, tool, doubt.detail.clone()]
+                    vec![listed(doubt.effect), since, conversation, tool, doubt.detail.clone()]
                 });
                 let header = ["EFFECT", "SINCE (UTC)", "CONVERSATION", "TOOL", "WHY"];
                 table::render(&header, rows.collect(), run.out.width)
@@ -90,6 +93,8 @@ pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult
                 Some(result) => Resolution::Done { result: object("--done", &result)? },
                 None => Resolution::NotDone { reason: not_done.unwrap_or_default() },
             };
+            let doubts = run.engine.in_doubt().await?;
+            let effect = by_beginning("effect in doubt", &effect, doubts.iter().map(|doubt| doubt.effect))?;
             run.engine.resolve(effect, resolution).await?;
             run.show(&json!({"resolved": effect}), || format!("Resolved {}", effect.short()));
         }
@@ -100,16 +105,17 @@ pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult
 /// `apply FILE…`: all files are checked before anything is appended.
 pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
     let registry = run.engine.registry().await?;
-    let mut records = Vec::new();
-    for file in files {
+    let read = |file: &PathBuf| {
         let path = file.display().to_string();
-        let text = std::fs::read_to_string(file)
-            .map_err(|error| EngineError::Invalid(format!("{path}: {error}")))?;
-        let (found, remark) = wiring::records_of(&text, &path, &registry)?;
-        records.extend(found);
-        if let Some(remark) = remark {
-            run.out.remark(&format!("warning: {remark}"));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Ok((path, text)),
+            Err(error) => Err(EngineError::Invalid(format!("{path}: {error}"))),
         }
+    };
+    let files: Vec<(String, String)> = files.iter().map(read).collect::<EngineResult<_>>()?;
+    let (records, remarks) = wiring::records_of(&files, &registry)?;
+    for remark in remarks {
+        run.out.remark(&format!("warning: {remark}"));
     }
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2_core::ids::Id;
 use p2_core::record::Topic;
+use serde_json::Value;
 
 use super::{Run, data_of};
 use crate::engine::{EngineError, EngineResult, RecordView, RecordsQuery};
@@ -15,9 +16,9 @@ const PAGE: usize = 1_000;
 pub(crate) async fn run(run: &Run, reference: &str) -> EngineResult<()> {
     let mut records = all(run).await?;
     let reference = resolve(&records, reference)?;
-    records.sort_by(|a, b| {
-        (a.time_ms, &a.topic, a.partition, a.offset).cmp(&(b.time_ms, &b.topic, b.partition, b.offset))
-    });
+    let rank = |record: &RecordView| Topic::ALL.iter().position(|topic| topic.short() == record.topic);
+    records.sort_by_key(|record| (record.time_ms, rank(record), record.partition, record.offset));
+    let reference = aliases(&records).get(&reference).copied().unwrap_or(reference);
     let tree = tree(&records, reference)
         .ok_or_else(|| EngineError::NotFound(format!("no record, cause or wait has the id {reference}")))?;
     let data: Vec<&RecordView> = tree.iter().map(|(_, record)| *record).collect();
@@ -85,15 +86,57 @@ async fn all(run: &Run) -> EngineResult<Vec<RecordView>> {
     Ok(records)
 }
 
-/// From the first cause down, depth first: (depth, record). A cause that is no record (a wait, a model's
-/// reply) joins its consequences without a line of its own.
+/// What is no record but a cause: a wait, its reply and its timer stand for the transition that opened it, a tool
+/// call for its effect.
+fn aliases(records: &[RecordView]) -> BTreeMap<Id, Id> {
+    let mut aliases = BTreeMap::new();
+    for record in records {
+        if record.topic == Topic::StateTransitions.short() {
+            for wait in waits(&record.value) {
+                let inputs = ["reply", "timer"].map(|input| Id::derive(&wait, input, 0));
+                for id in std::iter::once(wait).chain(inputs) {
+                    aliases.entry(id).or_insert(record.id);
+                }
+            }
+        } else if record.topic == Topic::Effects.short() {
+            for call in ["call", "reconcile"] {
+                aliases.entry(Id::derive(&record.id, call, 0)).or_insert(record.id);
+            }
+        }
+    }
+    aliases
+}
+
+/// The ids of all waits in a value.
+fn waits(value: &Value) -> Vec<Id> {
+    let mut found = Vec::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(items) => open.extend(items),
+            Value::Object(fields) => {
+                let id = fields.get("Waiting").and_then(|waiting| waiting.get("id")).and_then(Value::as_str);
+                found.extend(id.and_then(|id| id.parse::<Id>().ok()));
+                open.extend(fields.values());
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// From the first cause down, depth first: (depth, record). A cause that is neither a record nor stands for one
+/// joins its consequences without a line of its own.
 pub(crate) fn tree(records: &[RecordView], reference: Id) -> Option<Vec<(usize, &RecordView)>> {
+    let aliases = aliases(records);
+    let real = |id: Id| aliases.get(&id).copied().unwrap_or(id);
+    let reference = real(reference);
     let mut by_id: BTreeMap<Id, &RecordView> = BTreeMap::new();
     let mut caused: BTreeMap<Id, Vec<&RecordView>> = BTreeMap::new();
     for record in records {
         by_id.entry(record.id).or_insert(record);
         if record.cause != record.id {
-            caused.entry(record.cause).or_default().push(record);
+            caused.entry(real(record.cause)).or_default().push(record);
         }
     }
     if !by_id.contains_key(&reference) && !caused.contains_key(&reference) {
@@ -101,7 +144,9 @@ pub(crate) fn tree(records: &[RecordView], reference: Id) -> Option<Vec<(usize, 
     }
     let mut root = reference;
     let mut above = BTreeSet::from([root]);
-    while let Some(cause) = by_id.get(&root).map(|record| record.cause).filter(|cause| above.insert(*cause)) {
+    while let Some(cause) =
+        by_id.get(&root).map(|record| real(record.cause)).filter(|cause| above.insert(*cause))
+    {
         root = cause;
     }
     let mut found = Vec::new();

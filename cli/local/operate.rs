@@ -10,8 +10,8 @@ use p2_stream::ports::{Log, NewRecord, StoredRecord};
 use p2_stream::shell::now_ms;
 use p2_stream::wire;
 
-use super::LocalEngine;
 use super::read::{decode, read_all};
+use super::{LocalEngine, message};
 use crate::engine::{Engine, EngineError, EngineResult, InDoubt, Resolution, VerifyReport};
 
 impl LocalEngine {
@@ -83,7 +83,8 @@ impl LocalEngine {
         let body = InboxBody::ToolOutcome(resolution.outcome(doubt));
         let inbox = InboxMessage { conversation: doubt.conversation.clone(), body };
         let id = Id::derive(&effect, "resolved", 0);
-        self.append(id, inbox).await?;
+        let resolved = Message { cause: effect, ..message(id, Payload::Inbox(inbox)) };
+        self.append_messages(&[resolved]).await?;
         match self.outcome(&doubt.conversation, id, crate::engine::OUTCOME_TIMEOUT).await? {
             Some(_) => Ok(()),
             None => Err(EngineError::Timeout("stored, but not processed in time".to_owned())),

@@ -95,8 +95,8 @@ pub(super) fn load_agents_file(
     let Some(file) = &config.agents_file else { return Ok(Vec::new()) };
     let text = read_text(&file.value)?;
     let path = file.value.display().to_string();
-    let (records, remark) = crate::wiring::records_of(&text, &path, &registry.snapshot())?;
-    if let Some(remark) = remark {
+    let (records, remarks) = crate::wiring::records_of(&[(path, text)], &registry.snapshot())?;
+    for remark in remarks {
         tracing::warn!(target: "p2engine", "{remark}");
     }
     for record in &records {

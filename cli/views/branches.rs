@@ -31,12 +31,11 @@ fn line(conversation: &Conversation, agent: &AgentId, branch: &Branch, current: 
     let from = fork_index(conversation, agent, branch)
         .map_or_else(String::new, |index| format!(", from index {index}"));
     let mark = if current { " *" } else { "" };
-    format!(
-        "{}{name}{mark}  {length} entries{from}, by {}, {}",
-        branch.id,
-        branch.creator,
-        status(branch.status)
-    )
+    let creator = match branch.creator.split_once(':') {
+        Some((kind, id)) => format!("{kind} {}", id.chars().take(8).collect::<String>()),
+        None => branch.creator.clone(),
+    };
+    format!("{}{name}{mark}  {length} entries{from}, by {creator}, {}", branch.id, status(branch.status))
 }
 
 /// The tree, one line a branch; `*` marks the one that is checked out.

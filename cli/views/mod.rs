@@ -30,6 +30,32 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
+/// Text whose lines are broken between words so that none is wider than `columns`, as far as words allow. Its own
+/// line breaks stay; control characters go.
+pub(crate) fn wrapped(text: &str, columns: usize) -> String {
+    use unicode_width::UnicodeWidthStr;
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let clean: String = line.chars().filter(|c| !c.is_control()).collect();
+        if clean.width() <= columns {
+            lines.push(clean);
+            continue;
+        }
+        let mut current = String::new();
+        for word in clean.split(' ') {
+            if !current.is_empty() && current.width() + 1 + word.width() > columns {
+                lines.push(std::mem::take(&mut current));
+            } else if !current.is_empty() {
+                current.push(' ');
+            }
+            // An indent is made of empty words.
+            current.push_str(if word.is_empty() { " " } else { word });
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
+}
+
 /// Text on one line, without control characters, at most `columns` wide; cut with `…`.
 pub(crate) fn one_line(text: &str, columns: usize) -> String {
     use unicode_width::UnicodeWidthChar;

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::lineage::counted;
 use super::{one_line, table, time};
 
+/// Fewer columns than this are narrow.
+const NARROW: u16 = 100;
+
 /// What an entry says, on one line.
 pub(crate) fn content(state: &State) -> String {
     match state {
@@ -60,6 +63,7 @@ pub(crate) fn style_of(kind: &str) -> Style {
 /// The stack as a table. `entries` with Waiting ones; they show only with `all`, and are never counted.
 /// `newest`: only the newest so many.
 pub(crate) fn render(entries: &[&Entry], all: bool, newest: Option<usize>, width: u16) -> String {
+    let narrow = width < NARROW;
     let mut index = -1_i64;
     let mut rows = Vec::new();
     for entry in entries {
@@ -69,7 +73,11 @@ pub(crate) fn render(entries: &[&Entry], all: bool, newest: Option<usize>, width
         }
         index += i64::from(!waiting);
         let shown = if waiting { "·".to_owned() } else { index.to_string() };
-        rows.push(vec![shown, time(entry.time_ms), entry.state.kind().to_owned(), content(&entry.state)]);
+        let at = time(entry.time_ms);
+        // On a narrow terminal the day gives way to the content.
+        let at =
+            if narrow { at.split_once(' ').map_or(at.clone(), |(_, clock)| clock.to_owned()) } else { at };
+        rows.push(vec![shown, at, entry.state.kind().to_owned(), content(&entry.state)]);
     }
     let skipped = newest.map_or(0, |newest| rows.len().saturating_sub(newest));
     let header = ["INDEX", "TIME (UTC)", "KIND", "CONTENT"];

@@ -186,6 +186,14 @@ fn wide_characters_count_twice_when_a_line_is_cut() {
 }
 
 #[test]
+fn text_is_wrapped_between_words_and_keeps_its_own_lines() {
+    assert_eq!(wrapped("one two three\nfour\u{1b}[31m", 8), "one two\nthree\nfour[31m");
+    assert_eq!(wrapped("円周率です とは", 10), "円周率です\nとは");
+    assert_eq!(wrapped("unbreakable", 5), "unbreakable");
+    assert_eq!(wrapped("", 5), "");
+}
+
+#[test]
 fn times_are_utc_on_leap_days_and_before_the_epoch() {
     assert_eq!(time(0), "1970-01-01 00:00:00");
     assert_eq!(time(1_709_164_800_000), "2024-02-29 00:00:00");

@@ -180,7 +180,8 @@ fn listed_agent(item: Value) -> Result<Body, String> {
 
 /// Tools that come with the ledger. Definitions of the earlier system name them, so they may be named before they
 /// exist; until then an agent is not offered them.
-const LEDGER_TOOLS: &[&str] = &["check_balance", "transfer_funds", "transaction_history", "reward_agent"];
+pub(crate) const LEDGER_TOOLS: &[&str] =
+    &["check_balance", "transfer_funds", "transaction_history", "reward_agent"];
 
 /// Whether the tools, personas and agents that the definitions name exist, in `registry` or among themselves.
 /// `source` is the file's (path, text), for the message.

@@ -296,7 +296,7 @@ fn a_value_of_the_wrong_shape_or_out_of_range_is_refused_by_name() {
     );
     refused(
         "[{id: a, type: human, callback_url: 'ftp://x'}]",
-        expect!["a.yml: agent 'a': 'callback_url' must begin with https:// or http://"],
+        expect!["a.yml: agent 'a': 'callback_url' must begin with https://, http:// or a variable ${NAME}"],
     );
     refused(
         "[{id: a, type: rule, rules: {Hi: 1, ' hi': 2}}]",

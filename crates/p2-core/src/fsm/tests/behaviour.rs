@@ -95,21 +95,20 @@ fn b4_b18_the_parent_goes_on_after_its_children_answered() {
     check(
         &w.main(),
         expect![[r#"
-        0 user: ask both, then pay
-        1 assistant +2: asking
-        2 call delegate {"agent_id":"helper","message":"x"}
-        3 agent call helper: x
-        4 call delegate {"agent_id":"helper","message":"y"}
-        5 agent call helper: y
-        6 agent result helper success: one
-        7 result delegate success Some(1.0)
-        8 agent result helper success: two
-        9 result delegate success Some(1.0)
-        10 assistant +1: 
-        11 call pay {"amount":20}
-        12 result pay success Some(1.0)
-        13 assistant: paid
-    "#]],
+            0 user: ask both, then pay
+            1 assistant +2: asking
+            2 call delegate {"agent_id":"helper","message":"x"}
+            3 agent call helper: x
+            4 call delegate {"agent_id":"helper","message":"y"}
+            5 agent call helper: y
+            6 agent result helper success: one
+            7 result delegate success Some(1.0)
+            8 agent result helper success: two
+            9 result delegate success Some(1.0)
+            10 call pay {"amount":20}
+            11 result pay success Some(1.0)
+            12 assistant: paid
+        "#]],
     );
 }
 
@@ -456,12 +455,11 @@ fn a_childs_answer_recorded_while_the_parent_was_parked_is_delivered_at_checkout
         &w.main(),
         expect![[r#"
             0 user: go
-            1 assistant +1: 
-            2 call delegate {"agent_id":"helper","message":"x"}
-            3 agent call helper: x
-            4 agent result helper success: y
-            5 result delegate success Some(1.0)
-            6 assistant: done
+            1 call delegate {"agent_id":"helper","message":"x"}
+            2 agent call helper: x
+            3 agent result helper success: y
+            4 result delegate success Some(1.0)
+            5 assistant: done
         "#]],
     );
 }
