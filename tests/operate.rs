@@ -16,7 +16,7 @@ fn append(home: &Home, make: impl Fn(&dyn Fn(Topic) -> i32) -> Vec<NewRecord>) {
     let specs = p2_stream::topics::specs().unwrap();
     let partitions: BTreeMap<Topic, i32> =
         Topic::ALL.into_iter().zip(specs.iter().map(|spec| spec.partitions)).collect();
-    let options = Options { durability: Durability::Commit, partitions };
+    let options = Options { durability: Durability::Commit, partitions, ..Options::default() };
     let embedded = Embedded::open(home.path("data"), &options).unwrap();
     let log = embedded.log();
     let records = make(&|topic| log.partitions(topic));

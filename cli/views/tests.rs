@@ -5,7 +5,7 @@ use p2_core::record::BranchStatus;
 use p2_core::state::{AssistantMessage, Entry, State, UserMessage, WaitKind, Waiting};
 
 use super::lineage::{find_branch, lineage};
-use super::{branches, one_line, stack, time};
+use super::{branches, one_line, stack, time, wrapped};
 
 fn entry(seq: i64, branch: &str, state: State) -> Entry {
     Entry {
