@@ -67,7 +67,8 @@ fn published_schemas_stay_as_they_are() {
         artifacts 1 57a9d79a5c444edf
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
-    "#]].assert_eq(&text);
+    "#]]
+    .assert_eq(&text);
 }
 
 /// What is taken out of the newest schema to have an older one.
