@@ -299,7 +299,7 @@ fn a_branch_that_reaches_its_limit_within_a_turn_is_summed_up_without_using_up_r
     let mut w = World::new();
     w.alpha(|llm| llm.self_reflection = true);
     turns(&mut w, 1);
-    while w.conv.visible(&"alpha".into(), &BranchId::main()).len() < 1_999 {
+    while w.conv.visible(&"alpha".into(), &BranchId::main()).len() < 1_996 {
         w.say("q");
         w.control(ControlOperation::Cancel);
     }
