@@ -11,6 +11,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Create,
+    Open,
     Read,
     Write,
     Truncate,
@@ -72,6 +73,7 @@ impl Disk {
 
     /// Opens a file that is there, for reading and perhaps for writing. Changes nothing.
     pub(crate) fn open(&self, path: &Path, write: bool) -> io::Result<DiskFile> {
+        self.check(Operation::Open, path)?;
         let file = OpenOptions::new().read(true).write(write).open(path)?;
         Ok(self.file(file, path))
     }

@@ -10,6 +10,7 @@ use p2_stream::ports::{Batch, CommitError, CommittedOffset, Log, LogError, Membe
 use super::*;
 use crate::disk::{Fault, Faults, Operation};
 
+const NOT_FOUND: i32 = 2;
 const NO_SPACE: i32 = 28;
 const IO_ERROR: i32 = 5;
 
@@ -264,11 +265,11 @@ async fn a_rotation_that_finds_no_space_is_put_off_and_loses_nothing() {
         member.committed(Topic::Inbox, 0).await.unwrap();
     }
     assert_eq!(std::fs::read_dir(dir.path().join("log")).unwrap().count(), 1, "no segment was sealed");
-    plan.mend();
     drop(member);
     assert_eq!(texts(&embedded).await, ["0", "1", "2", "3", "4", "5"]);
     drop(embedded);
     let again = Embedded::open(dir.path(), &options).unwrap();
+    assert_eq!(again.report().dropped, None, "nothing of a footer is left behind the frames");
     assert_eq!(texts(&again).await, ["0", "1", "2", "3", "4", "5"]);
     assert_eq!(verified(again, dir.path()).records, 6);
 }
@@ -347,6 +348,20 @@ async fn a_history_of_many_segments_reads_the_same_from_any_offset_and_after_ope
     assert_eq!(again.report().records, 200);
     check(&again).await;
     assert_eq!(verified(again, dir.path()).records, 200);
+}
+
+#[tokio::test]
+async fn a_segment_that_is_replaced_between_looking_it_up_and_opening_it_is_looked_up_again() {
+    let dir = fast();
+    let (embedded, plan) = open(dir.path(), &small(1));
+    append(&embedded, "first").await.unwrap();
+    append(&embedded, "second").await.unwrap();
+    plan.strike(Operation::Open, "00000001-0.log", NOT_FOUND);
+    plan.once();
+    assert_eq!(texts(&embedded).await, ["first", "second"]);
+    plan.strike(Operation::Open, "00000001-0.log", NOT_FOUND);
+    let gone = embedded.log().read(Topic::Inbox, 0, 0, 1).await;
+    assert!(matches!(gone, Err(LogError::Unavailable(_))), "one that stays away is an error: {gone:?}");
 }
 
 #[tokio::test]
