@@ -116,7 +116,7 @@ fn entries_are_watched_as_they_come() {
 fn a_cancelled_call_is_given_up_and_the_conversation_goes_on() {
     let home = Home::with_fixtures();
     let up = home.up();
-    up.api.say("x", "worker", "think");
+    up.api.say("x", "worker", "ponder");
     let ran = home.p2(&["conversation", "cancel", "x", "--reason", "too slow"]).exits(0);
     assert_eq!(ran.stdout, "Cancelled 'x'\n");
     let conversation = up.api.settled("x");

@@ -396,14 +396,17 @@ impl Api {
         self.runtime.block_on(self.clone().send("GET", path.to_owned(), None)).unwrap()
     }
 
-    /// All of them at the same time.
+    /// All of them at the same time; the answers in the order of the bodies.
     pub(crate) fn post_all(&self, path: &str, bodies: Vec<Value>) -> Vec<(u16, Value)> {
         self.runtime.block_on(async {
             let mut set = tokio::task::JoinSet::new();
-            for body in bodies {
-                set.spawn(self.clone().send("POST", path.to_owned(), Some(body)));
+            for (index, body) in bodies.into_iter().enumerate() {
+                let sent = self.clone().send("POST", path.to_owned(), Some(body));
+                set.spawn(async move { (index, sent.await.unwrap()) });
             }
-            set.join_all().await.into_iter().map(Option::unwrap).collect()
+            let mut answers = set.join_all().await;
+            answers.sort_by_key(|(index, _)| *index);
+            answers.into_iter().map(|(_, answer)| answer).collect()
         })
     }
 

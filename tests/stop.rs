@@ -40,13 +40,11 @@ fn ctrl_c_while_a_tool_runs_lets_it_end_and_keeps_its_result() {
 
 #[test]
 fn ctrl_c_while_the_model_thinks_asks_it_again_at_the_next_start() {
-    let home = Home::with_fixtures();
+    let mut home = Home::with_fixtures();
+    home.set("P2_LOG", "agent-step=debug");
     let mut chat = home.start(&["chat", "with", "worker", "--name", "x"]);
     chat.say("think\n");
-    until("the message is stored", || {
-        let found = home.p2(&["conversation", "list", "--json"]).exits(0).json();
-        (found[0]["open_waits"] == 1).then_some(())
-    });
+    until("the model is asked", || chat.stderr().contains("asks=1").then_some(()));
     chat.signal("INT");
     chat.end().exits(130);
     let ran = home.p2_with(&["chat", "resume", "x"], "").exits(0);

@@ -187,6 +187,10 @@ impl Session<'_> {
             let _ = write!(out, "{prompt}").and_then(|()| out.flush());
         }
         let line = self.lines.next_line().await;
+        if self.interactive && matches!(line, Ok(None)) {
+            // Ctrl-D leaves the cursor behind the prompt.
+            let _ = writeln!(anstream::stderr());
+        }
         line.map_err(|error| EngineError::Invalid(format!("standard input: {error}")))
     }
 

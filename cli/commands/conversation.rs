@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use p2_core::conversation::Conversation;
-use p2_core::ids::{AgentId, Id};
+use p2_core::ids::{AgentId, BranchId, Id};
 use p2_core::record::{
     BranchCommand, BranchOperation, ControlCommand, ControlOperation, HumanAnswer, InboxBody,
 };
-use p2_core::state::{Answer, AnswerKind, State, UserInputRequest, WaitKind};
+use p2_core::state::{Answer, AnswerKind, Entry, State, UserInputRequest, WaitKind};
 use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
@@ -176,27 +176,39 @@ async fn watch(run: &Run, name: &str) -> EngineResult<()> {
     let mut conversation = run.conversation(name).await?;
     let mut printed = std::collections::BTreeSet::new();
     loop {
-        for (agent, stack_of) in &conversation.stacks {
-            for branch in stack_of.branches.values() {
-                for entry in branch.entries.iter().filter(|entry| printed.insert(entry.id)) {
-                    let data = json!({"agent": agent, "branch": branch.id, "entry": entry});
-                    run.show(&data, || {
-                        let kind = entry.state.kind();
-                        let before = format!("{} {agent}/{} ", time(entry.time_ms), branch.id);
-                        let taken = before.width() + kind.width() + 2;
-                        let room = usize::from(run.out.width).saturating_sub(taken).max(20);
-                        let (style, text) =
-                            (stack::style_of(kind), one_line(&stack::content(&entry.state), room));
-                        format!("{before}{style}{kind}{style:#}: {text}")
-                    });
-                }
+        for (agent, branch, entry) in in_order(&conversation) {
+            if !printed.insert(entry.id) {
+                continue;
             }
+            let data = json!({"agent": agent, "branch": branch, "entry": entry});
+            run.show(&data, || watched(agent, branch, entry, run.out.width));
         }
         let wait = Duration::from_secs(60);
         if let Some(changed) = run.engine.wait_change(&conversation.id, conversation.next_seq, wait).await? {
             conversation = changed;
         }
     }
+}
+
+/// All entries by time; of one moment, whoever asks comes before those who are asked.
+fn in_order(conversation: &Conversation) -> Vec<(&AgentId, &BranchId, &Entry)> {
+    let mut found: Vec<(&AgentId, &BranchId, &Entry)> = Vec::new();
+    for (agent, stack) in &conversation.stacks {
+        for branch in stack.branches.values() {
+            found.extend(branch.entries.iter().map(|entry| (agent, &branch.id, entry)));
+        }
+    }
+    found.sort_by_key(|(agent, _, entry)| (entry.time_ms, **agent != conversation.root));
+    found
+}
+
+/// One entry on one line.
+fn watched(agent: &AgentId, branch: &BranchId, entry: &Entry, width: u16) -> String {
+    let kind = entry.state.kind();
+    let before = format!("{} {agent}/{branch} ", time(entry.time_ms));
+    let room = usize::from(width).saturating_sub(before.width() + kind.width() + 2).max(20);
+    let (style, text) = (stack::style_of(kind), one_line(&stack::content(&entry.state), room));
+    format!("{before}{style}{kind}{style:#}: {text}")
 }
 
 /// Requests that are open, oldest first.

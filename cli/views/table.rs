@@ -8,7 +8,7 @@ use super::one_line;
 /// Columns between two cells.
 const GAP: usize = 2;
 /// What the last column gets at least, on whatever terminal.
-const LAST_MIN: usize = 20;
+const LAST_MIN: usize = 10;
 
 /// A table with a line per row: every column is as wide as its widest cell, so that ids can be copied, and the
 /// last one is cut to what is left of `width` columns.

@@ -111,11 +111,11 @@ fn a_stack_hides_waits_and_numbers_what_people_count() {
         &stack::render(&entries(&sample(), "main"), false, None, 80),
         expect![[r#"
             shown:
-             INDEX  TIME (UTC)           KIND              CONTENT
-             0      2023-11-14 22:13:20  UserMessage       What is π?
-             1      2023-11-14 22:13:22  AssistantMessage  3.14159
-             2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
-             3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+             INDEX  TIME (UTC)  KIND              CONTENT
+             0      22:13:20    UserMessage       What is π?
+             1      22:13:22    AssistantMessage  3.14159
+             2      22:13:23    UserMessage       And 円周率 in Japanese?
+             3      22:13:25    AssistantMessage  Enshūritsu
         "#]],
     );
 }
@@ -126,10 +126,10 @@ fn a_stack_shows_waits_on_demand_without_counting_them_and_cuts_to_the_newest() 
         &stack::render(&entries(&sample(), "main"), true, Some(3), 80),
         expect![[r#"
             shown:
-             INDEX  TIME (UTC)           KIND              CONTENT
-             2      2023-11-14 22:13:23  UserMessage       And 円周率 in Japanese?
-             ·      2023-11-14 22:13:24  Waiting           llm 811af023
-             3      2023-11-14 22:13:25  AssistantMessage  Enshūritsu
+             INDEX  TIME (UTC)  KIND              CONTENT
+             2      22:13:23    UserMessage       And 円周率 in Japanese?
+             ·      22:13:24    Waiting           llm 811af023
+             3      22:13:25    AssistantMessage  Enshūritsu
             (3 earlier entries not shown; --n 0 shows all)
         "#]],
     );

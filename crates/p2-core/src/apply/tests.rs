@@ -421,25 +421,25 @@ fn references_are_found_in_the_file_or_in_the_registry_or_named_as_missing() {
     missing(
         "[{id: a, type: llm, model: x/y, tools: [get_wether]}]",
         expect![
-            "a.yml:1: agent 'a': 'tools' names the tool 'get_wether', which does not exist; the nearest known tool is 'get_weather', or apply that tool too"
+            "a.yml: agent 'a': 'tools' names the tool 'get_wether', which does not exist; the nearest known tool is 'get_weather', or apply that tool too"
         ],
     );
     missing(
         "[{id: a, type: llm, model: x/y, behavior: weatherman}]",
         expect![
-            "agent 'a': 'behavior' names the persona 'weatherman', which does not exist; the nearest known persona is 'weather_expert', or apply that persona too"
+            "a.yml: agent 'a': 'behavior' names the persona 'weatherman', which does not exist; the nearest known persona is 'weather_expert', or apply that persona too"
         ],
     );
     missing(
         "[{id: a, type: llm, model: x/y, reflection_agent: tresurer}]",
         expect![
-            "agent 'a': 'reflection_agent' names the agent 'tresurer', which does not exist; the nearest known agent is 'treasurer', or apply that agent too"
+            "a.yml: agent 'a': 'reflection_agent' names the agent 'tresurer', which does not exist; the nearest known agent is 'treasurer', or apply that agent too"
         ],
     );
     missing(
         "{kind: persona, id: p, template: x, required_tools: [look]}",
         expect![
-            "persona 'p': 'required_tools' names the tool 'look', which does not exist; the nearest known tool is 'delegate', or apply that tool too"
+            "a.yml: persona 'p': 'required_tools' names the tool 'look', which does not exist; the nearest known tool is 'delegate', or apply that tool too"
         ],
     );
 }
