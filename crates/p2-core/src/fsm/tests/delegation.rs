@@ -181,66 +181,60 @@ fn a_tree_fork_cuts_each_child_at_the_last_entry_that_the_kept_part_of_its_paren
     check(
         &forest(&w, "alpha"),
         expect![[r#"
-        alpha open
-          0 user: first
-          1 assistant +1: 
-          2 call delegate {"agent_id":"helper","message":"one"}
-          3 agent call helper: one
-          4 agent result helper success: one is done
-          5 result delegate success Some(1.0)
-          6 assistant: first is done
-          7 user: second
-          8 assistant +1: 
-          9 call delegate {"agent_id":"helper","message":"two"}
-          10 agent call helper: two
-          11 agent result helper success: two is done
-          12 result delegate success Some(1.0)
-          13 assistant: second is done
-        alpha user
-          0 user: first
-          1 assistant +1: 
-          2 call delegate {"agent_id":"helper","message":"one"}
-          3 agent call helper: one
-          4 agent result helper success: one is done
-          5 result delegate success Some(1.0)
-          6 assistant: first is done
-          7 user: second
-    "#]],
+            alpha open
+              0 user: first
+              1 call delegate {"agent_id":"helper","message":"one"}
+              2 agent call helper: one
+              3 agent result helper success: one is done
+              4 result delegate success Some(1.0)
+              5 assistant: first is done
+              6 user: second
+              7 call delegate {"agent_id":"helper","message":"two"}
+              8 agent call helper: two
+              9 agent result helper success: two is done
+              10 result delegate success Some(1.0)
+              11 assistant: second is done
+            alpha user
+              0 user: first
+              1 call delegate {"agent_id":"helper","message":"one"}
+              2 agent call helper: one
+              3 agent result helper success: one is done
+              4 result delegate success Some(1.0)
+              5 assistant: first is done
+              6 user: second
+        "#]],
     );
     check(
         &forest(&w, "helper"),
         expect![[r#"
-        helper call
-          0 user (agent:alpha): one
-          1 assistant +1: 
-          2 call delegate {"agent_id":"rules","message":"hello"}
-          3 agent call rules: hello
-          4 agent result rules success: hi
-          5 result delegate success Some(1.0)
-          6 assistant: one is done
-          7 finished done
-        helper call
-          0 user (agent:alpha): one
-          1 assistant +1: 
-          2 call delegate {"agent_id":"rules","message":"hello"}
-          3 agent call rules: hello
-          4 agent result rules success: hi
-          5 result delegate success Some(1.0)
-          6 assistant: one is done
-          7 finished done
-          8 user (agent:alpha): two
-          9 assistant: two is done
-          10 finished done
-        helper tree
-          0 user (agent:alpha): one
-          1 assistant +1: 
-          2 call delegate {"agent_id":"rules","message":"hello"}
-          3 agent call rules: hello
-          4 agent result rules success: hi
-          5 result delegate success Some(1.0)
-          6 assistant: one is done
-          7 finished done
-    "#]],
+            helper call
+              0 user (agent:alpha): one
+              1 call delegate {"agent_id":"rules","message":"hello"}
+              2 agent call rules: hello
+              3 agent result rules success: hi
+              4 result delegate success Some(1.0)
+              5 assistant: one is done
+              6 finished done
+            helper call
+              0 user (agent:alpha): one
+              1 call delegate {"agent_id":"rules","message":"hello"}
+              2 agent call rules: hello
+              3 agent result rules success: hi
+              4 result delegate success Some(1.0)
+              5 assistant: one is done
+              6 finished done
+              7 user (agent:alpha): two
+              8 assistant: two is done
+              9 finished done
+            helper tree
+              0 user (agent:alpha): one
+              1 call delegate {"agent_id":"rules","message":"hello"}
+              2 agent call rules: hello
+              3 agent result rules success: hi
+              4 result delegate success Some(1.0)
+              5 assistant: one is done
+              6 finished done
+        "#]],
     );
     check(
         &forest(&w, "rules"),

@@ -181,21 +181,19 @@ fn a_denied_call_is_not_made_and_the_model_reads_why() {
     check(
         &table,
         expect![[r#"
-        0 user: go
-        1 assistant +1: 
-        2 call guarded {"a":1}
-        3 request Approval: May 'alpha' call guarded with {"a":1}?
-        4 response Deny by ann
-        5 result guarded skipped None
-        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call: too dear\",\"status\":\"skipped\"}" }
-        0 user: go
-        1 assistant +1: 
-        2 call guarded {"a":1}
-        3 request Approval: May 'alpha' call guarded with {"a":1}?
-        4 response Deny by ann
-        5 result guarded skipped None
-        Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call\",\"status\":\"skipped\"}" }
-    "#]],
+            0 user: go
+            1 call guarded {"a":1}
+            2 request Approval: May 'alpha' call guarded with {"a":1}?
+            3 response Deny by ann
+            4 result guarded skipped None
+            Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call: too dear\",\"status\":\"skipped\"}" }
+            0 user: go
+            1 call guarded {"a":1}
+            2 request Approval: May 'alpha' call guarded with {"a":1}?
+            3 response Deny by ann
+            4 result guarded skipped None
+            Tool { tool_call_id: "call_dd2e0135b8c48e5e254733f7f0698418", name: "guarded", content: "{\"message\":\"a person denied this call\",\"status\":\"skipped\"}" }
+        "#]],
     );
 }
 

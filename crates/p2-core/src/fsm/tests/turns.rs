@@ -207,19 +207,17 @@ fn tool_self_and_critic_share_three_reflections_for_a_message() {
     check(
         &w.main(),
         expect![[r#"
-        0 user: think
-        1 assistant +1: 
-        2 call look {"n":0}
-        3 result look success Some(1.0)
-        4 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
-        5 assistant +1: 
-        6 call look {"n":1}
-        7 result look success Some(1.0)
-        8 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
-        9 assistant: draft
-        10 user (reflection): Look at your last answer once more. Is it complete, correct and clear? Answer with the improved text, or with the same text where nothing is to be improved.
-        11 assistant: final
-    "#]],
+            0 user: think
+            1 call look {"n":0}
+            2 result look success Some(1.0)
+            3 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
+            4 call look {"n":1}
+            5 result look success Some(1.0)
+            6 user (reflection): Before you go on, check the result of 'look': does it answer what was asked?
+            7 assistant: draft
+            8 user (reflection): Look at your last answer once more. Is it complete, correct and clear? Answer with the improved text, or with the same text where nothing is to be improved.
+            9 assistant: final
+        "#]],
     );
     w.say("again");
     w.reply("alpha", "draft", &[]);
@@ -353,7 +351,7 @@ fn the_twenty_fifth_model_call_of_a_message_is_the_last() {
         w.reply("alpha", "", &[("nope", json!({"n": n}))]);
     }
     assert!(w.asks.is_empty());
-    assert!(w.main().ends_with("assistant error rounds/asks\n77 finished rounds\n"), "{}", w.main());
+    assert!(w.main().ends_with("assistant error rounds/asks\n52 finished rounds\n"), "{}", w.main());
     assert_eq!(w.published().len(), 1, "people are told");
     w.say("go on");
     w.reply("alpha", "here", &[]);
