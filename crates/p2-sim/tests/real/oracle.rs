@@ -227,10 +227,10 @@ impl Oracle {
             State::UserInputRequest(request) => {
                 self.requests.push((transition.conversation.clone(), request.id));
             }
-            State::UserMessage(message) if message.origin.is_none() => {
-                if !conversation.waits_on(agent, branch).is_empty() {
-                    outside.count("message typed during a wait");
-                }
+            State::UserMessage(message)
+                if message.origin.is_none() && !conversation.waits_on(agent, branch).is_empty() =>
+            {
+                outside.count("message typed during a wait");
             }
             _ => {}
         }
