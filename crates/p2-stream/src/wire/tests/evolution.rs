@@ -64,6 +64,7 @@ fn published_schemas_stay_as_they_are() {
         inbox 1 acd08cd9a187133d
         state-transitions 1 ddb71047c22902c4
         effects 1 638de603f948ee7b
+        effects 2 02e24f4e22c9faf3
         artifacts 1 57a9d79a5c444edf
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
