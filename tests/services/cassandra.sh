@@ -5,7 +5,10 @@
 #   cassandra.sh jars                      fetch the jars once (kept in target/services)
 #   cassandra.sh start DIR PORT [HEAP]     start, wait until CQL answers; PORT, PORT+1 and PORT+2 must be free
 #                                          P2_CASSANDRA_AUTH=1  users and passwords (cassandra/cassandra)
-#                                          P2_CASSANDRA_TLS=1   TLS for clients, certificate in DIR/tls/ca.pem
+#                                          P2_CASSANDRA_TLS=1   TLS beside plain text on PORT, certificate in
+#                                                               DIR/tls/ca.pem
+#                                          P2_OWNER=PID         end it when that process is gone, and keep of DIR
+#                                                               only the logs
 #   cassandra.sh stop DIR                  end it and wait
 #   cassandra.sh kill DIR                  kill -9 and wait; what it wrote stays, start goes on from it
 set -euo pipefail
@@ -85,7 +88,7 @@ materialized_views_enabled: false
 hinted_handoff_enabled: false
 client_encryption_options:
   enabled: $tls
-  optional: false
+  optional: $tls
   keystore: $dir/tls/node.p12
   keystore_password: throwaway
   store_type: PKCS12
@@ -133,6 +136,7 @@ start() {
     >>"$dir/log/stdout" 2>&1 9>&- </dev/null &
   echo $! > "$dir/pid"
   disown
+  [ -z "${P2_OWNER:-}" ] || watch "$dir" "$P2_OWNER"
   for _ in $(seq 1200); do
     kill -0 "$(cat "$dir/pid")" 2>/dev/null || { tail -20 "$dir/log/stdout" >&2; fail "Cassandra ended while starting, its log: $dir/log"; }
     (exec 3<>"/dev/tcp/127.0.0.1/$cql") 2>/dev/null && return
@@ -140,6 +144,19 @@ start() {
   done
   kill -9 "$(cat "$dir/pid")" 2>/dev/null || true
   fail "Cassandra did not answer within 2 minutes, its log: $dir/log"
+}
+
+# Waits for the owner's end, then ends whichever node is running in DIR. One watcher serves every start in DIR.
+watch() {
+  local dir=$1 owner=$2
+  [ -e "$dir/watched" ] && return
+  touch "$dir/watched"
+  (
+    while kill -0 "$owner" 2>/dev/null; do sleep 0.5; done
+    end TERM "$dir"
+    rm -rf "$dir"/{data,commitlog,hints,cache,cdc,tmp,watched}
+  ) </dev/null >/dev/null 2>&1 &
+  disown
 }
 
 end() {
