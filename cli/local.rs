@@ -170,7 +170,8 @@ impl LocalEngine {
                         }
                     }
                     Ok(MemberEvent::Records { records, .. }) => seen.take(&records),
-                    Ok(MemberEvent::Revoked { .. }) => {}
+                    // Artifacts are kept for ever.
+                    Ok(MemberEvent::Revoked { .. } | MemberEvent::Truncated { .. }) => {}
                     Err(error) => {
                         tracing::error!(%error, "the tail of artifacts ended");
                         return;

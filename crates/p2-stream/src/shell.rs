@@ -208,6 +208,15 @@ where
                 epochs.remove(&partition);
                 self.drive(Event::Revoked { partition }, member, epochs).await
             }
+            MemberEvent::Truncated { partition, start, .. } => {
+                // Starting over compares progress with the log's start and halts the partition, and only that.
+                tracing::error!(partition, start, "records were deleted before they were processed");
+                self.drive(Event::Revoked { partition }, member, epochs).await?;
+                epochs.remove(&partition);
+                let log = self.setup.log.clone();
+                let event = start_over(log, self.input, partition, member).await?;
+                self.drive(event, member, epochs).await
+            }
             MemberEvent::Records { partition, records, .. } => {
                 let Some(epoch) = epochs.get(&partition).copied() else { return Ok(()) };
                 for stored in records {
@@ -255,11 +264,8 @@ where
             Action::Resume { partition } => member.resume(self.input, partition),
             Action::StartOver { partition } => {
                 epochs.remove(&partition);
-                member.pause(self.input, partition);
-                // Answered before the member is polled again: no revocation can come in between.
-                let committed = member.committed(self.input, partition).await?;
-                let (start, end) = self.setup.log.bounds(self.input, partition).await?;
-                return Ok(Some(Event::Assigned { partition, committed, start, end }));
+                let log = self.setup.log.clone();
+                return Ok(Some(start_over(log, self.input, partition, member).await?));
             }
             Action::Halt { partition, reason } => {
                 tracing::error!(processor = self.runtime.processor().name(), partition, reason, "halted");
@@ -348,6 +354,19 @@ where
             let _ = sender.send(event);
         });
     }
+}
+
+/// Fetches a partition's progress anew, before the member is polled again: no revocation can come in between.
+async fn start_over<R>(
+    log: Arc<dyn Log>,
+    input: Topic,
+    partition: i32,
+    member: &mut Box<dyn Member>,
+) -> Result<Event<R>, ShellError> {
+    member.pause(input, partition);
+    let committed = member.committed(input, partition).await?;
+    let (start, end) = log.bounds(input, partition).await?;
+    Ok(Event::Assigned { partition, committed, start, end })
 }
 
 enum ViewError {
