@@ -47,7 +47,9 @@ pub(crate) fn forked(parent: &str, at: i64) -> Change {
 pub(crate) fn waits(seq: i64, name: &str) -> Change {
     let id = Id::of_text(name);
     let waiting = Waiting { id, kind: WaitKind::Tool, deadline_ms: None, correlation: String::new() };
-    Change::Appended(Appended { entries: vec![Entry { seq, id, time_ms: 1, state: State::Waiting(waiting) }] })
+    Change::Appended(Appended {
+        entries: vec![Entry { seq, id, time_ms: 1, state: State::Waiting(waiting) }],
+    })
 }
 
 pub(crate) fn closes(name: &str) -> Change {

@@ -1,12 +1,21 @@
 //! One Cassandra for this test process.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use p2_core::ids::{AgentId, BranchId, ConversationId};
+use p2_core::record::StateTransition;
 use p2_scylla::{CqlStore, LogIdentity, OpenError, Options, Password, migrate};
+use p2_stream::memory::MemoryStore;
+use p2_stream::ports::StackStore;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::value::Row;
 
 pub(crate) const USER: &str = "cassandra";
 pub(crate) const PASSWORD: &str = "cassandra";
@@ -137,4 +146,81 @@ pub(crate) fn log(name: &str) -> LogIdentity {
 /// Opens as log `one`.
 pub(crate) async fn open(options: &Options) -> Result<CqlStore, OpenError> {
     CqlStore::open(options, &log("one")).await
+}
+
+/// A session beside the store's, for looking at rows as they are.
+pub(crate) async fn session(options: &Options) -> Session {
+    let builder = SessionBuilder::new().known_nodes(&options.nodes).user(USER, PASSWORD);
+    builder.build().await.unwrap()
+}
+
+/// Every row of the view as it lies in the store, with the timestamps of its cells, in order.
+pub(crate) async fn dump(options: &Options) -> Vec<String> {
+    let session = session(options).await;
+    let k = &options.keyspace;
+    let texts = [
+        format!(
+            "SELECT generation, conversation, bucket, kind, agent, branch, first, seq, newest, cell, \
+             WRITETIME(newest), WRITETIME(cell) FROM {k}.transitions"
+        ),
+        format!(
+            "SELECT generation, log_partition, shard, conversation, cell, WRITETIME(cell) FROM {k}.conversations"
+        ),
+        format!("SELECT generation, log_partition, applied, WRITETIME(applied) FROM {k}.applied"),
+    ];
+    let mut found = Vec::new();
+    for text in texts {
+        let mut rows = session.query_iter(text, ()).await.unwrap().rows_stream::<Row>().unwrap();
+        while let Some(row) = rows.next().await {
+            found.push(format!("{:?}", row.unwrap().columns));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Everything that the port shows of these conversations and of partition 0.
+pub(crate) async fn reads(store: &impl StackStore, conversations: &BTreeSet<String>) -> Vec<String> {
+    let mut found = vec![
+        format!("{:?}", store.applied(0).await.unwrap()),
+        format!("{:?}", store.open(0).await.unwrap()),
+        format!("{:?}", store.list(None, 10_000).await.unwrap()),
+    ];
+    for name in conversations {
+        let conversation = ConversationId::from(name.as_str());
+        found.push(format!("{:?}", store.load(&conversation).await.unwrap()));
+        let (agent, branch) = (AgentId::from("alpha"), BranchId::main());
+        let tail = store.tail(&conversation, &agent, &branch, i64::MAX, 7).await.unwrap();
+        found.push(format!("{tail:?}"));
+    }
+    found
+}
+
+/// What a log is in the simplest store.
+pub(crate) async fn expected(log: &[(i64, StateTransition)]) -> Vec<String> {
+    let store = MemoryStore::default();
+    let applied = log.last().map_or(0, |(offset, _)| offset + 1);
+    store.write(0, log.to_vec(), applied).await.unwrap();
+    reads(&store, &names(log)).await
+}
+
+/// The conversations of a log.
+pub(crate) fn names(log: &[(i64, StateTransition)]) -> BTreeSet<String> {
+    log.iter().map(|(_, transition)| transition.conversation.0.clone()).collect()
+}
+
+/// Writes a log in portions.
+pub(crate) async fn feed(store: &impl StackStore, log: &[(i64, StateTransition)], portion: usize) {
+    for part in log.chunks(portion) {
+        store.write(0, part.to_vec(), part.last().unwrap().0 + 1).await.unwrap();
+    }
+}
+
+/// Looks again and again, for a minute at most.
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !look().await {
+        assert!(begin.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
