@@ -38,15 +38,23 @@ P
   ) 9>"$HOME_DIR/lock"
 }
 
-# A throw-away certificate of its own, for 127.0.0.1 and localhost.
+# A throw-away authority, and a certificate of it for 127.0.0.1 and localhost.
 certificate() {
+  local store=(-keystore "$1/tls/node.p12" -storetype PKCS12 -storepass throwaway)
   [ -e "$1/tls/ca.pem" ] && return
   mkdir -p "$1/tls"
-  keytool -genkeypair -alias node -keyalg RSA -keysize 2048 -validity 30 -dname CN=localhost \
-    -ext SAN=ip:127.0.0.1,dns:localhost -ext bc:c -keystore "$1/tls/node.p12" -storetype PKCS12 \
-    -storepass throwaway -keypass throwaway >/dev/null 2>&1
-  keytool -exportcert -rfc -alias node -keystore "$1/tls/node.p12" -storepass throwaway \
-    > "$1/tls/ca.pem" 2>/dev/null
+  {
+    keytool -genkeypair -alias ca -keyalg EC -validity 30 -dname CN=p2-test-ca -ext bc:c "${store[@]}"
+    keytool -genkeypair -alias node -keyalg EC -validity 30 -dname CN=localhost "${store[@]}"
+    keytool -certreq -alias node "${store[@]}" |
+      keytool -gencert -rfc -alias ca -validity 30 -ext SAN=ip:127.0.0.1,dns:localhost "${store[@]}" \
+        > "$1/tls/node.pem"
+    keytool -importcert -noprompt -alias node -file "$1/tls/node.pem" "${store[@]}"
+  } >/dev/null 2>&1
+  # The key of the authority has done its work; the node needs its own alone.
+  keytool -exportcert -rfc -alias ca "${store[@]}" > "$1/tls/ca.pem.new" 2>/dev/null
+  keytool -delete -alias ca "${store[@]}" >/dev/null 2>&1
+  mv "$1/tls/ca.pem.new" "$1/tls/ca.pem"
 }
 
 configuration() {

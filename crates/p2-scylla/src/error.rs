@@ -5,7 +5,7 @@ use std::error::Error;
 use p2_stream::ports::StoreError;
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestError, ConnectionSetupRequestErrorKind,
-    DbError, ExecutionError, MetadataError, NewSessionError, RequestAttemptError,
+    DbError, ExecutionError, MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
 /// Why the store could not be opened, made or checked. Each is one sentence that says how to mend it.
@@ -105,7 +105,8 @@ pub(crate) fn no_session(error: &NewSessionError, nodes: String, user: Option<&s
 pub(crate) fn failed(error: &(dyn Error + 'static), nodes: &str) -> StoreError {
     let mut at: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(inner) = at {
-        if let Some(attempt) = inner.downcast_ref::<RequestAttemptError>() {
+        // Several of the driver's errors are transparent: their cause is within them, not behind them.
+        if let Some(attempt) = attempt_in(inner) {
             return attempt_failed(attempt, nodes);
         }
         if let Some(ExecutionError::RequestTimeout(after)) = inner.downcast_ref::<ExecutionError>() {
@@ -115,6 +116,21 @@ pub(crate) fn failed(error: &(dyn Error + 'static), nodes: &str) -> StoreError {
         at = inner.source();
     }
     StoreError::Unavailable(format!("no CQL node answers at {nodes}: {}", deepest(error)))
+}
+
+fn attempt_in<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e RequestAttemptError> {
+    if let Some(ExecutionError::LastAttemptError(attempt)) = error.downcast_ref::<ExecutionError>() {
+        return Some(attempt);
+    }
+    if let Some(ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt })) =
+        error.downcast_ref::<ExecutionError>()
+    {
+        return Some(first_attempt);
+    }
+    if let Some(PrepareError::AllAttemptsFailed { first_attempt }) = error.downcast_ref::<PrepareError>() {
+        return Some(first_attempt);
+    }
+    error.downcast_ref::<RequestAttemptError>()
 }
 
 fn attempt_failed(error: &RequestAttemptError, nodes: &str) -> StoreError {

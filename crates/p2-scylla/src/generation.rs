@@ -106,7 +106,7 @@ pub(crate) async fn claim(
 ) -> Result<About, StoreError> {
     let mut found = about(connected, statements, false).await?;
     if found.is_none() {
-        conditional(connected, &statements.claim, (log.to_string(), SHARDS)).await?;
+        conditional(connected, &statements.claim, (log.to_string(), SHARDS, 1, 1)).await?;
         found = about(connected, statements, true).await?;
     }
     match found {
@@ -129,6 +129,7 @@ impl Inner {
 
     /// The generation to read: a reader's follows the current one.
     pub(crate) async fn reading(&self) -> Result<i32, StoreError> {
+        self.settle().await?;
         let view = self.view();
         if view.role == Role::Builder || view.checked.elapsed() < CHECK_EVERY {
             return Ok(view.generation);

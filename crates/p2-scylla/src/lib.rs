@@ -11,6 +11,7 @@ mod error;
 mod flavour;
 mod generation;
 mod head;
+mod loss;
 mod options;
 mod read;
 mod schema;

@@ -1,6 +1,7 @@
 //! The connection: nodes, TLS, login, and the policies of the three kinds of statement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -8,14 +9,18 @@ use rustls::{ClientConfig, RootCertStore};
 use scylla::client::execution_profile::{ExecutionProfile, ExecutionProfileHandle};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::policies::retry::{DefaultRetryPolicy, FallthroughRetryPolicy};
 use scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use scylla::statement::{Consistency, SerialConsistency};
 
 use crate::error::{OpenError, failed, no_session};
 use crate::flavour::Flavour;
+use crate::loss::{Losses, Noticing};
 use crate::options::{Options, Password, Tls};
 use crate::statements::TABLE_EXISTS;
+
+/// A connection over which nothing comes back for twice this long is given up: a machine that lost its power
+/// says no goodbye.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// How statements are run. All wait for a quorum of the copies: what one process has written, the next owner
 /// reads, with any one node of three away.
@@ -31,7 +36,7 @@ pub(crate) struct Profiles {
 }
 
 impl Profiles {
-    fn new(options: &Options) -> Profiles {
+    fn new(options: &Options, losses: &Losses) -> Profiles {
         let base = || {
             ExecutionProfile::builder()
                 .consistency(Consistency::LocalQuorum)
@@ -42,13 +47,12 @@ impl Profiles {
             retry_interval: options.speculative_after,
         };
         let read = base()
-            .retry_policy(Arc::new(DefaultRetryPolicy::new()))
+            .retry_policy(Noticing::repeating(losses))
             .speculative_execution_policy(Some(Arc::new(speculative)));
-        let write =
-            base().retry_policy(Arc::new(DefaultRetryPolicy::new())).speculative_execution_policy(None);
+        let write = base().retry_policy(Noticing::repeating(losses)).speculative_execution_policy(None);
         let conditional = base()
             .serial_consistency(Some(SerialConsistency::LocalSerial))
-            .retry_policy(Arc::new(FallthroughRetryPolicy::new()))
+            .retry_policy(Noticing::once(losses))
             .speculative_execution_policy(None);
         Profiles {
             read: read.build().into_handle(),
@@ -64,6 +68,7 @@ pub(crate) struct Connected {
     pub(crate) session: Arc<Session>,
     pub(crate) profiles: Profiles,
     pub(crate) flavour: Flavour,
+    pub(crate) losses: Losses,
     /// The contact points, for sentences.
     pub(crate) nodes: Arc<str>,
 }
@@ -71,10 +76,13 @@ pub(crate) struct Connected {
 /// Connects. Nothing is read or written but what the driver needs and the flavour.
 pub(crate) async fn connect(options: &Options) -> Result<Connected, OpenError> {
     options.validate()?;
-    let profiles = Profiles::new(options);
+    let losses = Losses::default();
+    let profiles = Profiles::new(options, &losses);
     let mut builder = SessionBuilder::new()
         .known_nodes(&options.nodes)
         .connection_timeout(options.connect_timeout)
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
         .keyspaces_to_fetch([options.keyspace.as_str()])
         .default_execution_profile_handle(profiles.read.clone());
     if let Some(datacenter) = &options.datacenter {
@@ -92,6 +100,7 @@ pub(crate) async fn connect(options: &Options) -> Result<Connected, OpenError> {
         session: Arc::new(session),
         profiles,
         flavour: Flavour::Cassandra,
+        losses,
         nodes: options.nodes_text().into(),
     };
     connected.flavour = match options.flavour {

@@ -90,7 +90,7 @@ impl Texts {
             ),
             claim: format!(
                 "INSERT INTO {k}.about (name, log, shards, generation, newest, builder) \
-                 VALUES ('view', ?, ?, 1, 1, '') IF NOT EXISTS"
+                 VALUES ('view', ?, ?, ?, ?, '') IF NOT EXISTS"
             ),
             number: format!("UPDATE {k}.about SET newest = ?, builder = ? WHERE name = 'view' IF newest = ?"),
             switch: format!("UPDATE {k}.about SET generation = ? WHERE name = 'view' IF generation = ?"),

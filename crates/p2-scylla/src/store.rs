@@ -21,6 +21,7 @@ use crate::cache::Cache;
 use crate::error::{OpenError, failed};
 use crate::flavour::Flavour;
 use crate::head::Head;
+use crate::loss::{Acknowledged, Recent};
 use crate::options::{LogIdentity, Options};
 use crate::schema;
 use crate::session::{Connected, connect};
@@ -49,6 +50,9 @@ pub(crate) struct Inner {
     view: Mutex<View>,
     heads: Mutex<Cache<(i32, ConversationId), Head>>,
     announced: Mutex<BTreeSet<(i32, i32)>>,
+    recent: Mutex<Recent>,
+    /// The losses up to which everything recent was written again.
+    settled: tokio::sync::Mutex<u64>,
 }
 
 /// Which generation a handle works on.
@@ -153,15 +157,8 @@ impl CqlStore {
         let statements = Statements::prepare(&connected, &texts).await?;
         let about = crate::generation::claim(&connected, &statements, log).await?;
         let view = View { generation: about.generation, role: Role::Reader, checked: Instant::now() };
-        let inner = Inner {
-            connected,
-            statements: Arc::new(statements),
-            log: log.clone(),
-            shards: about.shards,
-            view: Mutex::new(view),
-            heads: Mutex::new(Cache::new(HEADS_MAX)),
-            announced: Mutex::default(),
-        };
+        connected.losses.watch(&connected.session);
+        let inner = Inner::new(connected, Arc::new(statements), log.clone(), about.shards, view);
         Ok(CqlStore { inner: Arc::new(inner) })
     }
 
@@ -179,15 +176,55 @@ impl CqlStore {
 impl Inner {
     /// The same store with another view: the connections and prepared statements are shared, the heads not.
     pub(crate) fn sibling(&self, view: View) -> Inner {
+        let (connected, statements) = (self.connected.clone(), Arc::clone(&self.statements));
+        Inner::new(connected, statements, self.log.clone(), self.shards, view)
+    }
+
+    fn new(
+        connected: Connected,
+        statements: Arc<Statements>,
+        log: LogIdentity,
+        shards: i32,
+        view: View,
+    ) -> Inner {
+        let settled = tokio::sync::Mutex::new(connected.losses.count());
         Inner {
-            connected: self.connected.clone(),
-            statements: Arc::clone(&self.statements),
-            log: self.log.clone(),
-            shards: self.shards,
+            connected,
+            statements,
+            log,
+            shards,
             view: Mutex::new(view),
             heads: Mutex::new(Cache::new(HEADS_MAX)),
             announced: Mutex::default(),
+            recent: Mutex::default(),
+            settled,
         }
+    }
+
+    pub(crate) fn keep(&self, write: Acknowledged) {
+        lock(&self.recent).push(Instant::now(), write);
+    }
+
+    /// Writes again what a node may have lost, where one went away since the last time.
+    ///
+    /// # Errors
+    /// Where the store is still away: then the caller's request waits with it, since reading rows that are about
+    /// to be written again would show a conversation with holes.
+    pub(crate) async fn settle(&self) -> Result<(), StoreError> {
+        let mut settled = self.settled.lock().await;
+        let losses = self.connected.losses.count();
+        if *settled == losses {
+            return Ok(());
+        }
+        let recent = lock(&self.recent).all();
+        if !recent.is_empty() {
+            tracing::info!(writes = recent.len(), "a CQL node was away: writing again what it may have lost");
+        }
+        for write in recent {
+            self.put(write.generation, write.partition, &write.transitions, write.applied).await?;
+        }
+        *settled = losses;
+        Ok(())
     }
 
     pub(crate) fn view(&self) -> View {
@@ -292,7 +329,10 @@ impl StackStore for CqlStore {
         applied: i64,
     ) -> Result<(), StoreError> {
         let generation = self.inner.writing().await?;
-        self.inner.write(generation, partition, transitions, applied).await
+        let transitions = Arc::new(transitions);
+        let bytes = self.inner.put(generation, partition, &transitions, applied).await?;
+        self.inner.keep(Acknowledged { generation, partition, transitions, applied, bytes });
+        Ok(())
     }
 
     async fn applied(&self, partition: i32) -> Result<i64, StoreError> {

@@ -75,31 +75,33 @@ impl NewRow {
 }
 
 impl Inner {
-    /// Writes rows, and the applied offset when all of them are acknowledged.
-    pub(crate) async fn write(
+    /// Writes rows, and the applied offset when all of them are acknowledged. Returns the bytes of the cells.
+    pub(crate) async fn put(
         &self,
         generation: i32,
         partition: i32,
-        transitions: Vec<(i64, StateTransition)>,
+        transitions: &Arc<Vec<(i64, StateTransition)>>,
         applied: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<usize, StoreError> {
         // A partition is known before it has rows, so that whoever drops the generation finds them all.
         if !self.is_announced(generation, partition) {
             self.write_applied(generation, partition, 0).await?;
             self.set_announced(generation, partition);
         }
-        let mut by_conversation: BTreeMap<ConversationId, Vec<(i64, StateTransition)>> = BTreeMap::new();
-        for (offset, transition) in transitions {
-            by_conversation.entry(transition.conversation.clone()).or_default().push((offset, transition));
+        let mut by_conversation: BTreeMap<ConversationId, Vec<usize>> = BTreeMap::new();
+        for (index, (_, transition)) in transitions.iter().enumerate() {
+            by_conversation.entry(transition.conversation.clone()).or_default().push(index);
         }
-        stream::iter(by_conversation)
-            .map(|(conversation, transitions)| {
-                self.write_conversation(generation, partition, conversation, transitions)
+        let bytes = stream::iter(by_conversation)
+            .map(|(conversation, indexes)| {
+                let all = Arc::clone(transitions);
+                self.write_conversation(generation, partition, conversation, all, indexes)
             })
             .buffer_unordered(CONVERSATIONS_MAX)
-            .try_collect::<()>()
+            .try_fold(0, async |sum, bytes| Ok(sum + bytes))
             .await?;
-        self.write_applied(generation, partition, applied).await
+        self.write_applied(generation, partition, applied).await?;
+        Ok(bytes)
     }
 
     /// The offset is its own timestamp: the applied offset never goes back, whoever writes it late.
@@ -113,16 +115,19 @@ impl Inner {
         generation: i32,
         partition: i32,
         conversation: ConversationId,
-        transitions: Vec<(i64, StateTransition)>,
-    ) -> Result<(), StoreError> {
-        let first = transitions.first().map_or(0, |(_, transition)| transition.seq);
+        transitions: Arc<Vec<(i64, StateTransition)>>,
+        indexes: Vec<usize>,
+    ) -> Result<usize, StoreError> {
+        let of_it = || indexes.iter().filter_map(|index| transitions.get(*index));
+        let first = of_it().next().map_or(0, |(_, transition)| transition.seq);
         let mut head = self.head_before(generation, partition, &conversation, first).await?;
-        let mut rows = Vec::with_capacity(transitions.len());
-        for (offset, transition) in &transitions {
+        let mut rows = Vec::with_capacity(indexes.len());
+        for (offset, transition) in of_it() {
             let row = NewRow::of(*offset, transition)?;
             head.take(*offset, transition, row.cell.len());
             rows.push(row);
         }
+        let bytes = rows.iter().map(|row| row.cell.len()).sum();
         let head_row = (
             generation,
             partition,
@@ -138,7 +143,7 @@ impl Inner {
         )
         .await?;
         self.cache_head(generation, conversation, head);
-        Ok(())
+        Ok(bytes)
     }
 
     /// The head that a transition with this `seq` follows, or a newer one.
