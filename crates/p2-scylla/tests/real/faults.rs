@@ -37,17 +37,17 @@ async fn an_owner_that_outlives_kills_of_its_store_has_everything_in_the_end() {
     let log = log_of(120, 8);
     let store = open(&options).await.unwrap();
     let mut failures = 0;
-    for third in log.chunks(log.len() / 3 + 1) {
+    for half in log.chunks(log.len() / 2 + 1) {
         let kill = tokio::task::spawn_blocking(move || {
             std::thread::sleep(Duration::from_millis(40));
             server.kill();
             server.restart();
         });
-        for part in third.chunks(9) {
+        for part in half.chunks(9) {
             failures += write_on(&store, part).await;
         }
         kill.await.unwrap();
-        let written = log.partition_point(|(offset, _)| *offset <= third.last().unwrap().0);
+        let written = log.partition_point(|(offset, _)| *offset <= half.last().unwrap().0);
         let so_far = &log[..written];
         until("the store is back", async || store.applied(0).await.is_ok()).await;
         assert_eq!(reads(&store, &names(so_far)).await, expected(so_far).await);
