@@ -306,3 +306,4 @@ fn to_helper(message: &str) -> (&'static str, Value) {
 
 mod behaviour;
 mod properties;
+mod rewinds;
