@@ -20,6 +20,7 @@ fail() { echo "cassandra.sh: $*" >&2; exit 1; }
 
 jars() {
   [ -e "$HOME_DIR/complete" ] && return
+  command -v java >/dev/null || fail "Java 17 is needed to run Cassandra: install it, or unset P2_REAL"
   command -v mvn >/dev/null || fail "Maven is needed to fetch Cassandra: install it, or unset P2_REAL"
   mkdir -p "$HOME_DIR"
   (

@@ -21,7 +21,7 @@ use scylla::policies::retry::{
 /// How long a write is kept: three times the time after which both servers sync, unless told otherwise.
 const KEPT: Duration = Duration::from_secs(30);
 /// Of all that is kept, at most so many bytes of cells.
-const KEPT_BYTES_MAX: usize = 128 << 20;
+const KEPT_BYTES_MAX: usize = 64 << 20;
 /// How often the nodes are looked at. A server needs longer than that to come back.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -119,6 +119,8 @@ pub(crate) struct Acknowledged {
 pub(crate) struct Recent {
     writes: VecDeque<(Instant, Acknowledged)>,
     bytes: usize,
+    /// The newest write that was forgotten for its size, before its time.
+    cut: Option<Instant>,
 }
 
 impl Recent {
@@ -129,9 +131,17 @@ impl Recent {
         while let Some((at, oldest)) = self.writes.front()
             && (now.duration_since(*at) > KEPT || self.bytes > KEPT_BYTES_MAX)
         {
+            if now.duration_since(*at) <= KEPT {
+                self.cut = Some(*at);
+            }
             self.bytes -= oldest.bytes;
             self.writes.pop_front();
         }
+    }
+
+    /// Whether everything that a node may have lost is still here.
+    pub(crate) fn is_whole(&self, now: Instant) -> bool {
+        self.cut.is_none_or(|cut| now.duration_since(cut) > KEPT)
     }
 
     pub(crate) fn all(&self) -> Vec<Acknowledged> {
@@ -159,6 +169,7 @@ mod tests {
         }
         assert_eq!(applied(&recent), (69..100).collect::<Vec<_>>());
         assert_eq!(recent.bytes, 31);
+        assert!(recent.is_whole(begin));
     }
 
     #[test]
@@ -168,5 +179,7 @@ mod tests {
             recent.push(now, write(n, KEPT_BYTES_MAX / 3));
         }
         assert_eq!(applied(&recent), [7, 8, 9]);
+        assert!(!recent.is_whole(now));
+        assert!(recent.is_whole(now + KEPT + Duration::from_secs(1)), "what was cut is synced by then");
     }
 }

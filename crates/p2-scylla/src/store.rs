@@ -216,7 +216,15 @@ impl Inner {
         if *settled == losses {
             return Ok(());
         }
-        let recent = lock(&self.recent).all();
+        let (recent, whole) = {
+            let recent = lock(&self.recent);
+            (recent.all(), recent.is_whole(Instant::now()))
+        };
+        if !whole {
+            tracing::warn!(
+                "a CQL node was away, and more was written lately than is kept here: compare the view with the log"
+            );
+        }
         if !recent.is_empty() {
             tracing::info!(writes = recent.len(), "a CQL node was away: writing again what it may have lost");
         }
