@@ -114,14 +114,16 @@ async fn a_zombies_late_write_changes_no_byte() {
     let Some(server) = server("a zombie") else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
-    let log = log_of(9, 6);
+    // So long that the bytes of an older head are greater than those of the newest one: on equal timestamps the
+    // greater value would win.
+    let log = log_of(9, 20);
     let zombie = open(&options).await.unwrap();
-    feed(&zombie, &log[..30], 5).await;
+    feed(&zombie, &log[..100], 5).await;
     let owner = open(&options).await.unwrap();
-    feed(&owner, &log[20..], 7).await;
+    feed(&owner, &log[80..], 7).await;
     let before = dump(&options).await;
     // It wakes up in the middle of its work, with heads in memory that are long behind.
-    feed(&zombie, &log[25..60], 3).await;
+    feed(&zombie, &log[90..190], 3).await;
     assert_eq!(dump(&options).await, before);
     assert_eq!(reads(&owner, &names(&log)).await, expected(&log).await);
 }

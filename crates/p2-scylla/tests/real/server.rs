@@ -54,9 +54,21 @@ fn free_ports() -> u16 {
         .expect("three free ports in a row")
 }
 
+/// Removes the logs of runs that have ended: those of the last run stay until the next one.
+fn forget_ended(target: &Path) {
+    for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let ended = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        if name.strip_prefix("cassandra-").is_some_and(ended) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Server {
     fn new() -> Server {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        forget_ended(target);
         let dir = target.join(format!("cassandra-{}", std::process::id()));
         Server { dir, port: free_ports(), in_use: RwLock::new(()) }
     }
