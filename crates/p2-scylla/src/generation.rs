@@ -183,6 +183,9 @@ impl CqlStore {
         let values = (number, builder.as_str(), before.newest);
         if conditional(&inner.connected, &inner.statements.number, values).await? != Some(true) {
             let after = inner.about(true).await?;
+            if after.newest == before.newest {
+                return Err(unsettled("a rebuild was begun"));
+            }
             if after.newest != number || after.builder != builder {
                 return Err(StoreError::Unavailable(
                     "somebody else began a rebuild at the same moment: try again".to_owned(),

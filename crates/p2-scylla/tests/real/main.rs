@@ -8,6 +8,7 @@ mod conformance;
 mod edges;
 mod faults;
 mod generations;
+mod lost_answers;
 mod made;
 mod measure;
 mod server;

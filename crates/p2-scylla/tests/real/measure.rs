@@ -22,6 +22,10 @@ async fn tail(
     store.tail(&conversation, &agent(), &branch, before, max).await.unwrap()
 }
 
+async fn feed_to(store: &impl StackStore, partition: i32, log: &[(i64, p2_core::record::StateTransition)]) {
+    store.write(partition, log.to_vec(), log.len() as i64).await.unwrap();
+}
+
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
@@ -129,6 +133,14 @@ async fn lists_and_open_waits_of_thousands_of_conversations_are_whole() {
     feed(&store, &log, 500).await;
     let per_second = log.len() as f64 / begin.elapsed().as_secs_f64();
     feed(&memory, &log, 10_000).await;
+    let mut alone = Vec::new();
+    for (offset, one) in deep("alone", 300, &"text ".repeat(200)) {
+        let begin = Instant::now();
+        store.write(1, vec![(offset, one)], offset + 1).await.unwrap();
+        alone.push(begin.elapsed());
+    }
+    feed_to(&memory, 1, &deep("alone", 300, &"text ".repeat(200))).await;
+    eprintln!("a write of one transition alone, median of 300: {:?}", median(alone));
     let begin = Instant::now();
     let open = store.open(0).await.unwrap();
     eprintln!("{} transitions at {per_second:.0}/s; open waits of 3,000: {:?}", log.len(), begin.elapsed());

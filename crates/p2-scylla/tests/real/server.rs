@@ -123,6 +123,10 @@ impl Server {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.dir.join("tls/ca.pem")
     }
