@@ -144,6 +144,7 @@ impl LocalEngine {
             nonce: rand::random(),
             stop: self.stop.subscribe(),
             drain: DRAIN,
+            metrics: p2_stream::metrics::Metrics::default(),
         }
     }
 
