@@ -27,6 +27,8 @@ use crate::store::{CqlStore, Inner, Role, Statements, View};
 const SHARDS: i32 = 8;
 /// How long a handle goes on without asking which generation is current.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long after a handle was opened the claim may be unsynced on the nodes.
+const CLAIM_SETTLES: Duration = Duration::from_secs(300);
 /// Deletes of a dropped generation under way at a time.
 const DROPS_MAX: usize = 16;
 
@@ -118,13 +120,28 @@ pub(crate) async fn claim(
 
 impl Inner {
     async fn about(&self, settled: bool) -> Result<About, StoreError> {
-        match about(&self.connected, &self.statements, settled).await? {
+        let mut found = about(&self.connected, &self.statements, settled).await?;
+        if found.is_none() && self.may_have_lost_claim() {
+            let generation = self.view().generation;
+            let values = (self.log.to_string(), self.shards, generation, generation);
+            conditional(&self.connected, &self.statements.claim, values).await?;
+            found = about(&self.connected, &self.statements, true).await?;
+        }
+        match found {
             Some(about) if about.log == self.log.to_string() => Ok(about),
             Some(about) => Err(foreign(&about.log, &self.log)),
             None => {
                 Err(StoreError::Foreign("the store was emptied by somebody else: start again".to_owned()))
             }
         }
+    }
+
+    /// A node that goes down right after the store was claimed may lose the claim like any other write. Later, a
+    /// claim that is missing was removed, and the rows with it.
+    fn may_have_lost_claim(&self) -> bool {
+        self.view().role != Role::Builder
+            && self.connected.losses.count() > 0
+            && self.opened.elapsed() < CLAIM_SETTLES
     }
 
     /// The generation to read: a reader's follows the current one.

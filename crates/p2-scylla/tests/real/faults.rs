@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use p2_core::record::StateTransition;
-use p2_scylla::{CqlStore, Options};
+use p2_scylla::{CqlStore, Options, migrate};
 use p2_stream::ports::{StackStore, StoreError};
 
 use crate::made::{closes, log_of, opened, said, transition, waits};
@@ -25,6 +25,12 @@ async fn write_on(store: &CqlStore, part: &[(i64, StateTransition)]) -> usize {
             Err(other) => panic!("{other}"),
         }
     }
+}
+
+/// Opens after a kill, which may have taken away the note that the tables were made, just before.
+async fn reopen(options: &Options) -> CqlStore {
+    migrate(options).await.unwrap();
+    open(options).await.unwrap()
 }
 
 /// The server acknowledges before it syncs, so each kill takes the last second of acknowledged writes away. The
@@ -53,7 +59,7 @@ async fn an_owner_that_outlives_kills_of_its_store_has_everything_in_the_end() {
         assert_eq!(reads(&store, &names(so_far)).await, expected(so_far).await);
     }
     assert!(failures > 0, "the kills came between the writes: nothing was shown");
-    let other = open(&options).await.unwrap();
+    let other = reopen(&options).await;
     assert_eq!(reads(&other, &names(&log)).await, expected(&log).await, "as everyone else reads it");
 }
 
@@ -70,7 +76,7 @@ async fn a_store_that_lost_its_last_acknowledged_writes_is_caught_up_by_the_next
     drop(store);
     server.kill();
     server.restart();
-    let next = open(&options).await.unwrap();
+    let next = reopen(&options).await;
     let lost = log.len() as i64 - next.applied(0).await.unwrap();
     eprintln!("{lost} of {} acknowledged transitions were lost by the kill", log.len());
     let from = usize::try_from(next.applied(0).await.unwrap()).unwrap().saturating_sub(300);

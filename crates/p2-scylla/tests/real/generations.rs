@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use p2_stream::ports::{StackStore, StoreError};
 
 use crate::made::log_of;
-use crate::server::{dump, expected, feed, names, open, reads, server, until};
+use crate::server::{dump, expected, feed, names, open, reads, server, session, until};
 
 #[tokio::test]
 async fn a_rebuild_fills_a_new_generation_while_the_old_one_is_read() {
@@ -96,4 +96,20 @@ async fn a_wiped_store_has_no_rows_left_behind() {
     assert_eq!(dump(&options).await, [""; 0]);
     feed(&store, &log, 50).await;
     assert_eq!(reads(&store, &names(&log)).await, expected(&log).await);
+}
+
+#[tokio::test]
+async fn a_store_that_somebody_emptied_is_not_written_on() {
+    let Some(server) = server("an emptied store") else { return };
+    let _guard = server.share();
+    let options = server.keyspace().await;
+    let store = open(&options).await.unwrap();
+    let log = log_of(3, 2);
+    feed(&store, &log, 5).await;
+    session(&options).await.query_unpaged(format!("TRUNCATE {}.about", options.keyspace), ()).await.unwrap();
+    until("it is noticed", async || {
+        let said = store.write(0, log.clone(), log.len() as i64).await;
+        matches!(said, Err(StoreError::Foreign(said)) if said.contains("emptied"))
+    })
+    .await;
 }
