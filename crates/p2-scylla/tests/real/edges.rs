@@ -63,6 +63,23 @@ async fn a_wrong_or_missing_login_is_one_sentence_without_the_password() {
 }
 
 #[tokio::test]
+async fn a_password_that_is_right_is_in_no_debug_text_either() {
+    let Some(server) = server("a role of its own") else { return };
+    let _guard = server.share();
+    let options = server.keyspace().await;
+    let role = "CREATE ROLE IF NOT EXISTS p2_role WITH PASSWORD = 'right-and-hidden' AND LOGIN = true";
+    session(&options).await.query_unpaged(role, ()).await.unwrap();
+    let user = Some(("p2_role".to_owned(), Password::new("right-and-hidden")));
+    let options = Options { user, ..options };
+    let store = open(&options).await.unwrap();
+    let log = log_of(2, 1);
+    feed(&store, &log, 2).await;
+    assert_eq!(reads(&store, &names(&log)).await, expected(&log).await);
+    let said = format!("{store:?} {options:?}");
+    assert!(!said.contains("right-and-hidden"), "{said}");
+}
+
+#[tokio::test]
 async fn a_store_over_tls_works_and_an_unknown_certificate_is_refused() {
     let Some(server) = server("TLS") else { return };
     let _guard = server.share();
