@@ -8,7 +8,7 @@ use crate::server::{log, server};
 
 #[tokio::test]
 async fn the_cql_store_does_what_every_store_does() {
-    let Some(server) = server("the store's conformance suite") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let store = server.store().await;
     conformance::store_conformance(async || {
@@ -20,7 +20,7 @@ async fn the_cql_store_does_what_every_store_does() {
 
 #[tokio::test]
 async fn the_cql_store_belongs_to_one_log() {
-    let Some(server) = server("the store's identity suite") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     conformance::store_identity_conformance(async |name| {

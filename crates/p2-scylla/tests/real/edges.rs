@@ -12,7 +12,7 @@ const WRONG: &str = "wrong-and-hidden";
 
 #[tokio::test]
 async fn tables_are_made_once_and_compared_from_then_on() {
-    let Some(server) = server("the migrations") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.options("edges_migrations");
     let refused = open(&options).await.unwrap_err();
@@ -48,7 +48,7 @@ async fn tables_are_made_once_and_compared_from_then_on() {
 
 #[tokio::test]
 async fn a_wrong_or_missing_login_is_one_sentence_without_the_password() {
-    let Some(server) = server("logins") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let right = server.options("none");
     let wrong = Options { user: Some((USER.to_owned(), Password::new(WRONG))), ..right.clone() };
@@ -64,7 +64,7 @@ async fn a_wrong_or_missing_login_is_one_sentence_without_the_password() {
 
 #[tokio::test]
 async fn a_password_that_is_right_is_in_no_debug_text_either() {
-    let Some(server) = server("a role of its own") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let role = "CREATE ROLE IF NOT EXISTS p2_role WITH PASSWORD = 'right-and-hidden' AND LOGIN = true";
@@ -81,7 +81,7 @@ async fn a_password_that_is_right_is_in_no_debug_text_either() {
 
 #[tokio::test]
 async fn a_store_over_tls_works_and_an_unknown_certificate_is_refused() {
-    let Some(server) = server("TLS") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let tls = Some(Tls { ca_file: server.ca_file() });
     let options = Options { tls, ..server.keyspace().await };
@@ -101,7 +101,7 @@ async fn a_store_over_tls_works_and_an_unknown_certificate_is_refused() {
 
 #[tokio::test]
 async fn a_store_of_another_log_is_named() {
-    let Some(server) = server("another log") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     open(&options).await.unwrap();
@@ -111,7 +111,7 @@ async fn a_store_of_another_log_is_named() {
 
 #[tokio::test]
 async fn a_keyspace_that_was_dropped_under_a_store_is_not_waited_for() {
-    let Some(server) = server("a dropped keyspace") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let store = open(&options).await.unwrap();

@@ -37,7 +37,7 @@ async fn reopen(options: &Options) -> CqlStore {
 /// owner that lives on has to notice and write them again: nobody catches up for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_that_outlives_kills_of_its_store_has_everything_in_the_end() {
-    let Some(server) = server("kill -9") else { return };
+    let Some(server) = server() else { return };
     let _alone = server.alone();
     let options = Options { request_timeout: Duration::from_secs(5), ..server.keyspace().await };
     let log = log_of(120, 8);
@@ -65,7 +65,7 @@ async fn an_owner_that_outlives_kills_of_its_store_has_everything_in_the_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_lost_its_last_acknowledged_writes_is_caught_up_by_the_next_owner() {
-    let Some(server) = server("a lost tail") else { return };
+    let Some(server) = server() else { return };
     let _alone = server.alone();
     let options = server.keyspace().await;
     let log = log_of(60, 6);
@@ -88,7 +88,7 @@ async fn a_store_that_lost_its_last_acknowledged_writes_is_caught_up_by_the_next
 
 #[tokio::test]
 async fn a_node_that_is_away_is_unavailable_for_every_kind_of_request() {
-    let Some(server) = server("a node that is away") else { return };
+    let Some(server) = server() else { return };
     let _alone = server.alone();
     let options = Options { request_timeout: Duration::from_secs(2), ..server.keyspace().await };
     let store = open(&options).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_node_that_is_away_is_unavailable_for_every_kind_of_request() {
 
 #[tokio::test]
 async fn a_zombies_late_write_changes_no_byte() {
-    let Some(server) = server("a zombie") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     // So long that the bytes of an older head are greater than those of the newest one: on equal timestamps the
@@ -136,7 +136,7 @@ async fn a_zombies_late_write_changes_no_byte() {
 
 #[tokio::test]
 async fn the_same_log_gives_the_same_bytes_however_often_and_in_whatever_portions() {
-    let Some(server) = server("repeated writes") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let log = log_of(11, 5);
     let mut dumps = Vec::new();
@@ -154,7 +154,7 @@ async fn the_same_log_gives_the_same_bytes_however_often_and_in_whatever_portion
 
 #[tokio::test]
 async fn heads_that_the_store_lost_are_folded_again_from_the_rows() {
-    let Some(server) = server("lost heads") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let (from, to) = (server.keyspace().await, server.keyspace().await);
     let (a, b) = ("kept", "other");

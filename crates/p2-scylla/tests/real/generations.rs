@@ -9,7 +9,7 @@ use crate::server::{dump, expected, feed, names, open, reads, server, session, u
 
 #[tokio::test]
 async fn a_rebuild_fills_a_new_generation_while_the_old_one_is_read() {
-    let Some(server) = server("a rebuild") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let log = log_of(7, 4);
@@ -61,7 +61,7 @@ async fn expected_with(
 
 #[tokio::test]
 async fn generations_never_share_a_number_and_never_go_back() {
-    let Some(server) = server("numbers of generations") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let (one, two) = (open(&options).await.unwrap(), open(&options).await.unwrap());
@@ -86,7 +86,7 @@ async fn generations_never_share_a_number_and_never_go_back() {
 
 #[tokio::test]
 async fn a_wiped_store_has_no_rows_left_behind() {
-    let Some(server) = server("a wipe") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let log = log_of(20, 3);
@@ -100,7 +100,7 @@ async fn a_wiped_store_has_no_rows_left_behind() {
 
 #[tokio::test]
 async fn a_store_that_somebody_emptied_is_not_written_on() {
-    let Some(server) = server("an emptied store") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let options = server.keyspace().await;
     let store = open(&options).await.unwrap();

@@ -115,7 +115,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn(&
 
 #[tokio::test]
 async fn a_conditional_write_without_an_answer_is_settled_by_reading() {
-    let Some(server) = server("answers that are lost") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let proxy = Proxy::default();
     let port = proxy.start(server.port()).await;
@@ -160,7 +160,7 @@ async fn a_conditional_write_without_an_answer_is_settled_by_reading() {
 
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_unavailable_and_may_be_repeated() {
-    let Some(server) = server("answers of writes that are lost") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let proxy = Proxy::default();
     let port = proxy.start(server.port()).await;

@@ -38,7 +38,7 @@ fn deep(name: &str, depth: i64, text: &str) -> Vec<(i64, p2_core::record::StateT
 
 #[tokio::test]
 async fn tails_are_right_at_depth_10_and_1900() {
-    let Some(server) = server("tails") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let store = server.store().await;
     let depths = [10, 100, 1_900];
@@ -63,7 +63,7 @@ async fn tails_are_right_at_depth_10_and_1900() {
 
 #[tokio::test]
 async fn a_thousand_nested_rewinds_copy_nothing_and_read_like_one() {
-    let Some(server) = server("nested rewinds") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let store = server.store().await;
     // main has 1,200 entries; every rewind forks from the one before, one entry further back, and says nothing.
@@ -87,7 +87,7 @@ async fn a_thousand_nested_rewinds_copy_nothing_and_read_like_one() {
 
 #[tokio::test]
 async fn a_conversation_of_many_megabytes_lies_in_several_buckets_and_reads_as_one() {
-    let Some(server) = server("a large conversation") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let store = server.store().await;
     let memory = MemoryStore::default();
@@ -125,7 +125,7 @@ async fn a_conversation_of_many_megabytes_lies_in_several_buckets_and_reads_as_o
 
 #[tokio::test]
 async fn lists_and_open_waits_of_thousands_of_conversations_are_whole() {
-    let Some(server) = server("thousands of conversations") else { return };
+    let Some(server) = server() else { return };
     let _guard = server.share();
     let (store, memory) = (server.store().await, MemoryStore::default());
     let log = log_of(3_000, 1);
