@@ -129,17 +129,20 @@ async fn lists_and_open_waits_of_thousands_of_conversations_are_whole() {
     let _guard = server.share();
     let (store, memory) = (server.store().await, MemoryStore::default());
     let log = log_of(3_000, 1);
-    let begin = Instant::now();
+    let (cpu, begin) = (server.cpu(), Instant::now());
     feed(&store, &log, 500).await;
     let per_second = log.len() as f64 / begin.elapsed().as_secs_f64();
+    let busy = (server.cpu() - cpu) / u32::try_from(log.len()).unwrap();
     feed(&memory, &log, 10_000).await;
-    let mut alone = Vec::new();
+    let (cpu, mut alone) = (server.cpu(), Vec::new());
     for (offset, one) in deep("alone", 300, &"text ".repeat(200)) {
         let begin = Instant::now();
         store.write(1, vec![(offset, one)], offset + 1).await.unwrap();
         alone.push(begin.elapsed());
     }
     feed_to(&memory, 1, &deep("alone", 300, &"text ".repeat(200))).await;
+    let idle = (server.cpu() - cpu) / 300;
+    eprintln!("the server's CPU for a transition: {busy:?} in writes of 500, {idle:?} alone");
     eprintln!("a write of one transition alone, median of 300: {:?}", median(alone));
     let begin = Instant::now();
     let open = store.open(0).await.unwrap();
