@@ -234,6 +234,22 @@ impl Conversation {
         })
     }
 
+    /// The branch in a lineage that owns what lies at `seq`: the branch itself, or the ancestor that it inherits
+    /// it from. A fork attaches there, so that lineages grow with what was said and not with how often somebody
+    /// rewound. What the branches in between hide lies above `seq`, where `seq` is visible.
+    pub fn owner(&self, agent: &AgentId, branch: &BranchId, seq: i64) -> BranchId {
+        let mut owner = branch.clone();
+        let mut steps = 0;
+        while let Some((parent, cut)) = self.branch(agent, &owner).and_then(|one| one.parent.as_ref())
+            && seq <= *cut
+            && steps < 100_000
+        {
+            owner = parent.clone();
+            steps += 1;
+        }
+        owner
+    }
+
     /// Whether a branch has the entry `seq` of branch `of` in its lineage.
     pub fn inherits(&self, agent: &AgentId, branch: &BranchId, of: &BranchId, seq: i64) -> bool {
         let Some(stack) = self.stacks.get(agent) else { return branch == of };

@@ -56,7 +56,7 @@ fn fork(step: &mut Step<'_>, command: &BranchCommand, agent: &AgentId, from: &Br
     let rewind = command.operation == BranchOperation::Rewind;
     let new = new_branch(step, agent);
     let forked = Forked {
-        parent: Some(from.clone()),
+        parent: Some(step.conv.owner(agent, from, at)),
         at,
         name: command.name.clone(),
         creator: if rewind { "rewind" } else { "user" }.to_owned(),
@@ -98,7 +98,8 @@ fn fork_callees(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, depth: 
         let new = new_branch(step, &call.agent);
         let link = CallLink { id: call.id, agent: agent.clone(), branch: branch.clone(), depth };
         let creator = format!("tree:{}", step.input);
-        let forked = Forked { parent: Some(call.branch.clone()), at, name: None, creator, call: Some(link) };
+        let parent = Some(step.conv.owner(&call.agent, &call.branch, at));
+        let forked = Forked { parent, at, name: None, creator, call: Some(link) };
         step.change(&call.agent, &new, Change::Forked(forked));
         fork_callees(step, &call.agent, &new, depth + 1);
     }

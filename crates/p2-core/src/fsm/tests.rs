@@ -371,5 +371,6 @@ mod behaviour;
 mod delegation;
 mod order;
 mod properties;
+mod rewinds;
 mod tools;
 mod turns;

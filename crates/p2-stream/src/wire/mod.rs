@@ -134,6 +134,22 @@ pub fn decode(stored: &StoredRecord) -> Result<Message, WireError> {
     Ok(Message { id, cause, cause_position, time_ms: record.time_ms, traceparent, payload })
 }
 
+/// The value of a `state-transitions` record alone, for views that keep it: the same bytes as in the log's record.
+///
+/// # Errors
+/// [`WireError::Schema`].
+pub fn encode_transition(transition: &StateTransition) -> Result<Vec<u8>, WireError> {
+    encode_value(Topic::StateTransitions, transition)
+}
+
+/// Reads what [`encode_transition`] wrote, with any published version of the schema.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_transition(value: &[u8]) -> Result<StateTransition, WireError> {
+    decode_value(Topic::StateTransitions, value)
+}
+
 fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
     match payload {
         Payload::Inbox(value) => encode_value(Topic::Inbox, value),
