@@ -26,13 +26,16 @@ pub(super) enum News {
     Rest,
 }
 
+/// Who waits for what: how many, and how they are woken.
+type Waiters = HashMap<(ConversationId, News), (usize, Arc<Notify>)>;
+
 /// The view, with news.
 pub(super) struct Live {
     store: EmbeddedStore,
     /// Partition → offset up to which its rows are written, as far as this process wrote them.
     applied: watch::Sender<BTreeMap<i32, i64>>,
     outcomes: Mutex<HashMap<Id, Outcome>>,
-    waiters: Mutex<HashMap<(ConversationId, News), (usize, Arc<Notify>)>>,
+    waiters: Mutex<Waiters>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
