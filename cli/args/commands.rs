@@ -80,6 +80,9 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// What work costs, measured.
     #[command(subcommand)]
+    #[command(
+        after_help = "Example:\n  p2engine bench conversation --llm-base-url http://127.0.0.1:8080/v1 --conversations 500"
+    )]
     Bench(BenchCommand),
     /// A completion script for a shell.
     #[command(
