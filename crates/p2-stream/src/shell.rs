@@ -314,6 +314,10 @@ where
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     Event::Aborted { batch, halve: false }
                 }
+                Err(CommitError::Unfit(reason)) => {
+                    tracing::warn!(batch, reason, "commit does not fit");
+                    Event::Aborted { batch, halve: true }
+                }
                 Err(CommitError::Fenced(reason)) => {
                     tracing::warn!(batch, reason, "commit fenced");
                     Event::Fenced { batch }
