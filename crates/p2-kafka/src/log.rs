@@ -1,5 +1,6 @@
 //! [`KafkaLog`]: the port.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -88,8 +89,8 @@ impl Slots {
                 let mut taken = lock(&self.taken);
                 let of_group = taken.entry(group.to_owned()).or_default();
                 let index = (0..).find(|index| of_group.get(index) != Some(&false)).unwrap_or_default();
-                if !of_group.contains_key(&index) {
-                    of_group.insert(index, false);
+                if let Entry::Vacant(free) = of_group.entry(index) {
+                    free.insert(false);
                     return Slot { slots: Arc::clone(self), group: group.to_owned(), index };
                 }
             }
