@@ -144,6 +144,7 @@ impl LocalEngine {
             nonce: rand::random(),
             stop: self.stop.subscribe(),
             drain: DRAIN,
+            metrics: p2_stream::metrics::Metrics::default(),
         }
     }
 
@@ -170,7 +171,8 @@ impl LocalEngine {
                         }
                     }
                     Ok(MemberEvent::Records { records, .. }) => seen.take(&records),
-                    Ok(MemberEvent::Revoked { .. }) => {}
+                    // Artifacts are kept for ever.
+                    Ok(MemberEvent::Revoked { .. } | MemberEvent::Truncated { .. }) => {}
                     Err(error) => {
                         tracing::error!(%error, "the tail of artifacts ended");
                         return;

@@ -15,6 +15,10 @@ use crate::state::{Answer, Entry, ToolStatus};
 /// Largest encoded record, in bytes. What is larger is a visible error until blobs carry it.
 pub const RECORD_BYTES_MAX: usize = 900_000;
 
+/// Longest text or JSON that one entry takes from outside (a person, a model, a tool), in bytes. It travels in
+/// records that hold other things too, so it is well below the limit of a record.
+pub const ENTRY_BYTES_MAX: usize = 600_000;
+
 /// The topics that exist so far. Names and settings are data in `topics/*.toml`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {

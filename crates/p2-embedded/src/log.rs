@@ -240,6 +240,10 @@ impl Member for EmbeddedMember {
     }
 
     async fn committed(&self, topic: Topic, partition: i32) -> Result<Option<CommittedOffset>, LogError> {
+        // A commit that its caller dropped may still be on its way to the writer.
+        let (reply, settled) = oneshot::channel();
+        self.log.writer.send(Request::Settle { reply });
+        settled.await.map_err(|_| LogError::Unavailable(WRITER_GONE.to_owned()))?;
         Ok(self.log.shared.visible().groups.committed(self.id, (topic, partition)))
     }
 

@@ -30,6 +30,8 @@ pub(crate) enum Request {
     Join { group: String, topics: Vec<Topic>, reply: oneshot::Sender<(u64, Arc<Notify>)> },
     /// Leave it.
     Leave { member: u64 },
+    /// Answered when everything that was asked before has ended.
+    Settle { reply: oneshot::Sender<()> },
 }
 
 /// Something that goes into a group commit.
@@ -314,6 +316,8 @@ impl Writer {
                 }
             }
             Request::Leave { member } => visible.groups.leave(member, count),
+            // It does not matter to the writer whether anybody still waits.
+            Request::Settle { reply } => drop(reply.send(())),
             Request::Work(_) => {}
         }
     }

@@ -155,7 +155,7 @@ impl Groups {
             MemberEvent::Revoked { topic, partition } => {
                 state.cursors.remove(&(*topic, *partition));
             }
-            MemberEvent::Records { .. } => {}
+            MemberEvent::Records { .. } | MemberEvent::Truncated { .. } => {}
         }
         Some(event)
     }
@@ -232,6 +232,20 @@ impl Groups {
         let found = after.chain(state.cursors.iter()).find_map(waiting)?;
         state.served = Some(found.0);
         Some(found)
+    }
+
+    /// The log begins above what was to be delivered next: nothing more until the next seek.
+    pub fn truncated(&mut self, member: u64, lane: Lane) {
+        if let Some(cursor) = self.cursor(member, lane) {
+            cursor.next = None;
+        }
+    }
+
+    /// The lowest offset below which every group that consumes a partition is done: none where no group has
+    /// progress there.
+    pub fn lowest_progress(&self, lane: Lane) -> Option<i64> {
+        let committed = self.groups.values().filter_map(|group| group.committed.get(&lane));
+        committed.map(|committed| committed.offset).min()
     }
 
     /// Notes that everything below `next` was handed to the member.

@@ -6,6 +6,7 @@
 pub mod conformance;
 pub mod groups;
 pub mod memory;
+pub mod metrics;
 pub mod ports;
 pub mod processor;
 pub mod runtime;

@@ -25,16 +25,29 @@ pub struct MemoryLog {
 #[derive(Debug, Default)]
 struct Inner {
     records: BTreeMap<Lane, Vec<NewRecord>>,
+    /// First offset kept, where records were deleted.
+    starts: BTreeMap<Lane, i64>,
     groups: Groups,
 }
 
 impl Inner {
-    fn read(&self, lane: Lane, from: i64, records_max: usize) -> Vec<StoredRecord> {
+    fn start(&self, lane: Lane) -> i64 {
+        self.starts.get(&lane).copied().unwrap_or(0)
+    }
+
+    fn end(&self, lane: Lane) -> i64 {
+        self.records.get(&lane).map_or(0, |records| records.len() as i64)
+    }
+
+    fn read(&self, lane: Lane, from: i64, records_max: usize) -> Result<Vec<StoredRecord>, LogError> {
+        let (from, start) = (from.max(0), self.start(lane));
+        if from < start {
+            return Err(LogError::before_start(lane.0, lane.1, from, start));
+        }
         let records = self.records.get(&lane).map(Vec::as_slice).unwrap_or_default();
-        let from = from.max(0);
         let rest = records.get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
         let numbered = rest.iter().take(records_max).zip(from..);
-        numbered.map(|(record, offset)| StoredRecord { offset, record: record.clone() }).collect()
+        Ok(numbered.map(|(record, offset)| StoredRecord { offset, record: record.clone() }).collect())
     }
 
     fn push(&mut self, records: Vec<NewRecord>) -> Vec<Position> {
@@ -54,6 +67,15 @@ impl MemoryLog {
     /// An empty log whose topics have this many partitions each.
     pub fn new(partitions: i32) -> MemoryLog {
         MemoryLog { inner: Arc::default(), partitions: partitions.max(1) }
+    }
+
+    /// Deletes the records of a partition below an offset, as retention does. The end stays where it is.
+    pub fn delete_before(&self, topic: Topic, partition: i32, before: i64) {
+        let mut inner = self.inner();
+        let lane = (topic, partition);
+        let start = before.clamp(inner.start(lane), inner.end(lane));
+        inner.starts.insert(lane, start);
+        inner.groups.wake_all();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -104,12 +126,14 @@ impl Log for MemoryLog {
         records_max: usize,
     ) -> Result<Vec<StoredRecord>, LogError> {
         self.check_lane(topic, partition)?;
-        Ok(self.inner().read((topic, partition), from, records_max))
+        self.inner().read((topic, partition), from, records_max)
     }
 
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
         self.check_lane(topic, partition)?;
-        Ok((0, self.inner().records.get(&(topic, partition)).map_or(0, |records| records.len() as i64)))
+        let inner = self.inner();
+        let lane = (topic, partition);
+        Ok((inner.start(lane), inner.end(lane)))
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {
@@ -127,13 +151,17 @@ struct MemoryMember {
 impl MemoryMember {
     fn poll(&self) -> Option<MemberEvent> {
         let mut inner = self.log.inner();
-        let Inner { records, groups } = &mut *inner;
+        let Inner { records, groups, .. } = &mut *inner;
         if let Some(event) = groups.take_event(self.id) {
             return Some(event);
         }
         let end = |lane: Lane| records.get(&lane).map_or(0, |records| records.len() as i64);
         let (lane, from) = groups.ready(self.id, end)?;
-        let records = inner.read(lane, from, 500);
+        let start = inner.start(lane);
+        let Ok(records) = inner.read(lane, from, 500) else {
+            inner.groups.truncated(self.id, lane);
+            return Some(MemberEvent::Truncated { topic: lane.0, partition: lane.1, start });
+        };
         let next = records.last()?.offset + 1;
         inner.groups.delivered(self.id, lane, next);
         Some(MemberEvent::Records { topic: lane.0, partition: lane.1, records })

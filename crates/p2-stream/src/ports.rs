@@ -95,6 +95,16 @@ pub enum LogError {
     Refused(String),
 }
 
+impl LogError {
+    /// A read below the first offset kept.
+    pub fn before_start(topic: Topic, partition: i32, from: i64, start: i64) -> LogError {
+        let topic = topic.name();
+        LogError::NotFound(format!(
+            "{topic} partition {partition} begins at offset {start}: what was at {from} is deleted"
+        ))
+    }
+}
+
 /// What a member of a group is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum MemberEvent {
@@ -123,6 +133,16 @@ pub enum MemberEvent {
         /// The records.
         records: Vec<StoredRecord>,
     },
+    /// Records that this member was still to get are gone: the log begins above the next one of them. Nothing
+    /// more of that partition is delivered before the next seek.
+    Truncated {
+        /// Topic.
+        topic: Topic,
+        /// Partition.
+        partition: i32,
+        /// The first offset that is kept.
+        start: i64,
+    },
 }
 
 /// The log: topics of partitions of records.
@@ -134,7 +154,9 @@ pub trait Log: Send + Sync {
     /// Appends records outside of any group (CLI, HTTP API): all or none, durable when it returns.
     async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, LogError>;
 
-    /// Committed records from `from` on, at most `records_max`, ascending. Empty at the end.
+    /// Committed records from `from` on, at most `records_max` and perhaps fewer, ascending; offsets may have
+    /// gaps. Empty at the end and behind it. [`LogError::NotFound`] below the log's start: what is gone must not
+    /// pass for a gap.
     async fn read(
         &self,
         topic: Topic,
@@ -143,7 +165,7 @@ pub trait Log: Send + Sync {
         records_max: usize,
     ) -> Result<Vec<StoredRecord>, LogError>;
 
-    /// (first offset kept, high watermark: the offset after the last record).
+    /// (first offset kept, high watermark: above the last record).
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError>;
 
     /// Joins a consumer group on these topics.
@@ -156,7 +178,8 @@ pub trait Member: Send + Sync {
     /// The next event; waits until there is one. Cancel-safe.
     async fn next(&mut self) -> Result<MemberEvent, LogError>;
 
-    /// The group's committed progress of a partition as of now (stable: no open transaction can change it).
+    /// The group's committed progress of a partition as of now, settled: no commit of this member that is under
+    /// way, dropped or of unknown outcome can change it afterwards.
     async fn committed(&self, topic: Topic, partition: i32) -> Result<Option<CommittedOffset>, LogError>;
 
     /// Starts delivery of an assigned partition at `offset` (after catch-up, or to start over).

@@ -9,8 +9,8 @@ mod registry_handle;
 
 use p2_core::conversation::Conversation;
 use p2_core::ids::Id;
-use p2_core::model::{ModelOutcome, ModelRequest};
-use p2_core::record::{Message, Payload, Topic};
+use p2_core::model::{ModelError, ModelErrorClass, ModelOutcome, ModelRequest};
+use p2_core::record::{ENTRY_BYTES_MAX, Message, Payload, Topic};
 use p2_core::step::{self, Ask, Context, Decision, Input, Settings};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 
@@ -156,10 +156,32 @@ fn core_input(input: &LaneInput<ModelOutcome>) -> Option<(Input, Option<String>)
             _ => None,
         },
         LaneInput::Reply { call, reply } => {
-            Some((Input::ModelReply { wait: *call, outcome: reply.clone() }, None))
+            Some((Input::ModelReply { wait: *call, outcome: fitting(reply) }, None))
         }
         LaneInput::Timer { timer } => Some((Input::Deadline { wait: *timer }, None)),
     }
+}
+
+/// Bytes that a tool call takes in a transition beside its own texts: its entry, its wait and their ids.
+const CALL_OVERHEAD_BYTES: usize = 512;
+
+/// A reply that no record could hold is an error that people see, not a wait that runs into its deadline.
+fn fitting(outcome: &ModelOutcome) -> ModelOutcome {
+    let Ok(reply) = &outcome.result else { return outcome.clone() };
+    let calls = reply.tool_calls.iter().map(|call| {
+        CALL_OVERHEAD_BYTES.saturating_add(call.id.len() + call.name.len() + call.arguments.len())
+    });
+    let bytes = reply.text.as_ref().map_or(0, String::len).saturating_add(calls.sum());
+    if bytes <= ENTRY_BYTES_MAX {
+        return outcome.clone();
+    }
+    let message = format!(
+        "the reply of {bytes} bytes ({} tool calls) is over the limit of {ENTRY_BYTES_MAX}: ask for less, or \
+         set max_tokens",
+        reply.tool_calls.len()
+    );
+    let error = ModelError { class: ModelErrorClass::Permanent, code: "too_large".to_owned(), message };
+    ModelOutcome { result: Err(error), ..outcome.clone() }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use p2_core::conversation::OpenWait;
 use p2_core::definition::{Definition, Price};
 use p2_core::ids::ConversationId;
-use p2_core::model::{ModelError, ModelErrorClass};
+use p2_core::model::{ModelReply, ModelToolCall};
 use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_core::state::{WaitKind, Waiting};
@@ -176,6 +176,23 @@ fn lane_inputs_become_core_inputs() {
         core_input(&LaneInput::Timer { timer: id("wait") }),
         Some((Input::Deadline { wait: id("wait") }, None))
     );
+}
+
+#[test]
+fn a_reply_that_no_record_could_hold_is_a_visible_error() {
+    let reply = |text: usize, calls: usize| ModelReply {
+        text: Some("x".repeat(text)),
+        tool_calls: vec![ModelToolCall { id: "c".into(), name: "t".into(), arguments: "{}".into() }; calls],
+        ..ModelReply::default()
+    };
+    let code = |reply: ModelReply| {
+        let outcome = ModelOutcome { result: Ok(reply), latency_ms: 3, attempts: 1 };
+        fitting(&outcome).result.err().map(|error| error.code)
+    };
+    assert_eq!(code(reply(ENTRY_BYTES_MAX, 0)), None);
+    assert_eq!(code(reply(ENTRY_BYTES_MAX + 1, 0)), Some("too_large".into()));
+    assert_eq!(code(reply(10, 100)), None);
+    assert_eq!(code(reply(10, 2_000)), Some("too_large".into()));
 }
 
 #[test]

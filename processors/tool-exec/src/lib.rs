@@ -36,9 +36,8 @@ pub use webhook::{HttpWebhook, WebhookError, WebhookSender};
 pub const RECONCILE_GRACE_MS: i64 = 5_000;
 /// Deadline of a webhook over all attempts, milliseconds.
 pub const WEBHOOK_TIMEOUT_MS: i64 = 30_000;
-/// Longest result of a tool as JSON text, bytes. It travels in records that hold other things too, so it is
-/// well below the limit of a record.
-pub const RESULT_BYTES_MAX: usize = 600_000;
+/// Longest result of a tool as JSON text, bytes.
+pub const RESULT_BYTES_MAX: usize = p2_core::record::ENTRY_BYTES_MAX;
 
 /// What the processor asks its port.
 #[derive(Clone, Debug, PartialEq)]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::secret::Secret;
 use retry::{Decision, Failure};
-use wire::BadReply;
+use wire::{BadReply, TokenLimit};
 
 /// Largest reply body that is read, bytes.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -99,7 +99,8 @@ impl OpenAi {
     pub async fn ask(&self, model: &str, request: &ModelRequest, deadline_ms: i64) -> ModelOutcome {
         let started = Instant::now();
         let deadline = started + until(deadline_ms, SystemTime::now());
-        let body = wire::request_body(model, request);
+        let limit = TokenLimit::of_host(self.url.host_str().unwrap_or_default());
+        let body = wire::request_body(model, limit, request);
         let mut attempts: i32 = 0;
         let mut last: Option<Failed> = None;
         let result = loop {

@@ -17,8 +17,33 @@ pub enum BadReply {
     Withheld(&'static str, String),
 }
 
+/// What a server calls the longest reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenLimit {
+    /// `max_tokens`: what compatible servers know.
+    MaxTokens,
+    /// `max_completion_tokens`: OpenAI's own API, whose reasoning models refuse `max_tokens`
+    /// (API reference, chat completions, "max_tokens: deprecated").
+    MaxCompletionTokens,
+}
+
+impl TokenLimit {
+    /// The one that the server at this host knows.
+    pub fn of_host(host: &str) -> TokenLimit {
+        let own = host == "openai.com" || host.ends_with(".openai.com");
+        if own { TokenLimit::MaxCompletionTokens } else { TokenLimit::MaxTokens }
+    }
+
+    fn field(self) -> &'static str {
+        match self {
+            TokenLimit::MaxTokens => "max_tokens",
+            TokenLimit::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
 /// The request body. What is `None` is left out, so that the provider's default holds.
-pub fn request_body(model: &str, request: &ModelRequest) -> Value {
+pub fn request_body(model: &str, limit: TokenLimit, request: &ModelRequest) -> Value {
     let mut body = Map::new();
     body.insert("model".into(), json!(model));
     body.insert("messages".into(), request.messages.iter().map(message).collect());
@@ -39,7 +64,7 @@ pub fn request_body(model: &str, request: &ModelRequest) -> Value {
     let options = [
         ("temperature", request.temperature.map(Value::from)),
         ("top_p", request.top_p.map(Value::from)),
-        ("max_tokens", request.max_tokens.map(Value::from)),
+        (limit.field(), request.max_tokens.map(Value::from)),
     ];
     for (name, value) in options {
         if let Some(value) = value {

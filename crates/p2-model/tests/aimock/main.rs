@@ -10,24 +10,30 @@
 
 mod server;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use p2_core::json_text::JsonText;
 use p2_core::model::{ChatMessage, ModelErrorClass, ModelOutcome, ModelRequest, ToolSpec};
 use p2_model::router::{ProviderConfig, Router, RouterConfig};
+use p2_model::secret::Secret;
 use p2_stream::ports::Model;
 use serde_json::json;
 use server::Aimock;
 
 struct Setup {
     router: Router,
+    within: Duration,
     _server: Aimock,
 }
 
 /// None, with one line that says so, where real services are not asked for.
 fn setup(test: &str) -> Option<Setup> {
+    setup_with(test, &[])
+}
+
+/// With further headers: by `x-aimock-chaos-…` the server breaks the reply.
+fn setup_with(test: &str, headers: &[(&str, &str)]) -> Option<Setup> {
     if std::env::var("P2_REAL").as_deref() != Ok("1") {
         println!("skipped: {test} against aimock (needs node and npm; set P2_REAL=1)");
         return None;
@@ -39,11 +45,14 @@ fn setup(test: &str) -> Option<Setup> {
         base_url: server.base_url.clone(),
         api_key_env: Some("AIMOCK_KEY".into()),
         api_key: None,
-        headers: BTreeMap::new(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())))
+            .collect(),
     };
     let config = RouterConfig { providers: vec![provider], scripts_dir: None };
     let router = Router::new(config, |name| (name == "AIMOCK_KEY").then(|| "any-key".to_owned())).unwrap();
-    Some(Setup { router, _server: server })
+    Some(Setup { router, within: Duration::from_secs(60), _server: server })
 }
 
 impl Setup {
@@ -62,8 +71,8 @@ impl Setup {
             top_p: None,
             max_tokens: Some(100),
         };
-        let deadline =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + Duration::from_secs(60);
+        let within = self.within;
+        let deadline = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + within;
         self.router.ask(&request, i64::try_from(deadline.as_millis()).unwrap()).await
     }
 }
@@ -116,4 +125,26 @@ async fn what_no_fixture_matches_is_a_permanent_404() {
     );
     let plain = setup.ask(vec![user("plain")]).await.result.unwrap();
     assert_eq!(plain.text.as_deref(), Some("A plain answer."));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_is_tried_again_and_then_a_transient_failure() {
+    let Some(mut setup) = setup_with("a cut connection", &[("x-aimock-chaos-disconnect", "1")]) else {
+        return;
+    };
+    setup.within = Duration::from_secs(3);
+    let outcome = setup.ask(vec![user("plain")]).await;
+    let error = outcome.result.unwrap_err();
+    // The deadline may fall into an attempt: then it is a time-out that names the attempt before.
+    assert_ne!(error.class, ModelErrorClass::Permanent, "{error}");
+    assert!(error.message.contains("the connection ended"), "{error}");
+    assert!(outcome.attempts > 1, "{error}");
+}
+
+#[tokio::test]
+async fn malformed_json_is_a_failure_and_never_an_answer() {
+    let Some(setup) = setup_with("malformed JSON", &[("x-aimock-chaos-malformed", "1")]) else { return };
+    let outcome = setup.ask(vec![user("plain")]).await;
+    let error = outcome.result.unwrap_err();
+    assert_eq!((error.class, error.code.as_str()), (ModelErrorClass::Permanent, "malformed"), "{error}");
 }

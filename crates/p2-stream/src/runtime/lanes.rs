@@ -35,6 +35,11 @@ impl<P: Processor> Lane<P> {
             fired: BTreeSet::new(),
         }
     }
+
+    /// Loaded, and nothing of it waits for anything.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state.is_some() && self.backlog.is_empty() && self.timers.is_empty()
+    }
 }
 
 impl<P: Processor> Runtime<P> {
@@ -63,6 +68,7 @@ impl<P: Processor> Runtime<P> {
             return;
         };
         lane.state = Some(state);
+        self.hot.touch(&(index, key.clone()));
         self.refresh_timers(index, &key);
         for call in calls {
             self.start_call(index, epoch, &key, call, actions);
@@ -148,6 +154,7 @@ impl<P: Processor> Runtime<P> {
         let Some(running) = self.calls.get(&call).filter(|running| running.epoch == epoch) else { return };
         let key = running.key.clone();
         self.calls.remove(&call);
+        self.counters.replies += 1;
         self.decide(index, epoch, &key, None, &LaneInput::Reply { call, reply }, now_ms, actions);
         self.run_backlog(index, epoch, &key, now_ms, actions);
     }
@@ -239,6 +246,9 @@ impl<P: Processor> Runtime<P> {
             }
         } else {
             self.refresh_timers(index, key);
+            if has_view {
+                self.hot.touch(&lane_key);
+            }
         }
         for id in &step.cancel {
             self.cut(*id, actions);
@@ -302,45 +312,6 @@ impl<P: Processor> Runtime<P> {
                 lane.timers.push((due, id));
                 self.timers.insert((due, index, key.to_owned(), id));
             }
-        }
-    }
-
-    /// Rows are in the store: lanes with nothing open may leave memory now.
-    pub(super) fn rows_acknowledged(&mut self, index: i32) {
-        let Some(partition) = self.partitions.get(&index) else { return };
-        let pending: BTreeSet<&str> = partition
-            .to_write
-            .iter()
-            .map(|(_, transition)| transition.conversation.as_str())
-            .chain(self.building.iter().map(|part| part.key.as_str()))
-            .chain(self.sealed.iter().flat_map(|sealed| sealed.parts.iter().map(|part| part.key.as_str())))
-            .collect();
-        let calling: BTreeSet<&str> = self
-            .calls
-            .values()
-            .map(|call| call.key.as_str())
-            .chain(self.queued.iter().map(|(_, _, key, _)| key.as_str()))
-            .collect();
-        if self.lanes.len() <= self.limits.lanes_max {
-            return;
-        }
-        let spare = self.lanes.len() - self.limits.lanes_max;
-        let evict: Vec<LaneKey> = self
-            .lanes
-            .iter()
-            .filter(|((partition, key), lane)| {
-                *partition == index
-                    && lane.state.is_some()
-                    && lane.backlog.is_empty()
-                    && lane.timers.is_empty()
-                    && !pending.contains(key.as_str())
-                    && !calling.contains(key.as_str())
-            })
-            .map(|(key, _)| key.clone())
-            .take(spare)
-            .collect();
-        for key in evict {
-            self.lanes.remove(&key);
         }
     }
 }

@@ -12,6 +12,7 @@
 //! order, so what was decided on a batch that is dropped is dropped with it.
 
 mod event;
+mod hot;
 mod lanes;
 mod partition;
 mod progress;
@@ -28,8 +29,9 @@ pub use progress::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
 
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, Processor};
+use hot::Hot;
 use lanes::{Lane, LaneKey};
-use partition::Partition;
+use partition::{Partition, Phase};
 
 /// What happens when the group never committed for a partition that has records. Never decided silently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,7 @@ pub struct Runtime<P: Processor> {
     draining: bool,
     partitions: BTreeMap<i32, Partition>,
     lanes: BTreeMap<LaneKey, Lane<P>>,
+    hot: Hot,
     building: VecDeque<Part<P::Request>>,
     sealed: Option<Sealed<P::Request>>,
     calls: BTreeMap<Id, Running>,
@@ -156,7 +159,9 @@ pub struct Counters {
     pub stale: u64,
     /// Records that were delivered again.
     pub redelivered: u64,
-    /// Timers fired.
+    /// Of these, replies of calls.
+    pub replies: u64,
+    /// Of these, timers.
     pub timers: u64,
     /// Dead letters written.
     pub dead_letters: u64,
@@ -178,6 +183,7 @@ impl<P: Processor> Runtime<P> {
             draining: false,
             partitions: BTreeMap::new(),
             lanes: BTreeMap::new(),
+            hot: Hot::default(),
             building: VecDeque::new(),
             sealed: None,
             calls: BTreeMap::new(),
@@ -215,6 +221,16 @@ impl<P: Processor> Runtime<P> {
     /// Calls that have not ended.
     pub fn calls_running(&self) -> usize {
         self.calls.len()
+    }
+
+    /// The owned partitions that have started: (partition, low watermark, the offset after the newest record
+    /// taken).
+    pub fn progress(&self) -> Vec<(i32, i64, i64)> {
+        self.partitions
+            .iter()
+            .filter(|(_, partition)| partition.phase == Phase::Running)
+            .map(|(index, partition)| (*index, partition.progress.low, partition.next))
+            .collect()
     }
 
     /// The state of a lane that is in memory.

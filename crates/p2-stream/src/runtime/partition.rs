@@ -191,7 +191,7 @@ impl<P: Processor> Runtime<P> {
             }
             Phase::CatchingUp { .. } => actions.push(Action::ListOpenLanes { partition: index, epoch }),
             Phase::Opening { .. } | Phase::Running => {
-                self.rows_acknowledged(index);
+                self.evict();
                 self.write_views(actions);
             }
         }
@@ -264,6 +264,7 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         self.lanes.retain(|(partition, _), _| *partition != index);
+        self.hot.forget(index);
         self.timers.retain(|(_, partition, ..)| *partition != index);
         self.building.retain(|part| part.partition != index);
         self.queued.retain(|(partition, ..)| *partition != index);

@@ -705,3 +705,37 @@ fn a_group_that_is_ahead_of_its_log_stops_the_partition() {
     let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 4 }, 0);
     assert!(matches!(actions.as_slice(), [Action::Halt { partition: 0, .. }]), "{actions:?}");
 }
+
+#[test]
+fn the_lanes_used_last_stay_in_memory_and_none_leaves_before_its_rows_are_written() {
+    let limits = Limits { lanes_max: 2, ..limits() };
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);
+    let epoch = own(&mut runtime, None);
+    let mut written = 0;
+    let mut step = |runtime: &mut Counter, offset: i64, key: &str| {
+        let actions = record(runtime, epoch, offset, text(key, "hi", u32::try_from(offset).unwrap()));
+        let actions = if actions.iter().any(|action| matches!(action, Action::Load { .. })) {
+            load(runtime, epoch, key)
+        } else {
+            actions
+        };
+        let (batch, outputs, _) = commit(&actions).unwrap();
+        runtime.on(Event::Committed { batch, positions: positions(&outputs, written) }, 0);
+        written += 1;
+        written
+    };
+    let acknowledge = |runtime: &mut Counter, applied| {
+        runtime.on(Event::ViewWritten { partition: 0, epoch, applied }, 0);
+        ["a", "b", "c"].map(|key| runtime.lane(0, key).is_some())
+    };
+    let rows = step(&mut runtime, 0, "a");
+    assert_eq!(acknowledge(&mut runtime, rows), [true, false, false]);
+    let rows = step(&mut runtime, 1, "b");
+    assert_eq!(acknowledge(&mut runtime, rows), [true, true, false]);
+    let rows = step(&mut runtime, 2, "a");
+    assert_eq!(acknowledge(&mut runtime, rows), [true, true, false]);
+    let rows = step(&mut runtime, 3, "c");
+    // Over the limit already, but nothing leaves while rows are on their way.
+    assert_eq!(["a", "b", "c"].map(|key| runtime.lane(0, key).is_some()), [true, true, true]);
+    assert_eq!(acknowledge(&mut runtime, rows), [true, false, true], "'b' was unused for longest");
+}

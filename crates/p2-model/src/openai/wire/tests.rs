@@ -60,7 +60,7 @@ fn a_request_carries_the_whole_conversation_and_only_the_options_that_are_set() 
         "temperature": 0.25,
         "max_tokens": 64,
     });
-    assert_eq!(request_body("gpt-4o", &request), expected);
+    assert_eq!(request_body("gpt-4o", TokenLimit::MaxTokens, &request), expected);
 }
 
 #[test]
@@ -73,7 +73,28 @@ fn a_request_without_tools_names_neither_tools_nor_a_choice() {
         top_p: None,
         max_tokens: None,
     };
-    assert_eq!(request_body("m", &request), json!({"model": "m", "messages": []}));
+    assert_eq!(request_body("m", TokenLimit::MaxTokens, &request), json!({"model": "m", "messages": []}));
+}
+
+#[test]
+fn only_openais_own_api_is_told_the_limit_by_its_new_name() {
+    for (host, name) in [
+        ("api.openai.com", "max_completion_tokens"),
+        ("eu.api.openai.com", "max_completion_tokens"),
+        ("localhost", "max_tokens"),
+        ("notopenai.com", "max_tokens"),
+    ] {
+        let request = ModelRequest {
+            model: "openai/o4-mini".into(),
+            messages: vec![],
+            tools: vec![],
+            temperature: None,
+            top_p: None,
+            max_tokens: Some(9),
+        };
+        let body = request_body("o4-mini", TokenLimit::of_host(host), &request);
+        assert_eq!(body, json!({"model": "o4-mini", "messages": [], name: 9}), "{host}");
+    }
 }
 
 #[test]

@@ -1,27 +1,29 @@
 //! The tokio shell: carries out the actions of a [`Runtime`] over the ports and feeds their answers back.
 //! It decides nothing.
 
+mod gauge;
+mod view;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use p2_core::ids::{ConversationId, Id};
+use p2_core::ids::Id;
 use p2_core::record::{Message, StateTransition, Topic};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::metrics::{Metric, Metrics};
 use crate::ports::{
-    Batch, CommitError, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoreError,
+    Batch, CommitError, Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord,
 };
-use crate::ports::{Committer, StoredRecord};
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
+use gauge::{Gauge, as_f64, offsets};
 
-/// View records read at a time.
-const VIEW_RECORDS_MAX: usize = 1_000;
-/// Longest pause between two tries of a store or log that is away.
-const RETRY_PAUSE_MAX_MS: u64 = 5_000;
+/// How often lag and window of the owned partitions are measured.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Carries out the calls of a processor.
 #[async_trait]
@@ -76,6 +78,8 @@ pub struct Setup<W> {
     pub stop: watch::Receiver<bool>,
     /// How long a stop waits for what is under way.
     pub drain: Duration,
+    /// Where it counts.
+    pub metrics: Metrics,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -106,7 +110,10 @@ where
     let codec = SharedCodec(setup.wire.clone());
     let view = processor.view();
     let runtime = Runtime::new(processor, Box::new(codec), setup.limits, setup.nonce);
-    let shell = Shell { runtime, setup, port, committer, sender, view, input, calls: BTreeMap::new() };
+    let gauge = Gauge { metrics: setup.metrics.clone(), name: runtime.processor().name() };
+    let (calls, marks, committing) = (BTreeMap::new(), BTreeMap::new(), None);
+    let shell =
+        Shell { runtime, setup, port, committer, sender, view, input, calls, committing, marks, gauge };
     shell.serve(member, receiver).await
 }
 
@@ -138,6 +145,11 @@ struct Shell<P: Processor, W, C> {
     view: Option<Topic>,
     input: Topic,
     calls: BTreeMap<Id, AbortHandle>,
+    /// The outputs of the commit under way.
+    committing: Option<Arc<Vec<Message>>>,
+    /// Partitions that catch up → the high watermark of their view at assignment.
+    marks: BTreeMap<i32, i64>,
+    gauge: Gauge,
 }
 
 type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, ShellError>>;
@@ -159,6 +171,8 @@ where
         let mut epochs = BTreeMap::new();
         let mut stop = self.setup.stop.clone();
         let mut stop_at: Option<tokio::time::Instant> = None;
+        let mut measure = tokio::time::interval(MEASURE_EVERY);
+        measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if let Some(at) = stop_at
                 && (self.is_drained() || tokio::time::Instant::now() >= at)
@@ -177,6 +191,7 @@ where
                     stop_at = Some(tokio::time::Instant::now() + self.setup.drain);
                     self.drive(Event::Drain, &mut member, &mut epochs).await?;
                 }
+                _ = measure.tick() => self.measure(),
                 () = tokio::time::sleep(Duration::from_millis(50)), if stop_at.is_some() => {}
             }
         }
@@ -199,6 +214,7 @@ where
     ) -> Result<(), ShellError> {
         match event {
             MemberEvent::Assigned { partition, committed, .. } => {
+                self.gauge.assignment("assigned");
                 let (start, end) = self.setup.log.bounds(self.input, partition).await?;
                 member.pause(self.input, partition);
                 let event = Event::Assigned { partition, committed, start, end };
@@ -206,11 +222,23 @@ where
             }
             MemberEvent::Revoked { partition, .. } => {
                 epochs.remove(&partition);
+                self.marks.remove(&partition);
+                self.gauge.revoked(partition, self.view.is_some());
                 self.drive(Event::Revoked { partition }, member, epochs).await
+            }
+            MemberEvent::Truncated { partition, start, .. } => {
+                // Starting over compares progress with the log's start and halts the partition, and only that.
+                tracing::error!(partition, start, "records were deleted before they were processed");
+                self.drive(Event::Revoked { partition }, member, epochs).await?;
+                epochs.remove(&partition);
+                let log = self.setup.log.clone();
+                let event = start_over(log, self.input, partition, member).await?;
+                self.drive(event, member, epochs).await
             }
             MemberEvent::Records { partition, records, .. } => {
                 let Some(epoch) = epochs.get(&partition).copied() else { return Ok(()) };
                 for stored in records {
+                    self.gauge.lag(now_ms().saturating_sub(stored.record.time_ms));
                     let record = self.setup.wire.incoming(&stored, now_ms());
                     let offset = stored.offset;
                     self.drive(Event::Record { partition, epoch, offset, record }, member, epochs).await?;
@@ -231,11 +259,61 @@ where
         }
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            for action in self.runtime.on(event, now_ms()) {
+            self.count(&event);
+            let before = self.runtime.counters();
+            let begin = Instant::now();
+            let actions = self.runtime.on(event, now_ms());
+            self.gauge.step(before, self.runtime.counters(), begin.elapsed());
+            for action in actions {
                 events.extend(self.act(action, member, epochs).await?);
             }
         }
         Ok(())
+    }
+
+    /// Counts what an event says of committed work.
+    fn count(&mut self, event: &Event<P::Reply>) {
+        match event {
+            Event::Committed { positions, .. } => {
+                let outputs = self.committing.take().unwrap_or_default();
+                self.gauge.committed(&outputs, positions, self.view);
+            }
+            Event::Loaded { partition, transitions, .. } => {
+                self.gauge.metrics.waits(*partition, transitions);
+            }
+            Event::ViewBounds { partition, applied, mark, .. } => {
+                self.marks.insert(*partition, *mark);
+                self.gauge.catching_up(*partition, *applied, *mark);
+            }
+            Event::ViewWritten { partition, applied, .. } => {
+                if let Some(mark) = self.marks.get(partition) {
+                    self.gauge.catching_up(*partition, *applied, *mark);
+                    if applied >= mark {
+                        self.marks.remove(partition);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Lag and window of each owned partition; the log is asked in a task of its own.
+    fn measure(&self) {
+        let gauge = self.gauge.clone();
+        gauge.metrics.set(Metric::CallsInFlight, &[gauge.name], as_f64(self.calls.len()));
+        let owned = self.runtime.progress();
+        gauge.metrics.set(Metric::PartitionsOwned, &[gauge.name], as_f64(owned.len()));
+        let (log, input) = (self.setup.log.clone(), self.input);
+        tokio::spawn(async move {
+            for (partition, low, next) in owned {
+                let label = partition.to_string();
+                let labels = [gauge.name, label.as_str()];
+                gauge.metrics.set(Metric::WindowOffsets, &labels, offsets(next - low));
+                if let Ok((_, end)) = log.bounds(input, partition).await {
+                    gauge.metrics.set(Metric::ConsumerLagRecords, &labels, offsets(end - low));
+                }
+            }
+        });
     }
 
     /// Carries out or starts an action; what answers it at once comes back as an event.
@@ -254,15 +332,14 @@ where
             Action::Pause { partition } => member.pause(self.input, partition),
             Action::Resume { partition } => member.resume(self.input, partition),
             Action::StartOver { partition } => {
+                self.gauge.assignment("started_over");
                 epochs.remove(&partition);
-                member.pause(self.input, partition);
-                // Answered before the member is polled again: no revocation can come in between.
-                let committed = member.committed(self.input, partition).await?;
-                let (start, end) = self.setup.log.bounds(self.input, partition).await?;
-                return Ok(Some(Event::Assigned { partition, committed, start, end }));
+                let log = self.setup.log.clone();
+                return Ok(Some(start_over(log, self.input, partition, member).await?));
             }
             Action::Halt { partition, reason } => {
-                tracing::error!(processor = self.runtime.processor().name(), partition, reason, "halted");
+                self.gauge.assignment("halted");
+                tracing::error!(processor = self.gauge.name, partition, reason, "halted");
             }
             Action::Cut { id } => {
                 if let Some(call) = self.calls.remove(&id) {
@@ -272,7 +349,7 @@ where
             Action::Call { partition, epoch, id, deadline_ms, request } => {
                 self.call(partition, epoch, id, deadline_ms, request);
             }
-            Action::Commit { batch, outputs, progress } => self.commit(batch, &outputs, progress),
+            Action::Commit { batch, outputs, progress } => self.commit(batch, outputs, progress),
             view => self.view_action(view),
         }
         Ok(None)
@@ -284,17 +361,24 @@ where
     }
 
     fn call(&mut self, partition: i32, epoch: Epoch, id: Id, deadline_ms: i64, request: P::Request) {
-        let (port, sender) = (self.port.clone(), self.sender.clone());
+        let (port, sender, gauge) = (self.port.clone(), self.sender.clone(), self.gauge.clone());
         let task = tokio::spawn(async move {
+            let begin = Instant::now();
             let reply = port.call(id, request, deadline_ms).await;
+            gauge.metrics.observe(Metric::CallDurationSeconds, &[gauge.name], begin.elapsed().as_secs_f64());
             let _ = sender.send(Ok(Event::Reply { partition, epoch, call: id, reply }));
         });
         self.calls.insert(id, task.abort_handle());
     }
 
-    fn commit(&self, batch: u64, outputs: &[Message], progress: Vec<(i32, crate::ports::CommittedOffset)>) {
+    fn commit(
+        &mut self,
+        batch: u64,
+        messages: Vec<Message>,
+        progress: Vec<(i32, crate::ports::CommittedOffset)>,
+    ) {
         let encoded: Result<Vec<NewRecord>, _> =
-            outputs.iter().map(|message| self.setup.wire.encode(message)).collect();
+            messages.iter().map(|message| self.setup.wire.encode(message)).collect();
         let outputs = match encoded {
             Ok(outputs) => outputs,
             Err((code, reason)) => {
@@ -303,11 +387,15 @@ where
                 return;
             }
         };
+        self.committing = Some(Arc::new(messages));
         let input = self.input;
         let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
-        let (committer, sender) = (self.committer.clone(), self.sender.clone());
+        let (committer, sender, gauge) = (self.committer.clone(), self.sender.clone(), self.gauge.clone());
         tokio::spawn(async move {
-            let event = match committer.commit(Batch { outputs, progress }).await {
+            let begin = Instant::now();
+            let result = committer.commit(Batch { outputs, progress }).await;
+            gauge.commit(&result, begin.elapsed());
+            let event = match result {
                 Ok(positions) => Event::Committed { batch, positions },
                 Err(CommitError::Aborted(reason)) => {
                     tracing::warn!(batch, reason, "commit aborted");
@@ -335,92 +423,25 @@ where
     fn view_action(&self, action: Action<P::Request>) {
         let Some(view) = self.view else { return };
         let (log, store, wire) = (self.setup.log.clone(), self.setup.store.clone(), self.setup.wire.clone());
-        let sender = self.sender.clone();
+        let (sender, gauge) = (self.sender.clone(), self.gauge.clone());
         tokio::spawn(async move {
-            let mut pause_ms = 20;
-            let event = loop {
-                match view_event(&action, view, log.as_ref(), store.as_ref(), wire.as_ref()).await {
-                    Ok(event) => break Ok(event),
-                    Err(ViewError::Away(reason)) => {
-                        tracing::warn!(reason, "store or log away, trying again");
-                        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-                        pause_ms = (pause_ms * 2).min(RETRY_PAUSE_MAX_MS);
-                    }
-                    Err(ViewError::Broken(reason)) => break Err(ShellError::View(reason)),
-                }
-            };
+            let event = view::event(&action, view, log.as_ref(), store.as_ref(), wire.as_ref(), &gauge).await;
             let _ = sender.send(event);
         });
     }
 }
 
-enum ViewError {
-    Away(String),
-    Broken(String),
-}
-
-impl From<StoreError> for ViewError {
-    fn from(error: StoreError) -> ViewError {
-        match error {
-            StoreError::Unavailable(reason) => ViewError::Away(reason),
-            StoreError::Foreign(reason) | StoreError::Corrupt(reason) => ViewError::Broken(reason),
-        }
-    }
-}
-
-impl From<LogError> for ViewError {
-    fn from(error: LogError) -> ViewError {
-        match error {
-            LogError::Unavailable(reason) => ViewError::Away(reason),
-            other => ViewError::Broken(other.to_string()),
-        }
-    }
-}
-
-async fn view_event<Q, R>(
-    action: &Action<Q>,
-    view: Topic,
-    log: &dyn Log,
-    store: &dyn StackStore,
-    wire: &impl Wire,
-) -> Result<Event<R>, ViewError>
-where
-    Q: Sync,
-{
-    match action {
-        Action::ReadViewBounds { partition, epoch } => {
-            let applied = store.applied(*partition).await?;
-            let (_, mark) = log.bounds(view, *partition).await?;
-            Ok(Event::ViewBounds { partition: *partition, epoch: *epoch, applied, mark })
-        }
-        Action::ReadView { partition, epoch, from } => {
-            let (_, end) = log.bounds(view, *partition).await?;
-            let records = log.read(view, *partition, *from, VIEW_RECORDS_MAX).await?;
-            let next = records.last().map_or(end, |last| last.offset + 1);
-            let mut transitions = Vec::with_capacity(records.len());
-            for stored in records {
-                let transition = wire.transition(&stored).map_err(|reason| {
-                    let at = stored.position();
-                    ViewError::Broken(format!("{}/{}/{}: {reason}", at.topic.name(), at.partition, at.offset))
-                })?;
-                transitions.push((stored.offset, transition));
-            }
-            Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, transitions, next })
-        }
-        Action::WriteView { partition, epoch, transitions, applied } => {
-            store.write(*partition, transitions.clone(), *applied).await?;
-            Ok(Event::ViewWritten { partition: *partition, epoch: *epoch, applied: *applied })
-        }
-        Action::ListOpenLanes { partition, epoch } => {
-            let keys = store.open(*partition).await?.into_iter().map(|id| id.0).collect();
-            Ok(Event::OpenLanes { partition: *partition, epoch: *epoch, keys })
-        }
-        Action::Load { partition, epoch, key } => {
-            let transitions = store.load(&ConversationId(key.clone())).await?;
-            Ok(Event::Loaded { partition: *partition, epoch: *epoch, key: key.clone(), transitions })
-        }
-        _ => Err(ViewError::Broken("not an action on a view".to_owned())),
-    }
+/// Fetches a partition's progress anew, before the member is polled again: no revocation can come in between.
+async fn start_over<R>(
+    log: Arc<dyn Log>,
+    input: Topic,
+    partition: i32,
+    member: &mut Box<dyn Member>,
+) -> Result<Event<R>, ShellError> {
+    member.pause(input, partition);
+    let committed = member.committed(input, partition).await?;
+    let (start, end) = log.bounds(input, partition).await?;
+    Ok(Event::Assigned { partition, committed, start, end })
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

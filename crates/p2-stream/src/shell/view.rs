@@ -1,0 +1,116 @@
+//! Reads and writes of the view. Outages of store and log are waited out.
+
+use std::time::Duration;
+
+use p2_core::ids::ConversationId;
+use p2_core::record::Topic;
+
+use super::gauge::Gauge;
+use super::{ShellError, Wire};
+use crate::metrics::Metric;
+use crate::ports::{Log, LogError, StackStore, StoreError};
+use crate::runtime::{Action, Event};
+
+/// View records read at a time.
+const VIEW_RECORDS_MAX: usize = 1_000;
+/// First and longest pause between two tries of a store or log that is away, milliseconds.
+const RETRY_PAUSE_MS: (u64, u64) = (20, 5_000);
+
+/// Carries out an action on the view and gives the event that answers it.
+///
+/// # Errors
+/// Where the view cannot be read, ever.
+pub(super) async fn event<Q, R>(
+    action: &Action<Q>,
+    view: Topic,
+    log: &dyn Log,
+    store: &dyn StackStore,
+    wire: &impl Wire,
+    gauge: &Gauge,
+) -> Result<Event<R>, ShellError>
+where
+    Q: Sync,
+{
+    let (mut pause_ms, pause_max_ms) = RETRY_PAUSE_MS;
+    loop {
+        match once(action, view, log, store, wire).await {
+            Ok(event) => return Ok(event),
+            Err(ViewError::Away(reason)) => {
+                gauge.metrics.add(Metric::PortRetries, &[gauge.name], 1.0);
+                tracing::warn!(processor = gauge.name, reason, "store or log away, trying again");
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms = (pause_ms * 2).min(pause_max_ms);
+            }
+            Err(ViewError::Broken(reason)) => return Err(ShellError::View(reason)),
+        }
+    }
+}
+
+enum ViewError {
+    Away(String),
+    Broken(String),
+}
+
+impl From<StoreError> for ViewError {
+    fn from(error: StoreError) -> ViewError {
+        match error {
+            StoreError::Unavailable(reason) => ViewError::Away(reason),
+            StoreError::Foreign(reason) | StoreError::Corrupt(reason) => ViewError::Broken(reason),
+        }
+    }
+}
+
+impl From<LogError> for ViewError {
+    fn from(error: LogError) -> ViewError {
+        match error {
+            LogError::Unavailable(reason) => ViewError::Away(reason),
+            other => ViewError::Broken(other.to_string()),
+        }
+    }
+}
+
+async fn once<Q, R>(
+    action: &Action<Q>,
+    view: Topic,
+    log: &dyn Log,
+    store: &dyn StackStore,
+    wire: &impl Wire,
+) -> Result<Event<R>, ViewError>
+where
+    Q: Sync,
+{
+    match action {
+        Action::ReadViewBounds { partition, epoch } => {
+            let applied = store.applied(*partition).await?;
+            let (_, mark) = log.bounds(view, *partition).await?;
+            Ok(Event::ViewBounds { partition: *partition, epoch: *epoch, applied, mark })
+        }
+        Action::ReadView { partition, epoch, from } => {
+            let (_, end) = log.bounds(view, *partition).await?;
+            let records = log.read(view, *partition, *from, VIEW_RECORDS_MAX).await?;
+            let next = records.last().map_or(end, |last| last.offset + 1);
+            let mut transitions = Vec::with_capacity(records.len());
+            for stored in records {
+                let transition = wire.transition(&stored).map_err(|reason| {
+                    let at = stored.position();
+                    ViewError::Broken(format!("{}/{}/{}: {reason}", at.topic.name(), at.partition, at.offset))
+                })?;
+                transitions.push((stored.offset, transition));
+            }
+            Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, transitions, next })
+        }
+        Action::WriteView { partition, epoch, transitions, applied } => {
+            store.write(*partition, transitions.clone(), *applied).await?;
+            Ok(Event::ViewWritten { partition: *partition, epoch: *epoch, applied: *applied })
+        }
+        Action::ListOpenLanes { partition, epoch } => {
+            let keys = store.open(*partition).await?.into_iter().map(|id| id.0).collect();
+            Ok(Event::OpenLanes { partition: *partition, epoch: *epoch, keys })
+        }
+        Action::Load { partition, epoch, key } => {
+            let transitions = store.load(&ConversationId(key.clone())).await?;
+            Ok(Event::Loaded { partition: *partition, epoch: *epoch, key: key.clone(), transitions })
+        }
+        _ => Err(ViewError::Broken("not an action on a view".to_owned())),
+    }
+}
