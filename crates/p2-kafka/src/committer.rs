@@ -65,6 +65,11 @@ impl KafkaCommitter {
         KafkaCommitter { log, shared, transactor, commands, fences: Arc::default() }
     }
 
+    /// Waits for the commit that is under way, settled, also where nobody waits for it any more.
+    pub(crate) async fn settled(&self) {
+        drop(self.transactor.lock().await);
+    }
+
     /// Another process with the same slot fences this one again and again, and is fenced by it: one has to end.
     fn fenced(&self) {
         let mut fences = lock(&self.fences);

@@ -51,8 +51,10 @@ pub(crate) async fn join(
     .await?;
     let shared: Arc<Shared> = Arc::default();
     let topics: Vec<Topic> = topics.iter().copied().collect();
-    let (config, of_poller) = (log.config.clone(), Arc::clone(&shared));
-    let start = move || poller::start(&config, &group, &identity, &topics, &of_poller, slot);
+    let (of_log, of_poller) = (Arc::clone(&log), Arc::clone(&shared));
+    let start = move || {
+        poller::start(&of_log.config, &of_log.readers, (&group, &identity), &topics, &of_poller, slot)
+    };
     let Channels { commands, notices } = blocking(start).await?;
     let committer =
         Arc::new(KafkaCommitter::new(Arc::clone(&log), Arc::clone(&shared), transactor, commands.clone()));
@@ -87,6 +89,11 @@ impl KafkaMember {
                 let is_current = (told.tenure, told.seek) == (tenure, seek);
                 is_current.then_some(Ok(MemberEvent::Records { topic: lane.0, partition: lane.1, records }))
             }
+            Notice::Truncated { lane, tenure, seek, start } => {
+                let told = self.shared.state().ownership.told(lane)?;
+                let is_current = (told.tenure, told.seek) == (tenure, seek);
+                is_current.then_some(Ok(MemberEvent::Truncated { topic: lane.0, partition: lane.1, start }))
+            }
             Notice::Failed(error) => {
                 self.failed = Some(error.clone());
                 Some(Err(error))
@@ -112,6 +119,7 @@ impl Member for KafkaMember {
     }
 
     async fn committed(&self, topic: Topic, partition: i32) -> Result<Option<CommittedOffset>, LogError> {
+        self.committer.settled().await;
         let Some(client) = self.shared.state().client.clone() else {
             return Err(LogError::Unavailable("the member is closing".to_owned()));
         };

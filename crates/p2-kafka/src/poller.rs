@@ -24,6 +24,7 @@ use crate::config::{self, KafkaConfig};
 use crate::context::{Context, lock};
 use crate::log::Slot;
 use crate::ownership::{Lane, Ownership, Tenure};
+use crate::reader::SharedReaders;
 use crate::records::{self, Names};
 
 /// Records handed over at a time.
@@ -49,6 +50,15 @@ pub(crate) enum Command {
         lane: Lane,
         paused: bool,
     },
+    /// The log's start was asked for: before a seek, or because a partition has no more what comes next.
+    Start {
+        lane: Lane,
+        tenure: Tenure,
+        seek: u64,
+        /// The offset that is wanted there.
+        offset: i64,
+        start: i64,
+    },
     /// The group's progress of new partitions has arrived.
     Progress(Vec<(Lane, Tenure, Option<CommittedOffset>)>),
     /// The member has taken in half of what waited for it.
@@ -65,6 +75,7 @@ pub(crate) enum Notice {
     Assigned { lane: Lane, tenure: Tenure, committed: Option<CommittedOffset> },
     Revoked { lane: Lane },
     Records { lane: Lane, tenure: Tenure, seek: u64, bytes: usize, records: Vec<StoredRecord> },
+    Truncated { lane: Lane, tenure: Tenure, seek: u64, start: i64 },
     Failed(LogError),
 }
 
@@ -217,6 +228,8 @@ struct LaneState {
     paused_by_member: bool,
     /// As the consumer has it.
     paused: bool,
+    /// The consumer gave this partition up: it must be taken up anew before a seek.
+    is_dead: bool,
 }
 
 /// A member's poller.
@@ -225,6 +238,7 @@ pub(crate) struct Poller {
     shared: Arc<Shared>,
     names: Names,
     config: KafkaConfig,
+    readers: SharedReaders,
     commands: mpsc::UnboundedReceiver<Command>,
     own_commands: mpsc::UnboundedSender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
@@ -245,8 +259,8 @@ pub(crate) struct Channels {
 /// [`LogError::Refused`] for settings, [`LogError::Unavailable`] where no thread can be had.
 pub(crate) fn start(
     config: &KafkaConfig,
-    group: &str,
-    instance: &str,
+    readers: &SharedReaders,
+    (group, instance): (&str, &str),
     topics: &[Topic],
     shared: &Arc<Shared>,
     slot: Slot,
@@ -281,6 +295,7 @@ pub(crate) fn start(
         shared: Arc::clone(shared),
         names,
         config: config.clone(),
+        readers: Arc::clone(readers),
         commands: receiver,
         own_commands: commands.clone(),
         notices: sender,
@@ -336,8 +351,23 @@ impl Poller {
         match command {
             Command::Seek { lane, tenure, seek, offset } => {
                 if let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.tenure == tenure) {
-                    state.seek = Some((seek, offset));
-                    self.retry_seeks();
+                    // Nothing more for the seek before.
+                    state.sought = None;
+                    state.seek = None;
+                    self.regulate(lane);
+                    self.ask_start(lane, tenure, seek, offset);
+                }
+            }
+            Command::Start { lane, tenure, seek, offset, start } => {
+                if let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.tenure == tenure) {
+                    if start > offset {
+                        (state.sought, state.seek) = (None, None);
+                        let _ = self.notices.send(Notice::Truncated { lane, tenure, seek, start });
+                        self.regulate(lane);
+                    } else {
+                        state.seek = Some((seek, offset));
+                        self.retry_seeks();
+                    }
                 }
             }
             Command::Pause { lane, paused } => {
@@ -367,6 +397,7 @@ impl Poller {
             .filter_map(|(lane, state)| state.seek.map(|(seek, offset)| (*lane, seek, offset)))
             .collect();
         for (lane, seek, offset) in due {
+            self.revive(lane);
             let position = Offset::Offset(offset.max(0));
             let sought = self.client.seek(self.names.of(lane.0), lane.1, position, Duration::from_secs(1));
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
@@ -378,6 +409,57 @@ impl Poller {
                 }
                 Err(error) => tracing::debug!(?lane, offset, %error, "seek, again"),
             }
+        }
+    }
+
+    /// Takes a partition up anew that the consumer gave up. The group does not notice.
+    fn revive(&mut self, lane: Lane) {
+        let Some(state) = self.lanes.get_mut(&lane).filter(|state| state.is_dead) else { return };
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(self.names.of(lane.0), lane.1);
+        let again = self.client.incremental_unassign(&list).and_then(|()| {
+            list.set_all_offsets(Offset::End)?;
+            self.client.incremental_assign(&list)?;
+            self.client.pause(&list)
+        });
+        match again {
+            Ok(()) => (state.is_dead, state.paused) = (false, true),
+            Err(error) => tracing::warn!(?lane, %error, "a partition cannot be taken up anew"),
+        }
+    }
+
+    /// Asks where the log begins, beside the polling. The answer comes back as a command.
+    fn ask_start(&self, lane: Lane, tenure: Tenure, seek: u64, offset: i64) {
+        let (readers, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
+        let commands = self.own_commands.clone();
+        tokio::task::spawn_blocking(move || {
+            while shared.state().ownership.tenure(lane) == Some(tenure) {
+                match readers.bounds(lane) {
+                    Ok((start, _)) => {
+                        let _ = commands.send(Command::Start { lane, tenure, seek, offset, start });
+                        return;
+                    }
+                    Err(error) => tracing::info!(%error, "where the log begins, asking again"),
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+    }
+
+    /// Some partition has no more what comes next, and the consumer does not say which.
+    fn find_truncated(&mut self) {
+        let sought: Vec<(Lane, Tenure, u64, i64)> = self
+            .lanes
+            .iter_mut()
+            .filter_map(|(lane, state)| {
+                // Only the one that it was will be stopped; the others go on from where they are.
+                let (seek, expected) = state.sought.take()?;
+                state.is_dead = true;
+                Some((*lane, state.tenure, seek, expected))
+            })
+            .collect();
+        for (lane, tenure, seek, expected) in sought {
+            self.ask_start(lane, tenure, seek, expected);
         }
     }
 
@@ -418,6 +500,7 @@ impl Poller {
                         seek: None,
                         paused_by_member: false,
                         paused: true,
+                        is_dead: false,
                     };
                     self.lanes.insert(lane, state);
                     new.push((lane, tenure));
@@ -529,19 +612,19 @@ impl Poller {
                 )))
             }
             Some(RDKafkaErrorCode::InconsistentGroupProtocol) => Err(LogError::Refused(
-                "the group has members of another kind: stop them, or set kafka.protocol as they have it".to_owned(),
+                "the group has members of another kind: stop them, or set kafka.protocol as they have it"
+                    .to_owned(),
             )),
             Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 Err(LogError::Refused(format!("the broker does not let this member read: {error}")))
             }
-            Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => {
-                Err(LogError::Refused(format!("the broker is too old for kafka.protocol = consumer: {error}")))
+            Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => Err(
+                LogError::Refused(format!("the broker is too old for kafka.protocol = consumer: {error}")),
+            ),
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                self.find_truncated();
+                Ok(())
             }
-            Some(RDKafkaErrorCode::AutoOffsetReset) => Err(LogError::Refused(
-                "a partition no longer has the offset that comes next: records were deleted before they were \
-                 processed, or the log was cut; raise the topic's retention, then start once with --from earliest"
-                    .to_owned(),
-            )),
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
                 Err(LogError::Refused(format!("the consumer cannot go on: {error}")))
             }

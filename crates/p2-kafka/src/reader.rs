@@ -123,7 +123,9 @@ impl Readers {
     pub(crate) fn read(&self, lane: Lane, from: i64, max: usize) -> Result<Vec<StoredRecord>, LogError> {
         let name = self.names.of(lane.0);
         let (start, mark) = self.bounds(lane)?;
-        let from = from.max(start);
+        if from < start {
+            return Err(LogError::before_start(lane.0, lane.1, from, start));
+        }
         if from >= mark || max == 0 {
             return Ok(Vec::new());
         }

@@ -1,0 +1,4 @@
+//! Everything that needs a real Kafka. Skipped, with a line, unless `P2_REAL=1`.
+
+mod broker;
+mod port;
