@@ -162,7 +162,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "1000")
             .set("retry.backoff.ms", "50")
             // A connection that was cut in the middle must not hold a commit for the default of a minute.
-            .set("socket.timeout.ms", self.transaction_timeout_ms.max(self.request_timeout_ms).to_string())
+            .set("socket.timeout.ms", self.transaction_timeout_ms.to_string())
             .set("log.connection.close", "false");
         for (key, value) in &self.properties {
             config.set(key, value);
@@ -171,11 +171,19 @@ impl KafkaConfig {
         config
     }
 
-    /// A client that asks for offsets and metadata and reads ranges; in no group.
-    pub(crate) fn reader(&self, isolation: &str) -> ClientConfig {
+    /// A client that asks for offsets and metadata; in no group.
+    pub(crate) fn asker(&self, isolation: &str) -> ClientConfig {
+        let mut config = self.base("ask");
+        config.set("isolation.level", isolation);
+        config
+    }
+
+    /// A client that reads ranges. The client library wants the name of a group for that; it is never joined.
+    pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.base("reader");
         config
-            .set("isolation.level", isolation)
+            .set("group.id", format!("{}p2.reader", self.prefix))
+            .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")

@@ -117,7 +117,7 @@ impl KafkaLog {
 
     fn connect_blocking(config: KafkaConfig) -> Result<KafkaLog, LogError> {
         let names = Names::new(&config.prefix);
-        let latest = reader::client(&config, "read_uncommitted")?;
+        let latest = reader::asker(&config, "read_uncommitted")?;
         let counts = partition_counts(&config, &latest)?;
         let missing: Vec<&str> = Topic::ALL
             .into_iter()

@@ -43,12 +43,12 @@ struct Reader {
     at: Option<(Lane, i64)>,
 }
 
-/// Makes a client.
+/// Makes a client that asks for metadata and offsets.
 ///
 /// # Errors
 /// [`LogError::Refused`] for settings that the client library does not take.
-pub(crate) fn client(config: &KafkaConfig, isolation: &str) -> Result<Client, LogError> {
-    let made = Client::from_config_and_context(&config.reader(isolation), Context::default());
+pub(crate) fn asker(config: &KafkaConfig, isolation: &str) -> Result<Client, LogError> {
+    let made = Client::from_config_and_context(&config.asker(isolation), Context::default());
     made.map_err(|error| config::property(&error))
 }
 
@@ -88,7 +88,7 @@ impl Readers {
             config: config.clone(),
             names: Names::new(&config.prefix),
             latest,
-            stable: client(config, "read_committed")?,
+            stable: asker(config, "read_committed")?,
             idle: Mutex::default(),
         })
     }
@@ -178,7 +178,8 @@ impl Readers {
         if let Some(index) = fits.or_else(any) {
             return Ok(idle.swap_remove(index));
         }
-        Ok(Reader { client: client(&self.config, "read_committed")?, at: None })
+        let made = Client::from_config_and_context(&self.config.reader(), Context::default());
+        Ok(Reader { client: made.map_err(|error| config::property(&error))?, at: None })
     }
 }
 

@@ -298,7 +298,7 @@ impl Admin {
         let config = self.config.clone();
         blocking(move || {
             use rdkafka::consumer::Consumer as _;
-            let client = reader::client(&config, "read_uncommitted")?;
+            let client = reader::asker(&config, "read_uncommitted")?;
             crate::log::partition_counts(&config, &client)?;
             let longest = Duration::from_millis(u64::from(config.request_timeout_ms));
             let metadata = client.fetch_metadata(None, longest).map_err(|error| away("topics", &error))?;

@@ -1,3 +1,6 @@
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::producer::BaseProducer;
+
 use super::*;
 
 fn config() -> KafkaConfig {
@@ -66,10 +69,11 @@ fn secrets_are_in_no_debug_text_and_in_no_error() {
 fn every_kind_of_client_is_accepted_by_librdkafka() {
     let consumer = KafkaConfig { protocol: GroupProtocol::Consumer, ..config() };
     for config in [config(), consumer] {
-        config.reader("read_committed").create_native_config().unwrap();
-        config.member("g", "i").create_native_config().unwrap();
-        config.transactional("t").create_native_config().unwrap();
-        config.appender().create_native_config().unwrap();
-        config.admin().create_native_config().unwrap();
+        config.asker("read_committed").create::<BaseConsumer>().unwrap();
+        config.reader().create::<BaseConsumer>().unwrap();
+        config.member("g", "i").create::<BaseConsumer>().unwrap();
+        config.transactional("t").create::<BaseProducer>().unwrap();
+        config.appender().create::<BaseProducer>().unwrap();
+        config.admin().create::<BaseProducer>().unwrap();
     }
 }
