@@ -68,9 +68,36 @@ fn watermarks(
     partition: i32,
     longest: Duration,
 ) -> Result<(i64, i64), LogError> {
-    let found = client.fetch_watermarks(name, partition, longest);
-    serve(client);
-    found.map_err(|error| away(&format!("bounds of {name} partition {partition}"), client, &error))
+    let until = Instant::now() + longest;
+    loop {
+        let found = client.fetch_watermarks(name, partition, longest);
+        serve(client);
+        match found {
+            Err(error) if is_moving(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            found => {
+                return found.map_err(|error| {
+                    away(&format!("bounds of {name} partition {partition}"), client, &error)
+                });
+            }
+        }
+    }
+}
+
+/// A partition that is new or gets another leader: soon over.
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
 }
 
 /// Takes log lines and errors out of the queue of a client that nobody polls otherwise.
