@@ -44,6 +44,13 @@ impl Broker {
         let mut environment: Vec<(String, String)> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         environment.push(("KAFKA_CONTROLLER_PORT".to_owned(), free_port().to_string()));
+        // Records of tests are from 1970: retention must not come by.
+        let extra = environment.iter_mut().find(|(key, _)| key == "KAFKA_EXTRA");
+        let never = "log.initial.task.delay.ms=86400000";
+        match extra {
+            Some((_, lines)) => *lines = format!("{lines}\n{never}"),
+            None => environment.push(("KAFKA_EXTRA".to_owned(), never.to_owned())),
+        }
         let broker = Broker { dir, port: free_port(), environment };
         broker.run();
         broker
