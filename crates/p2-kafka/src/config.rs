@@ -167,14 +167,19 @@ impl KafkaConfig {
         for (key, value) in &self.properties {
             config.set(key, value);
         }
-        config.set("bootstrap.servers", &self.brokers).set_log_level(RDKafkaLogLevel::Info);
+        let debug = self.properties.contains_key("debug");
+        let level = if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info };
+        config.set("bootstrap.servers", &self.brokers).set_log_level(level);
         config
     }
 
     /// A client that asks for offsets and metadata; in no group.
     pub(crate) fn asker(&self, isolation: &str) -> ClientConfig {
         let mut config = self.base("ask");
-        config.set("isolation.level", isolation);
+        // The default is longer than a poll interval that a user may have set.
+        config
+            .set("isolation.level", isolation)
+            .set("session.timeout.ms", self.session_timeout_ms.to_string());
         config
     }
 
@@ -183,6 +188,7 @@ impl KafkaConfig {
         let mut config = self.base("reader");
         config
             .set("group.id", format!("{}p2.reader", self.prefix))
+            .set("session.timeout.ms", self.session_timeout_ms.to_string())
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("enable.auto.commit", "false")

@@ -290,7 +290,7 @@ impl Log for KafkaLog {
         };
         let identity = format!("{}{group}-{slot_name}", self.inner.config.prefix);
         let group = format!("{}{group}", self.inner.config.prefix);
-        Ok(Box::new(member::join(Arc::clone(&self.inner), group, identity, &topics, slot).await?))
+        Ok(Box::new(member::join(Arc::clone(&self.inner), group, identity, &topics, Arc::new(slot)).await?))
     }
 }
 

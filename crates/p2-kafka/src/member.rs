@@ -1,8 +1,8 @@
 //! A member of a consumer group: the side that the shell talks to.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +26,8 @@ pub(crate) struct KafkaMember {
     notices: mpsc::UnboundedReceiver<Notice>,
     committer: Arc<KafkaCommitter>,
     failed: Option<LogError>,
+    /// Held by the poller until it has left the group.
+    slot: Weak<Slot>,
 }
 
 /// Joins a group. `identity` names the slot: the static member and its transactional id.
@@ -37,7 +39,7 @@ pub(crate) async fn join(
     group: String,
     identity: String,
     topics: &BTreeSet<Topic>,
-    slot: Slot,
+    slot: Arc<Slot>,
 ) -> Result<KafkaMember, LogError> {
     let mut transactor = Transactor::new(&log.config, identity.clone());
     let longest = Duration::from_millis(u64::from(log.config.request_timeout_ms));
@@ -51,6 +53,7 @@ pub(crate) async fn join(
     .await?;
     let shared: Arc<Shared> = Arc::default();
     let topics: Vec<Topic> = topics.iter().copied().collect();
+    let held = Arc::downgrade(&slot);
     let (of_log, of_poller) = (Arc::clone(&log), Arc::clone(&shared));
     let start = move || {
         poller::start(&of_log.config, &of_log.readers, (&group, &identity), &topics, &of_poller, slot)
@@ -58,7 +61,7 @@ pub(crate) async fn join(
     let Channels { commands, notices } = blocking(start).await?;
     let committer =
         Arc::new(KafkaCommitter::new(Arc::clone(&log), Arc::clone(&shared), transactor, commands.clone()));
-    Ok(KafkaMember { log, shared, commands, notices, committer, failed: None })
+    Ok(KafkaMember { log, shared, commands, notices, committer, failed: None, slot: held })
 }
 
 impl KafkaMember {
@@ -156,6 +159,9 @@ impl Member for KafkaMember {
 
 impl Drop for KafkaMember {
     fn drop(&mut self) {
+        if let Some(slot) = self.slot.upgrade() {
+            slot.closing();
+        }
         self.shared.state().ownership.leave();
         self.command(Command::Close);
     }

@@ -141,6 +141,8 @@ pub(crate) struct Callbacks {
     commit_max: Duration,
     changes: Mutex<Vec<Change>>,
     changed: Notify,
+    /// Something was revoked since this was last cleared.
+    has_revoked: AtomicBool,
 }
 
 impl ClientContext for Callbacks {
@@ -196,6 +198,7 @@ impl Callbacks {
                 changes.push(Change::Revoked(lane, tenure));
             }
         }
+        self.has_revoked.store(true, Ordering::Release);
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
             _ => consumer.unassign(),
@@ -263,7 +266,7 @@ pub(crate) fn start(
     (group, instance): (&str, &str),
     topics: &[Topic],
     shared: &Arc<Shared>,
-    slot: Slot,
+    slot: Arc<Slot>,
 ) -> Result<Channels, LogError> {
     let names = Names::new(&config.prefix);
     let thread_error =
@@ -277,6 +280,7 @@ pub(crate) fn start(
         commit_max: Duration::from_millis(u64::from(config.transaction_timeout_ms) * 2),
         changes: Mutex::default(),
         changed: Notify::new(),
+        has_revoked: AtomicBool::new(false),
     };
     let client = {
         let _inside = runtime.enter();
@@ -303,7 +307,7 @@ pub(crate) fn start(
         logged: BTreeMap::new(),
     };
     let run = move || {
-        runtime.block_on(poller.run(&slot));
+        runtime.block_on(poller.run());
         // Questions for progress may still be under way: they end by themselves, within their time-out.
         runtime.shutdown_timeout(FETCH_PROGRESS * 2);
         drop(slot);
@@ -313,7 +317,7 @@ pub(crate) fn start(
 }
 
 impl Poller {
-    async fn run(mut self, slot: &Slot) {
+    async fn run(mut self) {
         loop {
             let retry = self.lanes.values().any(|lane| lane.seek.is_some());
             let client = Arc::clone(&self.client);
@@ -338,7 +342,6 @@ impl Poller {
             }
             self.take_changes();
         }
-        slot.closing();
         self.close().await;
     }
 
@@ -642,7 +645,7 @@ impl Poller {
     }
 
     /// Leaves the group and lets go of the consumer.
-    async fn close(mut self) {
+    async fn close(self) {
         {
             let mut state = self.shared.wait_for_commit(self.client.context().commit_max);
             state.ownership.leave();
@@ -650,19 +653,17 @@ impl Poller {
         }
         if !self.config.keep_on_stop {
             // A member with an instance id leaves only if it is told to before the consumer is closed.
+            let callbacks = self.client.context();
+            callbacks.has_revoked.store(false, Ordering::Release);
             self.client.unsubscribe();
             let had = !self.lanes.is_empty();
-            let until = Instant::now() + Duration::from_millis(if had { 1_000 } else { 100 });
-            let mut left_at = None;
-            while Instant::now() < until {
-                let client = Arc::clone(&self.client);
-                let _ = tokio::time::timeout(Duration::from_millis(20), client.recv()).await;
-                self.take_changes();
-                if self.lanes.is_empty() && had {
-                    let at = *left_at.get_or_insert_with(Instant::now);
-                    if at.elapsed() > Duration::from_millis(100) {
-                        break;
-                    }
+            let until = Instant::now() + Duration::from_millis(if had { 1_000 } else { 50 });
+            let mut left_at: Option<Instant> = None;
+            let farewell = Duration::from_millis(50);
+            while Instant::now() < until && left_at.is_none_or(|at| at.elapsed() < farewell) {
+                let _ = tokio::time::timeout(Duration::from_millis(10), self.client.recv()).await;
+                if callbacks.has_revoked.load(Ordering::Acquire) {
+                    left_at.get_or_insert_with(Instant::now);
                 }
             }
         }

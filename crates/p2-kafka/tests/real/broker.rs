@@ -12,6 +12,8 @@ use p2_kafka::{KafkaConfig, KafkaLog};
 /// Whether tests on a real broker are wanted. One line says what to do where they are not.
 pub fn is_wanted() -> bool {
     let wanted = std::env::var("P2_REAL").is_ok_and(|value| value == "1");
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     if !wanted {
         eprintln!("skipped: needs a real Kafka; P2_REAL=1 starts one (Java 17 and Maven)");
     }
@@ -44,12 +46,13 @@ impl Broker {
         let mut environment: Vec<(String, String)> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         environment.push(("KAFKA_CONTROLLER_PORT".to_owned(), free_port().to_string()));
-        // Records of tests are from 1970: retention must not come by.
-        let extra = environment.iter_mut().find(|(key, _)| key == "KAFKA_EXTRA");
-        let never = "log.initial.task.delay.ms=86400000";
-        match extra {
-            Some((_, lines)) => *lines = format!("{lines}\n{never}"),
-            None => environment.push(("KAFKA_EXTRA".to_owned(), never.to_owned())),
+        // Records of tests are from 1970: retention must not come by. The new group protocol has the session
+        // time-out that the broker sets.
+        let ours = "log.initial.task.delay.ms=86400000\ngroup.consumer.session.timeout.ms=6000\n\
+                    group.consumer.heartbeat.interval.ms=1000";
+        match environment.iter_mut().find(|(key, _)| key == "KAFKA_EXTRA") {
+            Some((_, lines)) => *lines = format!("{lines}\n{ours}"),
+            None => environment.push(("KAFKA_EXTRA".to_owned(), ours.to_owned())),
         }
         let broker = Broker { dir, port: free_port(), environment };
         broker.run();
@@ -99,7 +102,9 @@ impl Broker {
     }
 
     pub fn config(&self, prefix: &str) -> KafkaConfig {
+        let debug = std::env::var("P2_KAFKA_DEBUG").ok();
         KafkaConfig {
+            properties: debug.map(|debug| ("debug".to_owned(), debug)).into_iter().collect(),
             brokers: format!("127.0.0.1:{}", self.port),
             prefix: prefix.to_owned(),
             session_timeout_ms: 6_000,
