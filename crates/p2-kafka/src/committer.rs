@@ -9,10 +9,11 @@ use p2_stream::ports::{Batch, CommitError, CommittedOffset, Committer, LogError}
 use rdkafka::consumer::Consumer;
 use tokio::sync::mpsc;
 
+use crate::callbacks::{self, Shared};
 use crate::context::lock;
 use crate::log::Inner;
 use crate::ownership::{Lane, Ticket};
-use crate::poller::{self, Command, Shared};
+use crate::poller::Command;
 use crate::reader::Readers;
 use crate::records;
 use crate::transactor::{Offsets, Outcome, Transactor};
@@ -202,7 +203,7 @@ impl Work {
             if self.check().is_err() {
                 return Settled::Unknown;
             }
-            match poller::committed(&client, &self.log.names, &[lane], longest) {
+            match callbacks::committed(&client, &self.log.names, &[lane], longest) {
                 Ok(found) => {
                     let is_this = found.get(&lane).is_some_and(|found| found.as_ref() == Some(&wanted));
                     return if is_this { Settled::Committed } else { Settled::Aborted };

@@ -6,7 +6,7 @@
 //! How it is built, and which hazards each part closes:
 //!
 //! - `poller`: one thread per member polls its consumer, always, also while everything is paused, so that slow
-//!   calls never cost the membership. Rebalance callbacks run there and become events.
+//!   calls never cost the membership. Rebalance callbacks (`callbacks`) run there and become events.
 //! - `ownership`: which partition is whose, as a value. A commit takes the group's metadata in one critical
 //!   section with that check and the callbacks; what was prepared under an earlier assignment is refused.
 //! - `transactor`: one transactional producer. It waits for all delivery reports before the offsets and the
@@ -18,6 +18,7 @@
 //!
 //! Blocking calls of the client library run on threads of their own, never on those of the async runtime.
 
+mod callbacks;
 mod committer;
 mod config;
 mod context;

@@ -10,9 +10,10 @@ use p2_core::record::Topic;
 use p2_stream::ports::{CommittedOffset, Committer, LogError, Member, MemberEvent};
 use tokio::sync::mpsc;
 
+use crate::callbacks::{self, Shared};
 use crate::committer::KafkaCommitter;
 use crate::log::{Inner, Slot, blocking};
-use crate::poller::{self, Channels, Command, Notice, Shared};
+use crate::poller::{self, Channels, Command, Notice};
 use crate::transactor::{Outcome, Transactor};
 
 /// Below so many waiting bytes a throttled delivery goes on.
@@ -128,7 +129,7 @@ impl Member for KafkaMember {
         };
         let (names, lane) = (self.log.names.clone(), (topic, partition));
         let longest = Duration::from_millis(u64::from(self.log.config.request_timeout_ms));
-        let found = blocking(move || poller::committed(&client, &names, &[lane], longest)).await?;
+        let found = blocking(move || callbacks::committed(&client, &names, &[lane], longest)).await?;
         Ok(found.get(&lane).cloned().flatten())
     }
 
