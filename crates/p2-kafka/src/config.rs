@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use p2_stream::ports::LogError;
@@ -148,6 +149,13 @@ impl KafkaConfig {
         for (key, instead) in OWN {
             if self.properties.contains_key(key) {
                 return refused(format!("kafka.properties must not set '{key}': {instead}"));
+            }
+        }
+        for (key, value) in &self.properties {
+            if key.ends_with(".location") && value != "probe" && !Path::new(value).exists() {
+                return refused(format!(
+                    "kafka.properties: '{key}' is '{value}', and there is no such file: correct the path"
+                ));
             }
         }
         self.base("check").create_native_config().map(drop).map_err(|error| property(&error))

@@ -67,7 +67,7 @@ impl ClientContext for Context {
                     Some(format!("TLS fails ({reason}): check security.protocol and ssl.* (the CA?)"));
             }
             // It only sums up what was said before.
-            Some(RDKafkaErrorCode::AllBrokersDown) if seen.last.is_some() => {}
+            Some(RDKafkaErrorCode::AllBrokersDown) => {}
             _ => seen.last = Some(reason.to_owned()),
         }
     }

@@ -225,7 +225,6 @@ async fn work_goes_on_over_tls_with_scram_and_wrong_credentials_are_one_sentence
     assert!(absent.to_string().contains("absent.pem"), "{absent}");
     let mut open = broker.config("");
     open.brokers = format!("127.0.0.1:{port}");
-    open.request_timeout_ms = 3_000;
     let open = error(open).await.to_string();
     assert!(open.contains("no Kafka broker answers") && open.contains("security.protocol"), "{open}");
     std::fs::remove_dir_all(&dir).unwrap();

@@ -7,4 +7,5 @@ mod clients;
 mod copier;
 mod faults;
 mod port;
+mod processes;
 mod proxy;
