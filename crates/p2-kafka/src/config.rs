@@ -170,8 +170,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.max.ms", "1000")
             .set("retry.backoff.ms", "50")
             // A connection that was cut in the middle must not hold a commit for the default of a minute.
-            .set("socket.timeout.ms", self.transaction_timeout_ms.to_string())
-            .set("log.connection.close", "false");
+            .set("socket.timeout.ms", self.transaction_timeout_ms.to_string());
         for (key, value) in &self.properties {
             config.set(key, value);
         }
@@ -194,6 +193,7 @@ impl KafkaConfig {
     /// A client that reads ranges. The client library wants the name of a group for that; it is never joined.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.base("reader");
+        config.set("log.connection.close", "false");
         config
             .set("group.id", format!("{}p2.reader", self.prefix))
             .set("session.timeout.ms", self.session_timeout_ms.to_string())
@@ -212,6 +212,7 @@ impl KafkaConfig {
     /// A member of a group.
     pub(crate) fn member(&self, group: &str, instance: &str) -> ClientConfig {
         let mut config = self.base("member");
+        config.set("log.connection.close", "false");
         if !self.properties.contains_key("fetch.wait.max.ms") {
             // A partition that is resumed waits for the fetch under way to return.
             config.set("fetch.wait.max.ms", "100");
@@ -239,6 +240,7 @@ impl KafkaConfig {
     /// A transactional producer.
     pub(crate) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.base("commits");
+        config.set("log.connection.close", "false");
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", self.transaction_timeout_ms.to_string())
@@ -250,6 +252,7 @@ impl KafkaConfig {
     /// A producer of single records outside of any group.
     pub(crate) fn appender(&self) -> ClientConfig {
         let mut config = self.base("append");
+        config.set("log.connection.close", "false");
         config
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", self.request_timeout_ms.to_string())

@@ -38,6 +38,11 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            // "[thrd:name]: host:port/id: what": some failures are only ever said here.
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            lock(&self.seen).last = Some(text.to_owned());
+        }
         match level {
             // Properties of consumers are given to producers too, and the other way round: that is on purpose.
             _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", facility, message),

@@ -4,6 +4,7 @@
 
 mod broker;
 mod clients;
+mod conversations;
 mod copier;
 mod faults;
 mod port;
