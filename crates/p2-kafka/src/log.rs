@@ -327,8 +327,8 @@ pub(crate) fn partition_counts(
                 if Instant::now() >= until {
                     let why = client.context().last().unwrap_or_else(|| error.to_string());
                     return Err(LogError::Unavailable(format!(
-                        "no Kafka broker answers at {} within {} ms ({why}): check kafka.brokers, and that the \
-                         broker runs and can be reached from here",
+                        "no Kafka broker answers at {} within {} ms ({why}): check kafka.brokers, that the broker \
+                         runs and can be reached from here, and that its listener speaks security.protocol",
                         config.brokers, config.request_timeout_ms
                     )));
                 }

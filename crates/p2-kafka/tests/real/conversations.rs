@@ -21,7 +21,7 @@ use p2_stream::memory::MemoryStore;
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, Model, StackStore};
 use p2_stream::processor::Call;
-use p2_stream::runtime::Limits;
+use p2_stream::runtime::{Limits, Start};
 use p2_stream::shell::{self, CallPort, Setup, ShellError, now_ms};
 use p2_stream::wire::{self, ProcessorWire};
 use tokio::sync::watch;
@@ -57,15 +57,15 @@ struct Instance {
 }
 
 impl Instance {
-    async fn start(config: &KafkaConfig, slot: &str, store: &MemoryStore, nonce: u64) -> Instance {
+    async fn start(config: &KafkaConfig, slot: &str, store: &MemoryStore, start: Start) -> Instance {
         let log = KafkaLog::connect(KafkaConfig { slot: slot.to_owned(), ..config.clone() }).await.unwrap();
         let (stop, stopped) = watch::channel(false);
         let setup = |name: &'static str| Setup {
             log: Arc::new(log.clone()) as Arc<dyn Log>,
             store: Arc::new(store.clone()) as Arc<dyn StackStore>,
             wire: Arc::new(ProcessorWire::new(name, |topic| log.partitions(topic))),
-            limits: Limits::default(),
-            nonce,
+            limits: Limits { start, ..Limits::default() },
+            nonce: u64::from(slot.bytes().fold(0u32, |hash, byte| hash * 31 + u32::from(byte))),
             stop: stopped.clone(),
             drain: Duration::from_secs(5),
             metrics: Metrics::default(),
@@ -149,19 +149,20 @@ async fn conversations_with_tools_end_once_each_while_instances_come_and_go() {
     }
     let config = broker::shared().config(&fresh_prefix());
     create_topics(&config).await;
-    // One store for all, as the real one is.
+    // The first start of a group with records before it is the operator's decision. One store for all, as the
+    // real one is.
     let store = MemoryStore::default();
-    let first = Instance::start(&config, "one", &store, 1).await;
-    let second = Instance::start(&config, "two", &store, 2).await;
+    let first = Instance::start(&config, "one", &store, Start::Earliest).await;
+    let second = Instance::start(&config, "two", &store, Start::Earliest).await;
     let log = KafkaLog::connect(KafkaConfig { slot: "client".to_owned(), ..config.clone() }).await.unwrap();
     let names: Vec<String> = (0..12).map(|n| format!("conversation {n}")).collect();
     let mut inputs = Vec::new();
     for name in &names {
         inputs.push(say(&log, name, "What is the weather in Paris?").await);
     }
-    // One goes in an orderly way and another one comes, both under load.
+    // One goes in an orderly way and another one comes, both under load. It needs no decision: there is progress.
     first.stop().await;
-    let third = Instance::start(&config, "three", &store, 3).await;
+    let third = Instance::start(&config, "three", &store, Start::Refuse).await;
     for name in &names {
         inputs.push(say(&log, name, "And what is the weather in Rome?").await);
     }
@@ -195,9 +196,12 @@ async fn conversations_with_tools_end_once_each_while_instances_come_and_go() {
         assert_eq!(stored, log_of[name], "the view of {name} is the fold of its log");
         let seqs: Vec<i64> = stored.iter().map(|transition| transition.seq).collect();
         assert_eq!(seqs, (0..seqs.len() as i64).collect::<Vec<_>>(), "{name}: no gap, nothing twice");
-        let results = states(&stored);
-        let results = results.iter().filter(|state| matches!(state, State::ToolResult(_))).count();
-        assert_eq!(results, 2, "{name}: one result for each question");
+        let count = |is: fn(&State) -> bool| states(&stored).into_iter().filter(|state| is(state)).count();
+        let calls = count(|state| matches!(state, State::ToolCall(_)));
+        let results = count(|state| matches!(state, State::ToolResult(_)));
+        // A question that comes while the first is worked on may share its call.
+        assert!((1..=2).contains(&calls), "{name}: {calls} calls");
+        assert_eq!(results, calls, "{name}: one result for each call");
     }
     let mut outcomes: BTreeMap<Id, usize> = BTreeMap::new();
     for message in messages(&log, Topic::Artifacts).await {
