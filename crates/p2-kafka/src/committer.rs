@@ -46,6 +46,16 @@ struct Work {
     ticket: Ticket,
 }
 
+/// What a commit means for the member, beside its result.
+#[derive(Debug, PartialEq, Eq)]
+enum Aftermath {
+    None,
+    /// Somebody else took the transactional id.
+    Fenced,
+    /// No commit will ever go through.
+    Refused(String),
+}
+
 /// Ends the commit for the rebalance callbacks, whatever happens.
 struct UnderWay<'a>(&'a Shared);
 
@@ -99,41 +109,53 @@ impl Committer for KafkaCommitter {
         let work = Work { log: Arc::clone(&self.log), shared: Arc::clone(&self.shared), batch, ticket };
         // Not cut when the caller goes away: a transaction that was begun is ended.
         let done = tokio::task::spawn_blocking(move || work.run(&mut transactor)).await;
-        let (outcome, was_fenced) = done.unwrap_or_else(|_| {
-            (Err(CommitError::Unknown("the process is shutting down".to_owned())), false)
-        });
-        if was_fenced {
-            self.fenced();
+        let Ok((result, aftermath)) = done else {
+            return Err(CommitError::Unknown("the process is shutting down".to_owned()));
+        };
+        match aftermath {
+            Aftermath::None => {}
+            Aftermath::Fenced => self.fenced(),
+            Aftermath::Refused(reason) => {
+                let _ = self.commands.send(Command::Fail(LogError::Refused(reason)));
+            }
         }
-        outcome
+        result
     }
 }
 
+/// A commit's result and what it means for the member.
+type Ended = (Result<Vec<Position>, CommitError>, Aftermath);
+
 impl Work {
-    /// The outcome, and whether somebody else took the transactional id.
-    fn run(&self, transactor: &mut Transactor) -> (Result<Vec<Position>, CommitError>, bool) {
+    fn run(&self, transactor: &mut Transactor) -> Ended {
         let offsets = {
             // One critical section with the rebalance callbacks: the partitions are ours in the generation that
             // this metadata is of, and the callbacks wait for the end of the transaction.
             let mut state = self.shared.state();
             if let Err(error) = state.ownership.check(&self.ticket, &self.batch.progress) {
-                return (Err(error), false);
+                return (Err(error), Aftermath::None);
             }
             let Some(client) = &state.client else {
-                return (Err(CommitError::Fenced("the member is closing".to_owned())), false);
+                return (Err(CommitError::Fenced("the member is closing".to_owned())), Aftermath::None);
             };
             let offsets = if self.batch.progress.is_empty() {
                 None
             } else if client.assignment_lost() {
-                return (Err(CommitError::Fenced("the member was away for too long".to_owned())), false);
+                return (
+                    Err(CommitError::Fenced("the member was away for too long".to_owned())),
+                    Aftermath::None,
+                );
             } else {
                 let Some(metadata) = client.group_metadata() else {
-                    return (Err(CommitError::Aborted("the member is in no group yet".to_owned())), false);
+                    return (
+                        Err(CommitError::Aborted("the member is in no group yet".to_owned())),
+                        Aftermath::None,
+                    );
                 };
                 Some(Offsets { progress: self.batch.progress.clone(), metadata })
             };
             if self.batch.outputs.is_empty() && offsets.is_none() {
-                return (Ok(Vec::new()), false);
+                return (Ok(Vec::new()), Aftermath::None);
             }
             self.shared.begin_commit(&mut state);
             offsets
@@ -145,16 +167,15 @@ impl Work {
         self.judge(outcome, transactor)
     }
 
-    fn judge(
-        &self,
-        outcome: Outcome,
-        transactor: &mut Transactor,
-    ) -> (Result<Vec<Position>, CommitError>, bool) {
+    fn judge(&self, outcome: Outcome, transactor: &mut Transactor) -> Ended {
         let result = match outcome {
             Outcome::Committed(positions) => Ok(positions),
-            Outcome::Aborted(reason) | Outcome::Refused(reason) => Err(CommitError::Aborted(reason)),
+            Outcome::Aborted(reason) => Err(CommitError::Aborted(reason)),
+            Outcome::Refused(reason) => {
+                return (Err(CommitError::Aborted(reason.clone())), Aftermath::Refused(reason));
+            }
             Outcome::Unfit(reason) => Err(CommitError::Unfit(reason)),
-            Outcome::Fenced(reason) => return (Err(CommitError::Fenced(reason)), true),
+            Outcome::Fenced(reason) => return (Err(CommitError::Fenced(reason)), Aftermath::Fenced),
             // The generation moved on while the partitions may have stayed: then it is only tried again.
             Outcome::Stale(reason) => Err(match self.check() {
                 Ok(()) => CommitError::Aborted(reason),
@@ -169,7 +190,7 @@ impl Work {
                 Settled::Unknown => Err(CommitError::Unknown(reason)),
             },
         };
-        (result, false)
+        (result, Aftermath::None)
     }
 
     fn check(&self) -> Result<(), CommitError> {
@@ -182,7 +203,7 @@ impl Work {
         let longest = Duration::from_millis(u64::from(self.log.config.request_timeout_ms));
         while let Err(outcome) = transactor.ready(longest) {
             tracing::warn!(?outcome, "the outcome of a commit is not known yet, asking again");
-            if self.shared.state().client.is_none() {
+            if self.shared.state().client.is_none() || matches!(outcome, Outcome::Refused(_)) {
                 return Settled::Unknown;
             }
             std::thread::sleep(Duration::from_millis(100));
