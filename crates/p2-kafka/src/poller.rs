@@ -254,6 +254,7 @@ impl Poller {
             let Some(state) = self.lanes.get_mut(&lane) else { continue };
             match sought {
                 Ok(()) => {
+                    tracing::debug!(?lane, offset, "sought");
                     state.seek = None;
                     state.sought = Some((seek, offset.max(0)));
                     self.regulate(lane);
@@ -344,6 +345,7 @@ impl Poller {
         for change in changes {
             match change {
                 Change::Assigned(lane, tenure) => {
+                    tracing::debug!(?lane, tenure, "assigned");
                     let state = LaneState {
                         tenure,
                         announced: false,
@@ -357,6 +359,7 @@ impl Poller {
                     new.push((lane, tenure));
                 }
                 Change::Revoked(lane, tenure) => {
+                    tracing::debug!(?lane, tenure, "revoked");
                     new.retain(|(other, _)| *other != lane);
                     if self.lanes.remove(&lane).is_some_and(|state| state.announced && state.tenure == tenure)
                     {

@@ -51,6 +51,7 @@ pub async fn copy(
     let mut owned: BTreeMap<i32, i64> = BTreeMap::new();
     let mut batches = 0;
     loop {
+        tracing::debug!(nonce, ?owned, "next");
         let event = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -76,7 +77,9 @@ pub async fn copy(
                 assert!(first >= *next, "partition {partition}: offset {first} again, after {next}");
                 batches += 1;
                 let metadata = format!("{nonce}/{batches}");
-                match commit(committer.as_ref(), partition, &records, metadata, &counts).await {
+                let committed = commit(committer.as_ref(), partition, &records, metadata, &counts).await;
+                tracing::debug!(nonce, partition, first, ?committed, "commit");
+                match committed {
                     Ok(after) => *next = after,
                     Err(_) => start_over(member.as_mut(), partition, &mut owned).await?,
                 }

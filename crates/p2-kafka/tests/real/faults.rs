@@ -161,7 +161,13 @@ async fn copies_are_exactly_once_while_the_broker_is_killed_and_connections_are_
         let of_this: Arc<Counts> = Arc::default();
         counts.push(Arc::clone(&of_this));
         let (log, stopped) = (log.clone(), stopped.clone());
-        copiers.push(tokio::spawn(async move { copy(&log, "p2.copy", nonce, of_this, stopped).await }));
+        copiers.push(tokio::spawn(async move {
+            let ended = copy(&log, "p2.copy", nonce, of_this, stopped).await;
+            if let Err(error) = &ended {
+                eprintln!("copier {nonce} ended: {error}");
+            }
+            ended
+        }));
     }
     let mut inputs = 0;
     for round in 0..24 {
