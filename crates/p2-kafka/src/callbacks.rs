@@ -132,9 +132,10 @@ impl Callbacks {
         consumer: &BaseConsumer<Self>,
         list: &mut TopicPartitionList,
     ) -> Result<(), KafkaError> {
-        // Where to begin is said by a seek, after catch-up. Until then: at the end, paused. Any other place
-        // could be out of range, and then the partition would have to be assigned again.
-        list.set_all_offsets(Offset::End)?;
+        // Where to begin is said by a seek, after catch-up. Until then: paused, at an offset that needs no question.
+        // At the logical "end", the answer to the question where that is may come in after the seek, and then the
+        // consumer asks again and goes there: records would be skipped without a word.
+        list.set_all_offsets(Offset::Offset(0))?;
         let mut state = self.shared.state();
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,

@@ -29,6 +29,10 @@ use crate::records::{self, Names};
 const RECORDS_MAX: usize = 500;
 /// Bytes of values that wait for the member before delivery is throttled.
 const WAITING_BYTES_MAX: usize = 32 << 20;
+/// Offsets without a record that are believed: markers of transactions. A longer gap is looked at.
+const GAP_OFFSETS_MAX: i64 = 16;
+/// Seeks that may be refused before a partition is taken up anew.
+const SEEKS_MAX: u32 = 50;
 /// Longest answer to a question for committed progress before it is asked again.
 const FETCH_PROGRESS: Duration = Duration::from_secs(2);
 
@@ -88,6 +92,8 @@ struct LaneState {
     paused: bool,
     /// The consumer gave this partition up: it must be taken up anew before a seek.
     is_dead: bool,
+    /// How often the newest seek was refused.
+    refusals: u32,
 }
 
 /// A member's poller.
@@ -255,11 +261,15 @@ impl Poller {
             match sought {
                 Ok(()) => {
                     tracing::debug!(?lane, offset, "sought");
-                    state.seek = None;
+                    (state.seek, state.refusals) = (None, 0);
                     state.sought = Some((seek, offset.max(0)));
                     self.regulate(lane);
                 }
-                Err(error) => tracing::debug!(?lane, offset, %error, "seek, again"),
+                Err(error) => {
+                    tracing::debug!(?lane, offset, %error, "seek, again");
+                    state.refusals += 1;
+                    state.is_dead = state.refusals.is_multiple_of(SEEKS_MAX);
+                }
             }
         }
     }
@@ -270,7 +280,7 @@ impl Poller {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(self.names.of(lane.0), lane.1);
         let again = self.client.incremental_unassign(&list).and_then(|()| {
-            list.set_all_offsets(Offset::End)?;
+            list.set_all_offsets(Offset::Offset(0))?;
             self.client.incremental_assign(&list)?;
             self.client.pause(&list)
         });
@@ -354,6 +364,7 @@ impl Poller {
                         paused_by_member: false,
                         paused: true,
                         is_dead: false,
+                        refusals: 0,
                     };
                     self.lanes.insert(lane, state);
                     new.push((lane, tenure));
@@ -446,6 +457,14 @@ impl Poller {
         // Before the first seek nothing is delivered; the seek goes back to where this was.
         let Some((seek, expected)) = state.sought else { return };
         if stored.offset < expected {
+            return;
+        }
+        if stored.offset - expected > GAP_OFFSETS_MAX && !self.readers.is_gap(lane, expected, stored.offset) {
+            // Aborted transactions leave such gaps. Anything else would be a record that is lost for good.
+            tracing::warn!(?lane, expected, found = stored.offset, "a jump, going back");
+            state.sought = None;
+            let tenure = state.tenure;
+            self.ask_start(lane, tenure, seek, expected);
             return;
         }
         state.sought = Some((seek, stored.offset + 1));

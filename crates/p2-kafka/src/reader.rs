@@ -180,6 +180,12 @@ impl Readers {
         }
     }
 
+    /// Whether it is known that there is no committed record from `from` up to before `to`.
+    pub(crate) fn is_gap(&self, lane: Lane, from: i64, to: i64) -> bool {
+        let next = self.read(lane, from, 1);
+        next.is_ok_and(|found| found.first().is_none_or(|record| record.offset >= to))
+    }
+
     fn read_stable(
         &self,
         lane: Lane,
