@@ -82,3 +82,53 @@ async fn offsets_are_found_by_time() {
     }
     assert_eq!(log.offset_at(Topic::Inbox, 0, 1_000).await.unwrap(), 0, "an empty partition");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_gaps_of_aborted_transactions_are_passed_and_nothing_behind_them_is_lost() {
+    use p2_stream::ports::MemberEvent;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    if !broker::is_wanted() {
+        return;
+    }
+    let config = broker::shared().config(&fresh_prefix());
+    create_topics(&config).await;
+    let log = KafkaLog::connect(config.clone()).await.unwrap();
+    let record = |text: &str| NewRecord {
+        topic: Topic::Inbox,
+        partition: 1,
+        key: "k".to_owned(),
+        headers: Vec::new(),
+        value: text.as_bytes().to_vec(),
+        time_ms: 1_000,
+    };
+    log.append(vec![record("before")]).await.unwrap();
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("transactional.id", format!("{}aborts", config.prefix));
+    let aborts: BaseProducer = client.create().unwrap();
+    aborts.init_transactions(Duration::from_secs(10)).unwrap();
+    aborts.begin_transaction().unwrap();
+    let name = format!("{}{}", config.prefix, Topic::Inbox.name());
+    for _ in 0..40 {
+        aborts
+            .send(BaseRecord::to(&name).partition(1).key("k").payload("never"))
+            .unwrap_or_else(|_| panic!("sent"));
+    }
+    aborts.flush(Duration::from_secs(10)).unwrap();
+    aborts.abort_transaction(Duration::from_secs(10)).unwrap();
+    let after = log.append(vec![record("after")]).await.unwrap();
+    assert_eq!(after[0].offset, 42, "40 aborted records and a marker lie between");
+    let read = log.read(Topic::Inbox, 1, 1, 9).await.unwrap();
+    assert_eq!(read.iter().map(|stored| stored.offset).collect::<Vec<_>>(), [42]);
+    let mut member = log.join("p2.gaps", &[Topic::Inbox]).await.unwrap();
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        match member.next().await.unwrap() {
+            MemberEvent::Assigned { partition, .. } => member.seek(Topic::Inbox, partition, 0).await.unwrap(),
+            MemberEvent::Records { records, .. } => found.extend(records.iter().map(|stored| stored.offset)),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    assert_eq!(found, [0, 42]);
+}
