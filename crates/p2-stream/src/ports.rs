@@ -63,6 +63,9 @@ pub enum CommitError {
     /// Nothing of it is visible, and it may be tried again.
     #[error("commit aborted: {0}")]
     Aborted(String),
+    /// Nothing of it is visible, and the same batch will not go through later either: with fewer records it may.
+    #[error("commit does not fit: {0}")]
+    Unfit(String),
     /// Nothing of it is visible, and this member may no longer commit for these partitions.
     #[error("commit refused: this member was fenced: {0}")]
     Fenced(String),
@@ -86,6 +89,10 @@ pub enum LogError {
     /// A record over the limit.
     #[error("{0}")]
     TooLarge(String),
+    /// The log does not serve this client: its settings, its credentials, or its place is taken by another.
+    /// Waiting does not help.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl LogError {

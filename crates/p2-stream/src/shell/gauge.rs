@@ -66,7 +66,7 @@ impl Gauge {
                 self.metrics.observe(Metric::CommitRecords, &[self.name], as_f64(positions.len()));
                 "committed"
             }
-            Err(CommitError::Aborted(_)) => "aborted",
+            Err(CommitError::Aborted(_) | CommitError::Unfit(_)) => "aborted",
             Err(CommitError::Fenced(_)) => "fenced",
             Err(CommitError::Unknown(_)) => "unknown",
         };

@@ -234,7 +234,8 @@ where
         match event {
             MemberEvent::Assigned { partition, committed, .. } => {
                 self.gauge.assignment("assigned");
-                let (start, end) = self.setup.log.bounds(self.input, partition).await?;
+                let (log, input) = (self.setup.log.clone(), self.input);
+                let (start, end) = patiently(&self.setup.stop, || log.bounds(input, partition)).await?;
                 member.pause(self.input, partition);
                 let event = Event::Assigned { partition, committed, start, end };
                 self.drive(event, member, epochs).await
@@ -250,8 +251,8 @@ where
                 tracing::error!(partition, start, "records were deleted before they were processed");
                 self.drive(Event::Revoked { partition }, member, epochs).await?;
                 epochs.remove(&partition);
-                let log = self.setup.log.clone();
-                let event = start_over(log, self.input, partition, member).await?;
+                let event =
+                    start_over(&self.setup.stop, &self.setup.log, self.input, partition, member).await?;
                 self.drive(event, member, epochs).await
             }
             MemberEvent::Records { partition, records, .. } => {
@@ -353,8 +354,8 @@ where
             Action::StartOver { partition } => {
                 self.gauge.assignment("started_over");
                 epochs.remove(&partition);
-                let log = self.setup.log.clone();
-                return Ok(Some(start_over(log, self.input, partition, member).await?));
+                let (stop, log) = (&self.setup.stop, &self.setup.log);
+                return Ok(Some(start_over(stop, log, self.input, partition, member).await?));
             }
             Action::Halt { partition, reason } => {
                 self.gauge.assignment("halted");
@@ -431,6 +432,10 @@ where
                     tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                     Event::Aborted { batch, halve: false }
                 }
+                Err(CommitError::Unfit(reason)) => {
+                    tracing::warn!(batch, reason, "commit does not fit");
+                    Event::Aborted { batch, halve: true }
+                }
                 Err(CommitError::Fenced(reason)) => {
                     tracing::warn!(batch, reason, "commit fenced");
                     Event::Fenced { batch }
@@ -458,15 +463,34 @@ where
 
 /// Fetches a partition's progress anew, before the member is polled again: no revocation can come in between.
 async fn start_over<R>(
-    log: Arc<dyn Log>,
+    stop: &watch::Receiver<bool>,
+    log: &Arc<dyn Log>,
     input: Topic,
     partition: i32,
     member: &mut Box<dyn Member>,
 ) -> Result<Event<R>, ShellError> {
     member.pause(input, partition);
-    let committed = member.committed(input, partition).await?;
-    let (start, end) = log.bounds(input, partition).await?;
+    let committed = patiently(stop, || member.committed(input, partition)).await?;
+    let (start, end) = patiently(stop, || log.bounds(input, partition)).await?;
     Ok(Event::Assigned { partition, committed, start, end })
+}
+
+/// Asks the log until it answers: an outage is waited out, unless it is time to stop.
+async fn patiently<T, F>(stop: &watch::Receiver<bool>, mut ask: impl FnMut() -> F) -> Result<T, LogError>
+where
+    F: Future<Output = Result<T, LogError>>,
+{
+    let mut pause_ms = 20;
+    loop {
+        match ask().await {
+            Err(LogError::Unavailable(reason)) if !*stop.borrow() => {
+                tracing::warn!(reason, "log away, trying again");
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms = (pause_ms * 2).min(1_000);
+            }
+            answer => return answer,
+        }
+    }
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

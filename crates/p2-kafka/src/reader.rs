@@ -1,0 +1,286 @@
+//! Ranges of committed records, and the bounds of partitions.
+//!
+//! A few consumers outside of any group take turns. One that was left in the middle of a partition goes on
+//! where the next read of that partition begins, so that reading a partition to its end in pieces costs one
+//! start. All functions block.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use p2_stream::ports::{LogError, StoredRecord};
+use rdkafka::TopicPartitionList;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::Offset;
+
+use crate::config::{self, KafkaConfig};
+use crate::context::{Context, lock};
+use crate::ownership::Lane;
+use crate::records::{self, Names};
+
+/// Readers that are kept; also the most reads at a time.
+pub(crate) const READERS_MAX: usize = 4;
+/// Most bytes of values that one read returns, beyond the first record.
+const BYTES_MAX: usize = 16 << 20;
+
+type Client = BaseConsumer<Context>;
+
+/// Reads ranges and bounds.
+pub(crate) struct Readers {
+    config: KafkaConfig,
+    names: Names,
+    /// Asks for high watermarks.
+    latest: Client,
+    /// Asks for last stable offsets.
+    stable: Client,
+    idle: Mutex<Vec<Reader>>,
+}
+
+struct Reader {
+    client: Client,
+    /// The partition that it is in the middle of, and the offset that comes next.
+    at: Option<(Lane, i64)>,
+}
+
+/// Makes a client that asks for metadata and offsets.
+///
+/// # Errors
+/// [`LogError::Refused`] for settings that the client library does not take.
+pub(crate) fn asker(config: &KafkaConfig, isolation: &str) -> Result<Client, LogError> {
+    let made = Client::from_config_and_context(&config.asker(isolation), Context::default());
+    made.map_err(|error| config::property(&error))
+}
+
+fn away(what: &str, client: &Client, error: &KafkaError) -> LogError {
+    let context = client.context();
+    if let Some(refusal) = context.refusal() {
+        return LogError::Refused(refusal);
+    }
+    let why = context.last().map(|last| format!(" ({last})")).unwrap_or_default();
+    LogError::Unavailable(format!("{what}: {error}{why}"))
+}
+
+/// (log start, end): the end is the high watermark, or the last stable offset with a read_committed client.
+fn watermarks(
+    client: &Client,
+    name: &str,
+    partition: i32,
+    longest: Duration,
+) -> Result<(i64, i64), LogError> {
+    let until = Instant::now() + longest;
+    loop {
+        let found = client.fetch_watermarks(name, partition, longest);
+        serve(client);
+        match found {
+            Err(error) if is_moving(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            found => {
+                return found.map_err(|error| {
+                    away(&format!("bounds of {name} partition {partition}"), client, &error)
+                });
+            }
+        }
+    }
+}
+
+/// A partition that is new or gets another leader: soon over.
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
+}
+
+/// Takes log lines and errors out of the queue of a client that nobody polls otherwise.
+pub(crate) fn serve(client: &Client) {
+    for _ in 0..100 {
+        if client.poll(Duration::ZERO).is_none() {
+            break;
+        }
+    }
+}
+
+impl Readers {
+    pub(crate) fn new(config: &KafkaConfig, latest: Client) -> Result<Readers, LogError> {
+        Ok(Readers {
+            config: config.clone(),
+            names: Names::new(&config.prefix),
+            latest,
+            stable: asker(config, "read_committed")?,
+            idle: Mutex::default(),
+        })
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(u64::from(self.config.request_timeout_ms))
+    }
+
+    /// (first offset kept, high watermark).
+    pub(crate) fn bounds(&self, lane: Lane) -> Result<(i64, i64), LogError> {
+        watermarks(&self.latest, self.names.of(lane.0), lane.1, self.longest())
+    }
+
+    /// The first offset whose record is not older than this time; the high watermark where there is none.
+    pub(crate) fn offset_at(&self, lane: Lane, time_ms: i64) -> Result<i64, LogError> {
+        let name = self.names.of(lane.0);
+        let mut times = TopicPartitionList::new();
+        let bad =
+            |error| away(&format!("offset by time in {name} partition {}", lane.1), &self.latest, &error);
+        times.add_partition_offset(name, lane.1, Offset::Offset(time_ms)).map_err(bad)?;
+        let found = self.latest.offsets_for_times(times, self.longest());
+        serve(&self.latest);
+        let offset = found.map_err(bad)?.find_partition(name, lane.1).map(|element| element.offset());
+        match offset {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            _ => Ok(self.bounds(lane)?.1),
+        }
+    }
+
+    /// Committed records from `from` on. Empty only where all below the high watermark, as of the call, is
+    /// decided and nothing of it is visible: an open transaction there is waited for.
+    pub(crate) fn read(&self, lane: Lane, from: i64, max: usize) -> Result<Vec<StoredRecord>, LogError> {
+        let name = self.names.of(lane.0);
+        let (start, mark) = self.bounds(lane)?;
+        if from < start {
+            return Err(LogError::before_start(lane.0, lane.1, from, start));
+        }
+        if from >= mark || max == 0 {
+            return Ok(Vec::new());
+        }
+        let open = Duration::from_millis(u64::from(self.config.transaction_timeout_ms));
+        let until = Instant::now() + self.longest() + open;
+        loop {
+            let (_, stable) = watermarks(&self.stable, name, lane.1, self.longest())?;
+            if stable > from {
+                let records = self.read_stable(lane, from, max, until)?;
+                if !records.is_empty() {
+                    return Ok(records);
+                }
+            }
+            if stable >= mark {
+                return Ok(Vec::new());
+            }
+            if Instant::now() >= until {
+                return Err(LogError::Unavailable(format!(
+                    "{name} partition {} cannot be read beyond offset {stable}: a transaction is open there, the \
+                     broker aborts it when its time-out is over",
+                    lane.1
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether it is known that there is no committed record from `from` up to before `to`.
+    pub(crate) fn is_gap(&self, lane: Lane, from: i64, to: i64) -> bool {
+        let next = self.read(lane, from, 1);
+        next.is_ok_and(|found| found.first().is_none_or(|record| record.offset >= to))
+    }
+
+    fn read_stable(
+        &self,
+        lane: Lane,
+        from: i64,
+        max: usize,
+        until: Instant,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        let mut reader = self.take(lane, from)?;
+        let read = reader.read(&self.names, lane, from, max, until);
+        if read.is_ok() {
+            let mut idle = lock(&self.idle);
+            if idle.len() < READERS_MAX {
+                idle.push(reader);
+            }
+        }
+        read
+    }
+
+    fn take(&self, lane: Lane, from: i64) -> Result<Reader, LogError> {
+        let mut idle = lock(&self.idle);
+        let fits = idle.iter().position(|reader| reader.at == Some((lane, from)));
+        let any = || idle.iter().position(|reader| reader.at.is_none()).or(idle.len().checked_sub(1));
+        if let Some(index) = fits.or_else(any) {
+            return Ok(idle.swap_remove(index));
+        }
+        let made = Client::from_config_and_context(&self.config.reader(), Context::default());
+        Ok(Reader { client: made.map_err(|error| config::property(&error))?, at: None })
+    }
+}
+
+impl Reader {
+    /// Reads to the last stable offset or `max` records. An error leaves a reader of no use.
+    fn read(
+        &mut self,
+        names: &Names,
+        lane: Lane,
+        from: i64,
+        max: usize,
+        until: Instant,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        let what = || format!("reading {} partition {} from {from}", names.of(lane.0), lane.1);
+        if self.at != Some((lane, from)) {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(names.of(lane.0), lane.1, Offset::Offset(from))
+                .and_then(|()| self.client.assign(&list))
+                .map_err(|error| away(&what(), &self.client, &error))?;
+        }
+        let mut found: Vec<StoredRecord> = Vec::new();
+        let mut bytes = 0;
+        let mut at_end = false;
+        while found.len() < max && bytes < BYTES_MAX && !at_end {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match self.client.poll(left.min(Duration::from_millis(500))) {
+                None => {}
+                Some(Ok(message)) => {
+                    let next = found.last().map_or(from, |last| last.offset + 1);
+                    let Some(stored) = records::stored(names, &message) else { continue };
+                    if (stored.record.topic, stored.record.partition) == lane && stored.offset >= next {
+                        bytes += stored.record.value.len();
+                        found.push(stored);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => at_end = partition == lane.1,
+                Some(Err(error)) if is_permanent(&error) => return Err(away(&what(), &self.client, &error)),
+                Some(Err(error)) => tracing::debug!(%error, "while reading a range"),
+            }
+        }
+        if found.is_empty() && !at_end {
+            return Err(away(&what(), &self.client, &KafkaError::NoMessageReceived));
+        }
+        self.at = None;
+        if at_end {
+            // An assignment that nobody reads would be fetched for nothing.
+            self.client.unassign().map_err(|error| away(&what(), &self.client, &error))?;
+        } else {
+            self.at = found.last().map(|last| (lane, last.offset + 1));
+        }
+        Ok(found)
+    }
+}
+
+fn is_permanent(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+        )
+    )
+}
+
+/// Readers shared by tasks.
+pub(crate) type SharedReaders = Arc<Readers>;

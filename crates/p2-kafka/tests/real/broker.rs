@@ -1,0 +1,164 @@
+//! Apache Kafka for tests: started by `deploy/dev/kafka.sh`, on loopback and ports of its own.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::{KafkaConfig, KafkaLog};
+
+/// Whether tests on a real broker are wanted. One line says what to do where they are not.
+pub fn is_wanted() -> bool {
+    let wanted = std::env::var("P2_REAL").is_ok_and(|value| value == "1");
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    if !wanted {
+        eprintln!("skipped: needs a real Kafka; P2_REAL=1 starts one (Java 17 and Maven)");
+    }
+    wanted
+}
+
+/// A broker; stopped when dropped. Its files are kept where a test failed.
+pub struct Broker {
+    dir: PathBuf,
+    /// Where clients connect.
+    pub port: u16,
+    environment: Vec<(String, String)>,
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Broker {
+    pub fn start() -> Broker {
+        Broker::start_with(&[])
+    }
+
+    /// Starts one with more variables for the script.
+    pub fn start_with(environment: &[(&str, String)]) -> Broker {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}-{count}", std::process::id()));
+        let mut environment: Vec<(String, String)> =
+            environment.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        environment.push(("KAFKA_CONTROLLER_PORT".to_owned(), free_port().to_string()));
+        // Records of tests are from 1970: retention must not come by. The new group protocol has the session
+        // time-out that the broker sets.
+        let ours = "log.initial.task.delay.ms=86400000\ngroup.consumer.session.timeout.ms=6000\n\
+                    group.consumer.heartbeat.interval.ms=1000";
+        match environment.iter_mut().find(|(key, _)| key == "KAFKA_EXTRA") {
+            Some((_, lines)) => *lines = format!("{lines}\n{ours}"),
+            None => environment.push(("KAFKA_EXTRA".to_owned(), ours.to_owned())),
+        }
+        let broker = Broker { dir, port: free_port(), environment };
+        broker.run();
+        broker
+    }
+
+    /// Starts it, or starts it again with its data.
+    pub fn run(&self) {
+        let output = self
+            .script()
+            .args([
+                "start",
+                self.dir.to_str().unwrap(),
+                &self.port.to_string(),
+                &std::process::id().to_string(),
+            ])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "Kafka does not start: {said} (files in {})", self.dir.display());
+    }
+
+    fn script(&self) -> Command {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/dev/kafka.sh"));
+        command.envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = std::fs::read_to_string(self.dir.join("kafka.pid")).unwrap();
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+    }
+
+    /// As a power cut for the process: nothing is said to anybody.
+    pub fn kill(&self) {
+        self.signal("-9");
+        std::fs::remove_file(self.dir.join("kafka.pid")).unwrap();
+    }
+
+    /// Stops it from answering, until [`Broker::go_on`].
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    pub fn config(&self, prefix: &str) -> KafkaConfig {
+        let debug = std::env::var("P2_KAFKA_DEBUG").ok();
+        KafkaConfig {
+            properties: debug.map(|debug| ("debug".to_owned(), debug)).into_iter().collect(),
+            brokers: format!("127.0.0.1:{}", self.port),
+            prefix: prefix.to_owned(),
+            session_timeout_ms: 6_000,
+            transaction_timeout_ms: 4_000,
+            ..KafkaConfig::default()
+        }
+    }
+
+    /// A fresh log: topics of four partitions under a prefix that nobody has.
+    pub async fn log(&self) -> KafkaLog {
+        let config = self.config(&fresh_prefix());
+        create_topics(&config).await;
+        KafkaLog::connect(config).await.unwrap()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.script().args(["stop", self.dir.to_str().unwrap_or_default()]).status();
+        if std::thread::panicking() {
+            eprintln!("the broker's files are kept in {}", self.dir.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+pub fn fresh_prefix() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}.", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub async fn create_topics(config: &KafkaConfig) {
+    let settings = TopicSettings { partitions: Some(4), ..TopicSettings::default() };
+    topics::apply(config, &settings).await.unwrap();
+}
+
+/// The broker of all tests that leave it alive. It ends with this process.
+pub fn shared() -> &'static Broker {
+    static SHARED: OnceLock<Broker> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        remove_old();
+        Broker::start()
+    })
+}
+
+/// Files of earlier runs.
+fn remove_old() {
+    let Ok(entries) = std::fs::read_dir(env!("CARGO_TARGET_TMPDIR")) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let pid = name.strip_prefix("kafka-").and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}

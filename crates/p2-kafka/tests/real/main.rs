@@ -1,0 +1,12 @@
+//! Everything that needs a real Kafka. Skipped, with a line, unless `P2_REAL=1`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(unreachable_pub, missing_docs)]
+
+mod broker;
+mod clients;
+mod conversations;
+mod copier;
+mod faults;
+mod port;
+mod processes;
+mod proxy;
