@@ -194,7 +194,7 @@ fn engine_error(error: LogError) -> EngineError {
         LogError::Unavailable(reason) => EngineError::Unavailable(reason),
         LogError::NotFound(reason) => EngineError::NotFound(reason),
         LogError::TooLarge(reason) => EngineError::Invalid(reason),
-        LogError::Corrupt(reason) => EngineError::Internal(reason),
+        LogError::Corrupt(reason) | LogError::Refused(reason) => EngineError::Internal(reason),
     }
 }
 
