@@ -208,15 +208,23 @@ async fn copies_are_exactly_once_while_members_come_and_go() {
     });
     for round in 0..10 {
         let (leave, left) = watch::channel(false);
+        let of_guest: Arc<Counts> = Arc::default();
         let guest = tokio::spawn({
-            let log = log.clone();
-            async move { copy(&log, "p2.storm", &format!("guest {round}"), Arc::default(), left).await }
+            let (log, counts) = (log.clone(), Arc::clone(&of_guest));
+            async move { copy(&log, "p2.storm", &format!("guest {round}"), counts, left).await }
         });
         for n in 0..20 {
             let records = (0..4).map(|partition| record(Topic::Inbox, partition, &format!("{round}/{n}")));
             log.append(records.collect()).await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // It stays until it got something, or for a while: some leave before they were let in.
+        let stay = async {
+            while of_guest.assigned.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let longest = if round % 3 == 0 { Duration::from_millis(500) } else { Duration::from_secs(20) };
+        let _ = tokio::time::timeout(longest, stay).await;
         leave.send(true).unwrap();
         guest.await.unwrap().unwrap();
     }
