@@ -1,10 +1,11 @@
 //! Apache Kafka for tests: started by `deploy/dev/kafka.sh`, on loopback and ports of its own.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 
 use p2_kafka::topics::{self, TopicSettings};
 use p2_kafka::{KafkaConfig, KafkaLog};
@@ -15,7 +16,13 @@ pub fn is_wanted() -> bool {
     let filter = tracing_subscriber::EnvFilter::from_default_env();
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     if !wanted {
-        eprintln!("skipped: needs a real Kafka; P2_REAL=1 starts one (Java 17 and Maven)");
+        // Past the capture of the test harness, once.
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            let line =
+                "p2-kafka: tests on a real broker are skipped; P2_REAL=1 starts one (Java 17 and Maven)";
+            let _ = writeln!(std::io::stderr(), "{line}");
+        });
     }
     wanted
 }
