@@ -206,6 +206,7 @@ async fn copies_are_exactly_once_while_members_come_and_go() {
         let (log, counts, stopped) = (log.clone(), Arc::clone(&counts), stopped.clone());
         async move { copy(&log, "p2.storm", "steady", counts, stopped).await }
     });
+    let mut guests = 0;
     for round in 0..10 {
         let (leave, left) = watch::channel(false);
         let of_guest: Arc<Counts> = Arc::default();
@@ -227,12 +228,14 @@ async fn copies_are_exactly_once_while_members_come_and_go() {
         let _ = tokio::time::timeout(longest, stay).await;
         leave.send(true).unwrap();
         guest.await.unwrap().unwrap();
+        guests += of_guest.assigned.load(Ordering::SeqCst);
     }
     demand_exactly_once(&log, 10 * 20 * 4).await;
     stop.send(true).unwrap();
     let ended = steady.await.unwrap();
     let moved = (counts.assigned.load(Ordering::SeqCst), counts.revoked.load(Ordering::SeqCst));
-    assert!(ended.is_ok() && moved.1 > 0, "partitions moved: {moved:?} assigned and revoked, {ended:?}");
+    // Who had them in between is the group's business: they moved if guests had some.
+    assert!(ended.is_ok() && guests > 0, "steady: {moved:?} assigned and revoked, {ended:?}; guests: {guests}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
