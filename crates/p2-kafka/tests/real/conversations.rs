@@ -73,7 +73,7 @@ impl Instance {
         let registry = RegistryHandle::new(builtin::registry());
         let router =
             Router::new(RouterConfig { providers: Vec::new(), scripts_dir: None }, |_| None).unwrap();
-        let webhook = Arc::new(HttpWebhook::new().unwrap());
+        let webhook = Arc::new(HttpWebhook::new(Arc::new(|_: &str| None)).unwrap());
         let tools = ToolPort::new(Arc::new(BuiltinToolbox::default()), webhook, Arc::new(now_ms));
         let agents = AgentStep::new(registry.clone(), Settings::default());
         let executor = ToolExec::new(move || registry.snapshot());
