@@ -1,6 +1,6 @@
 //! `chat` in a pipe, resumed, refused, joined by a second terminal.
 
-use crate::home::{Home, entries, until};
+use crate::home::{Home, entries, until, user_text};
 
 #[test]
 fn a_chat_in_a_pipe_says_first_which_model_it_runs_on_and_answers_on_stdout() {
@@ -114,5 +114,17 @@ fn a_second_up_says_that_one_is_running() {
     let up = home.up();
     let ran = home.p2(&["up"]).exits(3);
     assert!(ran.stderr.contains("another process serves this data directory"), "{}", ran.stderr);
+    up.interrupt().exits(130);
+}
+
+#[test]
+fn a_text_that_no_record_could_hold_is_refused_with_its_size() {
+    let home = Home::with_fixtures();
+    let up = home.up();
+    let (status, body) = up.api.post("inbox", &user_text("x", "greeter", &"x".repeat(600_001)));
+    assert_eq!(status, 400, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("600001 bytes"), "{body}");
+    let (status, _) = up.api.post("inbox?wait=outcome", &user_text("x", "greeter", &"x".repeat(600_000)));
+    assert_eq!(status, 200);
     up.interrupt().exits(130);
 }

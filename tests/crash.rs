@@ -36,6 +36,9 @@ fn a_claimed_call_that_was_cut_is_in_doubt_and_is_never_made_again() {
     assert_eq!(doubts[0]["tool"], "dev_once");
     assert_eq!(doubts[0]["conversation"], "x");
     assert_eq!(doubts[0]["arguments"]["text"], "call dev_once 1500");
+    // Nobody waits in front of a screen for what may take days: it is said, and the command ends.
+    let resumed = home.p2(&["chat", "resume", "x"]).exits(0);
+    assert!(resumed.stderr.contains("effects in-doubt list"), "{}", resumed.stderr);
     let listed = home.p2(&["effects", "in-doubt", "list"]).exits(0).stdout;
     assert!(listed.contains("dev_once") && listed.contains("may or may not have been made"), "{listed}");
     let effect = doubts[0]["effect"].as_str().unwrap();

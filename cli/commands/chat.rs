@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
-use p2_core::conversation::Conversation;
+use p2_core::conversation::{Conversation, OpenWait};
 use p2_core::definition::AgentKind;
 use p2_core::ids::{AgentId, ConversationId, Id};
 use p2_core::record::{HumanAnswer, InboxBody, UserText};
@@ -216,6 +216,11 @@ impl Session<'_> {
                 spinner.suspend(|| self.run.out.remark(&text));
                 break;
             } else if !self.is_waiting(&now) {
+                if now.waits.values().any(|wait| self.is_own(&now, wait) && in_doubt(wait)) {
+                    let text = "the outcome of a call is not known; the conversation goes on once somebody says what \
+                                became of it: see 'p2engine effects in-doubt list'";
+                    spinner.suspend(|| self.run.out.remark(text));
+                }
                 break;
             }
             spinner.set_message(awaited(&now, &self.agent));
@@ -237,10 +242,15 @@ impl Session<'_> {
         spinner
     }
 
-    /// Whether the run that we look at still awaits something; parked branches do not count.
+    /// Whether the run that we look at still awaits something that comes by itself.
     fn is_waiting(&self, conversation: &Conversation) -> bool {
-        let Some(stack) = conversation.stacks.get(&self.agent) else { return false };
-        conversation.waits.values().any(|wait| wait.agent == self.agent && wait.branch == stack.current)
+        conversation.waits.values().any(|wait| self.is_own(conversation, wait) && !in_doubt(wait))
+    }
+
+    /// Whether a wait is that of the run that we look at; parked branches do not count.
+    fn is_own(&self, conversation: &Conversation, wait: &OpenWait) -> bool {
+        let stack = conversation.stacks.get(&self.agent);
+        wait.agent == self.agent && stack.is_some_and(|stack| wait.branch == stack.current)
     }
 
     fn print_new(&mut self, conversation: &Conversation) {
@@ -307,6 +317,11 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// A call whose outcome nobody knows: its wait has lost its deadline.
+fn in_doubt(wait: &OpenWait) -> bool {
+    wait.waiting.kind == WaitKind::Tool && wait.waiting.deadline_ms.is_none()
 }
 
 fn parse_answer(kind: RequestKind, line: &str) -> EngineResult<Answer> {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Artifact, DeadLetter, InboxMessage, Outcome, Payload, RegistryRecord, Topic};
+use p2_core::record::{
+    Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, Outcome, Payload, RegistryRecord, Topic,
+};
 use p2_core::registry::Registry;
 use p2_stream::ports::{Log, StackStore};
 
@@ -46,6 +48,16 @@ impl LocalEngine {
 #[async_trait]
 impl Engine for LocalEngine {
     async fn append(&self, id: Id, inbox: InboxMessage) -> EngineResult<()> {
+        let text = match &inbox.body {
+            InboxBody::UserText(said) => said.text.len(),
+            InboxBody::HumanAnswer(said) => said.answer.text.len(),
+            _ => 0,
+        };
+        if text > ENTRY_BYTES_MAX {
+            return Err(EngineError::Invalid(format!(
+                "a text of {text} bytes is over the limit of {ENTRY_BYTES_MAX}: send less, or a reference to it"
+            )));
+        }
         self.append_messages(&[message(id, Payload::Inbox(inbox))]).await.map(drop)
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{EffectBody, InboxBody, InboxMessage, Message, Payload, Topic};
-use p2_core::state::WaitKind;
+use p2_core::state::{State, WaitKind};
 use p2_stream::ports::{Log, NewRecord, StoredRecord};
 use p2_stream::shell::now_ms;
 use p2_stream::wire;
@@ -63,7 +63,7 @@ impl LocalEngine {
                         agent: effect.agent.0,
                         tool: call.tool,
                         arguments: call.arguments.0,
-                        since_ms: effect.not_after_ms.unwrap_or(message.time_ms),
+                        since_ms: in_doubt_since(&conversation, call.wait).unwrap_or(message.time_ms),
                         detail: "the call may or may not have been made".to_owned(),
                     });
                 }
@@ -115,4 +115,13 @@ impl LocalEngine {
         }
         Ok(report)
     }
+}
+
+/// When it was written down that nobody knows: its wait was appended again, without a deadline.
+fn in_doubt_since(conversation: &Conversation, wait: Id) -> Option<i64> {
+    let branches = conversation.stacks.values().flat_map(|stack| stack.branches.values());
+    branches.flat_map(|branch| &branch.entries).find_map(|entry| match &entry.state {
+        State::Waiting(waiting) if waiting.id == wait && waiting.deadline_ms.is_none() => Some(entry.time_ms),
+        _ => None,
+    })
 }

@@ -235,7 +235,10 @@ async fn copies_are_exactly_once_while_members_come_and_go() {
     let ended = steady.await.unwrap();
     let moved = (counts.assigned.load(Ordering::SeqCst), counts.revoked.load(Ordering::SeqCst));
     // Who had them in between is the group's business: they moved if guests had some.
-    assert!(ended.is_ok() && guests > 0, "steady: {moved:?} assigned and revoked, {ended:?}; guests: {guests}");
+    assert!(
+        ended.is_ok() && guests > 0,
+        "steady: {moved:?} assigned and revoked, {ended:?}; guests: {guests}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
