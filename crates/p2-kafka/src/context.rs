@@ -36,12 +36,21 @@ impl Context {
     }
 }
 
+fn tls_fails(reason: &str) -> String {
+    format!("TLS fails ({reason}): check security.protocol and ssl.* (the CA?)")
+}
+
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if facility == "FAIL" {
             // "[thrd:name]: host:port/id: what": some failures are only ever said here.
             let text = message.split_once("]: ").map_or(message, |(_, text)| text);
-            lock(&self.seen).last = Some(text.to_owned());
+            let mut seen = lock(&self.seen);
+            // Other ends of a handshake may be a broker that restarts; this one does not mend itself.
+            if text.contains("certificate verify failed") {
+                seen.refusal = Some(tls_fails(text));
+            }
+            seen.last = Some(text.to_owned());
         }
         match level {
             // Properties of consumers are given to producers too, and the other way round: that is on purpose.
@@ -68,8 +77,7 @@ impl ClientContext for Context {
                 seen.refusal = Some(format!("the broker refuses the credentials ({reason}): check sasl.*"));
             }
             Some(RDKafkaErrorCode::SSL) => {
-                seen.refusal =
-                    Some(format!("TLS fails ({reason}): check security.protocol and ssl.* (the CA?)"));
+                seen.refusal = Some(tls_fails(reason));
             }
             // It only sums up what was said before.
             Some(RDKafkaErrorCode::AllBrokersDown) => {}
