@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
+use p2_stream::follow::follow_as_member;
 use p2_stream::groups::Lane;
 use p2_stream::ports::{
-    Batch, CommitError, CommittedOffset, Committer, Log, LogError, Member, MemberEvent, NewRecord,
+    Batch, CommitError, CommittedOffset, Committer, Follower, Log, LogError, Member, MemberEvent, NewRecord,
     StoredRecord,
 };
 use tokio::sync::{Notify, oneshot};
@@ -167,6 +168,10 @@ impl Log for EmbeddedLog {
         self.check_lane(topic, partition)?;
         let visible = self.shared.visible();
         Ok((visible.start((topic, partition)), visible.end((topic, partition))))
+    }
+
+    async fn follow(&self, from: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError> {
+        follow_as_member(self, from).await
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {

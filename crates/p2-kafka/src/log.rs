@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
-use p2_stream::ports::{Log, LogError, Member, NewRecord, StoredRecord};
+use p2_stream::follow::follow_as_member;
+use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord};
 use p2_stream::topics::CO_PARTITIONED;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -279,6 +280,10 @@ impl Log for KafkaLog {
         self.check_lane(topic, partition)?;
         let readers = Arc::clone(&self.inner.readers);
         blocking(move || readers.bounds((topic, partition))).await
+    }
+
+    async fn follow(&self, from: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError> {
+        follow_as_member(self, from).await
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {

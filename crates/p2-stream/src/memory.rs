@@ -9,10 +9,11 @@ use p2_core::record::{Change, Position, RECORD_BYTES_MAX, StateTransition, Topic
 use p2_core::state::{Entry, State};
 use tokio::sync::Notify;
 
+use crate::follow::follow_as_member;
 use crate::groups::{Groups, Lane};
 use crate::ports::{
-    Batch, CommitError, CommittedOffset, Committer, ConversationSummary, Log, LogError, Member, MemberEvent,
-    NewRecord, StackStore, StoreError, StoredRecord,
+    Batch, CommitError, CommittedOffset, Committer, ConversationSummary, Follower, Log, LogError, Member,
+    MemberEvent, NewRecord, StackStore, StoreError, StoredRecord,
 };
 
 /// A [`Log`] in memory. Clones are handles of the same log.
@@ -134,6 +135,10 @@ impl Log for MemoryLog {
         let inner = self.inner();
         let lane = (topic, partition);
         Ok((inner.start(lane), inner.end(lane)))
+    }
+
+    async fn follow(&self, from: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError> {
+        follow_as_member(self, from).await
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {

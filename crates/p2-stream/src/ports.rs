@@ -168,8 +168,46 @@ pub trait Log: Send + Sync {
     /// (first offset kept, high watermark: above the last record).
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError>;
 
+    /// The offset of the first committed record at or after a time (milliseconds since the epoch), by the records'
+    /// own times; the high watermark where there is none. Exact where times ascend; where they do not, some record
+    /// around that time. Never below the first offset kept.
+    async fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> Result<i64, LogError> {
+        search_by_time(self, topic, partition, time_ms).await
+    }
+
+    /// Reads partitions from the given offsets on, for ever and outside of any group: every follower gets every
+    /// committed record once, ascending in each partition. [`LogError::NotFound`] later, from
+    /// [`Follower::next`], where an offset is below the log's start.
+    async fn follow(&self, from: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError>;
+
     /// Joins a consumer group on these topics.
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError>;
+}
+
+/// Reads on as records come. Dropping it ends it.
+#[async_trait]
+pub trait Follower: Send {
+    /// The next records of one partition, at least one; waits until there are some. Cancel-safe.
+    async fn next(&mut self) -> Result<Vec<StoredRecord>, LogError>;
+}
+
+/// Bisects a partition: a dozen reads of one record.
+async fn search_by_time<L: Log + ?Sized>(
+    log: &L,
+    topic: Topic,
+    partition: i32,
+    time_ms: i64,
+) -> Result<i64, LogError> {
+    let (mut low, end) = log.bounds(topic, partition).await?;
+    let mut high = end;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match log.read(topic, partition, middle, 1).await?.first() {
+            Some(found) if found.record.time_ms < time_ms => low = found.offset + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
 }
 
 /// A member of a consumer group.
