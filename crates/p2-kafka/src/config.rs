@@ -190,6 +190,13 @@ impl KafkaConfig {
         config
     }
 
+    /// A client that writes the progress of a group in which nobody is.
+    pub(crate) fn of_group(&self, group: &str) -> ClientConfig {
+        let mut config = self.asker("read_committed");
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        config
+    }
+
     /// A client that reads ranges. The client library wants the name of a group for that; it is never joined.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.base("reader");

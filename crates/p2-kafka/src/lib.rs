@@ -18,6 +18,7 @@
 //!
 //! Blocking calls of the client library run on threads of their own, never on those of the async runtime.
 
+mod begin;
 mod callbacks;
 mod committer;
 mod config;
@@ -31,5 +32,6 @@ mod records;
 pub mod topics;
 mod transactor;
 
+pub use begin::{Begin, begin_group};
 pub use config::{GroupProtocol, KafkaConfig};
 pub use log::KafkaLog;
