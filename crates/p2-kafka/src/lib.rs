@@ -13,6 +13,7 @@
 //!   commit. After a commit that failed or timed out the producer is replaced: the broker then says what became
 //!   of the transaction before anything else is sent.
 //! - `committer`: ties these together and settles commits whose outcome is unknown.
+//! - `follower`: reads on outside of any group, from offsets that it keeps itself.
 //! - `reader`: ranges of committed records. "Nothing there" is only said when no open transaction can still
 //!   become visible below the end.
 //!
@@ -23,6 +24,7 @@ mod callbacks;
 mod committer;
 mod config;
 mod context;
+mod follower;
 mod log;
 mod member;
 mod ownership;
