@@ -29,7 +29,8 @@ impl Recent {
     /// A transition is in the log, and its row is to be written. Ascending in offsets.
     pub(super) fn remember(&mut self, offset: i64, transition: &StateTransition) {
         let known = self.lanes.get_key_value(transition.conversation.as_str());
-        let lane = known.map_or_else(|| Arc::from(transition.conversation.as_str()), |(lane, _)| lane.clone());
+        let lane =
+            known.map_or_else(|| Arc::from(transition.conversation.as_str()), |(lane, _)| lane.clone());
         if let Some((before, _)) = self.lanes.insert(lane.clone(), (offset, transition.seq)) {
             self.by_offset.remove(&before);
         }

@@ -59,3 +59,6 @@ async fn below(
         back = back.saturating_mul(4);
     }
 }
+
+#[cfg(test)]
+mod tests;
