@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use p2_kafka::topics::{self, Difference, TopicSettings};
-use p2_kafka::{Begin, begin_group};
+use p2_core::record::Topic;
+use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
+use p2_stream::ports::Log;
 use p2_stream::topics::specs;
 use serde_json::json;
 
@@ -34,7 +36,7 @@ pub(crate) async fn topics(
         topics::diff(&kafka.value, &settings).await.map_err(engine_error)?
     };
     if is_apply {
-        begin(config, &found).await?;
+        begin(&kafka.value).await?;
     }
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     if out.json {
@@ -54,16 +56,19 @@ pub(crate) async fn topics(
     Ok(())
 }
 
-/// The groups of new topics begin at their beginning: from then on a group without progress has lost it.
-async fn begin(config: &Config, found: &[Difference]) -> EngineResult<()> {
-    let Some(kafka) = &config.kafka else { return Ok(()) };
-    for (processor, input) in INPUTS {
-        let name = format!("{}{}", kafka.value.prefix, input.name());
-        let made = found.iter().any(|one| matches!(one, Difference::Missing(wanted) if wanted.name == name));
-        if made {
-            let group = format!("p2.{processor}");
-            begin_group(&kafka.value, &group, input, Begin::Earliest).await.map_err(engine_error)?;
+/// Where nothing was ever processed, the groups begin at the beginning: from then on a group without progress is one
+/// that has lost it.
+async fn begin(config: &KafkaConfig) -> EngineResult<()> {
+    let log = KafkaLog::connect(config.clone()).await.map_err(engine_error)?;
+    for partition in 0..log.partitions(Topic::StateTransitions) {
+        let (_, end) = log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?;
+        if end > 0 {
+            return Ok(());
         }
+    }
+    for (processor, input) in INPUTS {
+        let group = format!("p2.{processor}");
+        begin_group(config, &group, input, Begin::Earliest).await.map_err(engine_error)?;
     }
     Ok(())
 }
