@@ -4,7 +4,7 @@
 //! of the writer's schema in Parsing Canonical Form, the datum (Avro 1.12, "Single-object encoding"). Headers
 //! follow the Kafka protocol binding of CloudEvents 1.0 in binary mode, and W3C Trace Context.
 
-mod headers;
+pub(crate) mod headers;
 mod partitioner;
 mod schemas;
 #[cfg(test)]
@@ -150,7 +150,8 @@ pub fn decode_transition(value: &[u8]) -> Result<StateTransition, WireError> {
     decode_value(Topic::StateTransitions, value)
 }
 
-fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
+/// The value alone.
+pub(crate) fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
     match payload {
         Payload::Inbox(value) => encode_value(Topic::Inbox, value),
         Payload::Transition(value) => encode_value(Topic::StateTransitions, value),
