@@ -87,7 +87,7 @@ fn a_second_terminal_joins_a_running_engine() {
     assert_eq!(listed[0]["id"], "x");
     assert!(home.api_file().is_some());
     up.interrupt().exits(130);
-    assert!(!home.api_file().is_some());
+    assert!(home.api_file().is_none());
     assert_eq!(home.p2(&["conversation", "list", "--json"]).exits(0).json()[0]["id"], "x");
 }
 

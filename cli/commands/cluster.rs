@@ -16,7 +16,7 @@ use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
 
 /// What to do about a missing `[kafka]`.
-const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
+pub(super) const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
 /// What to do about a missing `[scylla]`.
 const NO_STORE: &str = "no CQL store is configured: set nodes in [scylla] or P2_SCYLLA_NODES; without one the view is kept in memory";
 

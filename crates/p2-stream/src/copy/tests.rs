@@ -48,8 +48,7 @@ async fn filled(mark: impl Fn(u64) -> Option<OffsetMark>) -> MemoryLog {
     for _ in 0..4 {
         let MemberEvent::Assigned { partition, .. } = member.next().await.unwrap() else { panic!() };
         let known = progress.remove(&partition).unwrap_or_default();
-        let batch =
-            Batch { outputs: Vec::new(), progress: vec![(Topic::Inbox, partition, known.encode())] };
+        let batch = Batch { outputs: Vec::new(), progress: vec![(Topic::Inbox, partition, known.encode())] };
         member.committer().commit(batch).await.unwrap();
     }
     log
