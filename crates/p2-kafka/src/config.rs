@@ -115,6 +115,16 @@ const OWN: [(&str, &str); 17] = [
     ("enable.partition.eof", "reading to the end rests on it"),
 ];
 
+/// Whether a property is one for which the client library needs OpenSSL.
+fn needs_tls(key: &str, value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    match key {
+        "security.protocol" => matches!(value.as_str(), "ssl" | "sasl_ssl"),
+        "sasl.mechanism" | "sasl.mechanisms" => value.starts_with("scram-") || value == "oauthbearer",
+        _ => key.starts_with("ssl."),
+    }
+}
+
 impl KafkaConfig {
     /// Checks what can be checked without a broker.
     ///
@@ -150,6 +160,16 @@ impl KafkaConfig {
             if self.properties.contains_key(key) {
                 return refused(format!("kafka.properties must not set '{key}': {instead}"));
             }
+        }
+        if !cfg!(feature = "tls")
+            && let Some((key, value)) = self.properties.iter().find(|(key, value)| needs_tls(key, value))
+        {
+            let what =
+                if key.starts_with("ssl.") { format!("'{key}'") } else { format!("'{key}' = '{value}'") };
+            return refused(format!(
+                "kafka.properties: {what} needs TLS, and this program was built without it: build it with \
+                 --features tls"
+            ));
         }
         for (key, value) in &self.properties {
             if key.ends_with(".location") && value != "probe" && !Path::new(value).exists() {
@@ -190,6 +210,13 @@ impl KafkaConfig {
         config
     }
 
+    /// A client that writes the progress of a group in which nobody is.
+    pub(crate) fn of_group(&self, group: &str) -> ClientConfig {
+        let mut config = self.asker("read_committed");
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        config
+    }
+
     /// A client that reads ranges. The client library wants the name of a group for that; it is never joined.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.base("reader");
@@ -206,6 +233,25 @@ impl KafkaConfig {
             .set("fetch.wait.max.ms", "5")
             .set("fetch.queue.backoff.ms", "5")
             .set("queued.max.messages.kbytes", "16384");
+        config
+    }
+
+    /// A client that reads on for ever. The client library wants the name of a group for that; it is never joined.
+    pub(crate) fn follower(&self) -> ClientConfig {
+        let mut config = self.base("follow");
+        config.set("log.connection.close", "false");
+        config
+            .set("group.id", format!("{}p2.reader", self.prefix))
+            .set("session.timeout.ms", self.session_timeout_ms.to_string())
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "false")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("fetch.error.backoff.ms", "50")
+            // What waits for a slow reader stays at the broker.
+            .set("queued.min.messages", "2000")
+            .set("queued.max.messages.kbytes", "4096");
         config
     }
 

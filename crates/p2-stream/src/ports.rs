@@ -192,22 +192,26 @@ pub trait Follower: Send {
 }
 
 /// Bisects a partition: a dozen reads of one record.
-async fn search_by_time<L: Log + ?Sized>(
+///
+/// # Errors
+/// As [`Log::read`].
+pub async fn search_by_time<L: Log + ?Sized>(
     log: &L,
     topic: Topic,
     partition: i32,
     time_ms: i64,
 ) -> Result<i64, LogError> {
     let (mut low, end) = log.bounds(topic, partition).await?;
-    let mut high = end;
+    let (mut high, mut found_at) = (end, end);
     while low < high {
         let middle = low + (high - low) / 2;
         match log.read(topic, partition, middle, 1).await?.first() {
             Some(found) if found.record.time_ms < time_ms => low = found.offset + 1,
-            _ => high = middle,
+            // Not `middle`: there may be no record, only the end of a transaction.
+            found => (high, found_at) = (middle, found.map_or(end, |found| found.offset)),
         }
     }
-    Ok(low)
+    Ok(found_at)
 }
 
 /// A member of a consumer group.
