@@ -5,7 +5,7 @@ mod gauge;
 mod resync;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use p2_core::ids::Id;
 use p2_core::record::{Message, StateTransition, Topic};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
@@ -130,6 +130,10 @@ where
         committing,
         marks,
         aborts,
+        owned: BTreeSet::new(),
+        views: JoinSet::new(),
+        follows: 0,
+        following: false,
         gauge,
     };
     shell.serve(member, receiver).await
@@ -159,7 +163,7 @@ struct Shell<P: Processor, W, C> {
     setup: Setup<W>,
     port: Arc<C>,
     committer: Arc<dyn Committer>,
-    sender: mpsc::UnboundedSender<Result<Event<P::Reply>, ShellError>>,
+    sender: mpsc::UnboundedSender<Result<Event<P::Reply>, Note>>,
     view: Option<Topic>,
     input: Topic,
     calls: BTreeMap<Id, AbortHandle>,
@@ -169,10 +173,29 @@ struct Shell<P: Processor, W, C> {
     marks: BTreeMap<i32, i64>,
     /// Aborted commits since the last one that went through.
     aborts: Arc<AtomicU32>,
+    /// The partitions that the group gave us, halted ones too.
+    owned: BTreeSet<i32>,
+    /// Reads and writes of the view under way.
+    views: JoinSet<()>,
+    /// How often another generation of the view was gone over to.
+    follows: u64,
+    /// It is being gone over to: nothing is worked on meanwhile.
+    following: bool,
     gauge: Gauge,
 }
 
-type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, ShellError>>;
+/// What comes back beside events.
+#[derive(Debug)]
+enum Note {
+    /// The view was rebuilt, as seen by something that was begun after so many follows.
+    Rebuilt(u64),
+    /// The store is at the generation that is read now.
+    Followed,
+    /// The end.
+    Failed(ShellError),
+}
+
+type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, Note>>;
 
 impl<P, W, C> Shell<P, W, C>
 where
@@ -202,8 +225,11 @@ where
             let timer = self.runtime.next_timer_ms();
             tokio::select! {
                 event = receiver.recv() => {
-                    let Some(event) = event else { break };
-                    self.drive(event?, &mut member, &mut epochs).await?;
+                    match event {
+                        Some(Ok(event)) => self.drive(event, &mut member, &mut epochs).await?,
+                        Some(Err(note)) => self.note(note, &mut member, &mut epochs).await?,
+                        None => break,
+                    }
                 }
                 event = member.next() => self.member_event(event?, &mut member, &mut epochs).await?,
                 () = sleep_until(timer) => self.drive(Event::Tick, &mut member, &mut epochs).await?,
@@ -226,6 +252,46 @@ where
         self.runtime.is_settled() && (self.view.is_some() || self.runtime.calls_running() == 0)
     }
 
+    /// The view was rebuilt: everything that rests on the old generation is dropped, then the store goes over to
+    /// the new one, and every partition starts over with catching up in it.
+    async fn note(
+        &mut self,
+        note: Note,
+        member: &mut Box<dyn Member>,
+        epochs: &mut BTreeMap<i32, Epoch>,
+    ) -> Result<(), ShellError> {
+        match note {
+            Note::Failed(error) => return Err(error),
+            Note::Rebuilt(follows) if follows == self.follows => {
+                self.follows += 1;
+                self.following = true;
+                self.views.shutdown().await;
+                for partition in self.owned.clone() {
+                    member.pause(self.input, partition);
+                    epochs.remove(&partition);
+                    self.drive(Event::Revoked { partition }, member, epochs).await?;
+                }
+                let (store, sender, gauge) =
+                    (self.setup.store.clone(), self.sender.clone(), self.gauge.clone());
+                tokio::spawn(async move {
+                    let followed = view::follow(store.as_ref(), &gauge).await;
+                    let _ = sender.send(Err(followed.map_or_else(Note::Failed, |()| Note::Followed)));
+                });
+            }
+            Note::Rebuilt(_) => {}
+            Note::Followed => {
+                self.following = false;
+                for partition in self.owned.clone() {
+                    self.gauge.assignment("started_over");
+                    let (stop, log) = (&self.setup.stop, &self.setup.log);
+                    let event = start_over(stop, log, self.input, partition, member).await?;
+                    self.drive(event, member, epochs).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn member_event(
         &mut self,
         event: MemberEvent,
@@ -235,6 +301,11 @@ where
         match event {
             MemberEvent::Assigned { partition, committed, .. } => {
                 self.gauge.assignment("assigned");
+                self.owned.insert(partition);
+                if self.following {
+                    member.pause(self.input, partition);
+                    return Ok(());
+                }
                 let (log, input) = (self.setup.log.clone(), self.input);
                 let (start, end) = patiently(&self.setup.stop, || log.bounds(input, partition)).await?;
                 member.pause(self.input, partition);
@@ -243,6 +314,7 @@ where
             }
             MemberEvent::Revoked { partition, .. } => {
                 epochs.remove(&partition);
+                self.owned.remove(&partition);
                 self.marks.remove(&partition);
                 self.gauge.revoked(partition, self.view.is_some());
                 self.drive(Event::Revoked { partition }, member, epochs).await
@@ -252,6 +324,9 @@ where
                 tracing::error!(partition, start, "records were deleted before they were processed");
                 self.drive(Event::Revoked { partition }, member, epochs).await?;
                 epochs.remove(&partition);
+                if self.following {
+                    return Ok(());
+                }
                 let event =
                     start_over(&self.setup.stop, &self.setup.log, self.input, partition, member).await?;
                 self.drive(event, member, epochs).await
@@ -376,9 +451,9 @@ where
         Ok(None)
     }
 
-    fn send(&self, event: Result<Event<P::Reply>, ShellError>) {
+    fn send(&self, event: Event<P::Reply>) {
         // The receiver outlives every sender but the last moment of a stop.
-        let _ = self.sender.send(event);
+        let _ = self.sender.send(Ok(event));
     }
 
     fn call(&mut self, partition: i32, epoch: Epoch, id: Id, deadline_ms: i64, request: P::Request) {
@@ -407,7 +482,7 @@ where
             Ok(outputs) => outputs,
             Err((code, reason)) => {
                 tracing::error!(batch, code, reason, "an output does not encode");
-                self.send(Ok(Event::Aborted { batch, halve: true }));
+                self.send(Event::Aborted { batch, halve: true });
                 return;
             }
         };
@@ -451,12 +526,14 @@ where
     }
 
     /// Reads and writes of the view, each in a task of its own; outages are waited out.
-    fn view_action(&self, action: Action<P::Request>) {
+    fn view_action(&mut self, action: Action<P::Request>) {
         let Some(view) = self.view else { return };
         let (log, store, wire) = (self.setup.log.clone(), self.setup.store.clone(), self.setup.wire.clone());
-        let (sender, gauge) = (self.sender.clone(), self.gauge.clone());
-        tokio::spawn(async move {
-            let event = view::event(&action, view, log.as_ref(), store.as_ref(), wire.as_ref(), &gauge).await;
+        let (sender, gauge, follows) = (self.sender.clone(), self.gauge.clone(), self.follows);
+        while self.views.try_join_next().is_some() {}
+        self.views.spawn(async move {
+            let (log, store, wire) = (log.as_ref(), store.as_ref(), wire.as_ref());
+            let event = view::event(&action, view, log, store, wire, &gauge, follows).await;
             let _ = sender.send(event);
         });
     }
