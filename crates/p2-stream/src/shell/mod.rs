@@ -1,13 +1,15 @@
 //! The tokio shell: carries out the actions of a [`Runtime`] over the ports and feeds their answers back.
 //! It decides nothing.
 
+mod commit;
 mod gauge;
+mod rebuilt;
 mod resync;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -18,12 +20,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
-use crate::ports::{
-    Batch, CommitError, Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord,
-};
+use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord};
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
 use gauge::{Gauge, as_f64, offsets};
+use rebuilt::Note;
 
 /// How often lag and window of the owned partitions are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -84,9 +85,6 @@ pub struct Setup<W> {
     /// Where it counts.
     pub metrics: Metrics,
 }
-
-/// Longest pause before an aborted commit is tried again.
-const ABORT_PAUSE_MAX_MS: u64 = 5_000;
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
@@ -184,17 +182,6 @@ struct Shell<P: Processor, W, C> {
     gauge: Gauge,
 }
 
-/// What comes back beside events.
-#[derive(Debug)]
-enum Note {
-    /// The view was rebuilt, as seen by something that was begun after so many follows.
-    Rebuilt(u64),
-    /// The store is at the generation that is read now.
-    Followed,
-    /// The end.
-    Failed(ShellError),
-}
-
 type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, Note>>;
 
 impl<P, W, C> Shell<P, W, C>
@@ -250,46 +237,6 @@ where
     /// Model calls are asked again by the next owner; a tool call that was begun is better seen to its end.
     fn is_drained(&self) -> bool {
         self.runtime.is_settled() && (self.view.is_some() || self.runtime.calls_running() == 0)
-    }
-
-    /// The view was rebuilt: everything that rests on the old generation is dropped, then the store goes over to
-    /// the new one, and every partition starts over with catching up in it.
-    async fn note(
-        &mut self,
-        note: Note,
-        member: &mut Box<dyn Member>,
-        epochs: &mut BTreeMap<i32, Epoch>,
-    ) -> Result<(), ShellError> {
-        match note {
-            Note::Failed(error) => return Err(error),
-            Note::Rebuilt(follows) if follows == self.follows => {
-                self.follows += 1;
-                self.following = true;
-                self.views.shutdown().await;
-                for partition in self.owned.clone() {
-                    member.pause(self.input, partition);
-                    epochs.remove(&partition);
-                    self.drive(Event::Revoked { partition }, member, epochs).await?;
-                }
-                let (store, sender, gauge) =
-                    (self.setup.store.clone(), self.sender.clone(), self.gauge.clone());
-                tokio::spawn(async move {
-                    let followed = view::follow(store.as_ref(), &gauge).await;
-                    let _ = sender.send(Err(followed.map_or_else(Note::Failed, |()| Note::Followed)));
-                });
-            }
-            Note::Rebuilt(_) => {}
-            Note::Followed => {
-                self.following = false;
-                for partition in self.owned.clone() {
-                    self.gauge.assignment("started_over");
-                    let (stop, log) = (&self.setup.stop, &self.setup.log);
-                    let event = start_over(stop, log, self.input, partition, member).await?;
-                    self.drive(event, member, epochs).await?;
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn member_event(
@@ -468,61 +415,6 @@ where
             let _ = sender.send(Ok(Event::Reply { partition, epoch, call: id, reply }));
         };
         self.calls.insert(id, tokio::spawn(work.instrument(span)).abort_handle());
-    }
-
-    fn commit(
-        &mut self,
-        batch: u64,
-        messages: Vec<Message>,
-        progress: Vec<(i32, crate::ports::CommittedOffset)>,
-    ) {
-        let encoded: Result<Vec<NewRecord>, _> =
-            messages.iter().map(|message| self.setup.wire.encode(message)).collect();
-        let outputs = match encoded {
-            Ok(outputs) => outputs,
-            Err((code, reason)) => {
-                tracing::error!(batch, code, reason, "an output does not encode");
-                self.send(Event::Aborted { batch, halve: true });
-                return;
-            }
-        };
-        self.committing = Some(Arc::new(messages));
-        let input = self.input;
-        let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
-        let (committer, sender, gauge) = (self.committer.clone(), self.sender.clone(), self.gauge.clone());
-        let aborts = self.aborts.clone();
-        tokio::spawn(async move {
-            let begin = Instant::now();
-            let result = committer.commit(Batch { outputs, progress }).await;
-            gauge.commit(&result, begin.elapsed());
-            let event = match result {
-                Ok(positions) => {
-                    aborts.store(0, Ordering::Relaxed);
-                    Event::Committed { batch, positions }
-                }
-                Err(CommitError::Aborted(reason)) => {
-                    // A full disk aborts until there is space: less and less often.
-                    let before = aborts.fetch_add(1, Ordering::Relaxed).min(8);
-                    let pause_ms = (20 << before).min(ABORT_PAUSE_MAX_MS);
-                    tracing::warn!(batch, reason, pause_ms, "commit aborted, trying again");
-                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-                    Event::Aborted { batch, halve: false }
-                }
-                Err(CommitError::Unfit(reason)) => {
-                    tracing::warn!(batch, reason, "commit does not fit");
-                    Event::Aborted { batch, halve: true }
-                }
-                Err(CommitError::Fenced(reason)) => {
-                    tracing::warn!(batch, reason, "commit fenced");
-                    Event::Fenced { batch }
-                }
-                Err(CommitError::Unknown(reason)) => {
-                    tracing::warn!(batch, reason, "commit outcome unknown");
-                    Event::Unknown { batch }
-                }
-            };
-            let _ = sender.send(Ok(event));
-        });
     }
 
     /// Reads and writes of the view, each in a task of its own; outages are waited out.

@@ -1,4 +1,4 @@
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use p2_core::ids::{AgentId, BranchId, ConversationId};
 use p2_core::json_text::JsonText;
