@@ -17,6 +17,7 @@ use scylla::response::PagingState;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
+use crate::applied::Gathering;
 use crate::cache::Cache;
 use crate::error::{OpenError, failed};
 use crate::flavour::Flavour;
@@ -52,6 +53,7 @@ pub(crate) struct Inner {
     view: Mutex<View>,
     heads: Mutex<Cache<(i32, ConversationId), Head>>,
     announced: Mutex<BTreeSet<(i32, i32)>>,
+    pub(crate) applied: Gathering,
     recent: Mutex<Recent>,
     /// When another generation was last switched to through this handle.
     switched: Mutex<Option<Instant>>,
@@ -201,6 +203,7 @@ impl Inner {
             view: Mutex::new(view),
             heads: Mutex::new(Cache::new(HEADS_MAX)),
             announced: Mutex::default(),
+            applied: Gathering::default(),
             recent: Mutex::default(),
             switched: Mutex::default(),
             settled,
