@@ -119,9 +119,14 @@ where
             Ok(Event::ViewBounds { partition, epoch, applied, mark, from })
         }
         Action::ReadView { partition, epoch, from } => {
-            let (_, end) = log.bounds(view, *partition).await?;
-            let records = log.read(view, *partition, *from, VIEW_RECORDS_MAX).await?;
-            let next = records.last().map_or(end, |last| last.offset + 1);
+            let read = || log.read(view, *partition, *from, VIEW_RECORDS_MAX);
+            let (mut records, mut next) = (read().await?, *from);
+            if records.is_empty() {
+                // Nothing is there below the end as it was before a read that found nothing.
+                next = log.bounds(view, *partition).await?.1;
+                records = read().await?;
+            }
+            next = records.last().map_or(next, |last| last.offset + 1);
             let mut transitions = Vec::with_capacity(records.len());
             for stored in records {
                 let transition = wire.transition(&stored).map_err(|reason| {
