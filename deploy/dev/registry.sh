@@ -64,7 +64,7 @@ start() {
   # shellcheck disable=SC2086
   nohup "$java" ${APICURIO_HEAP:--Xmx256m} -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError \
     -Dquarkus.http.host=127.0.0.1 -Dquarkus.http.port="$PORT" -Dregistry.ui.config.auth.type=none \
-    -Dregistry.datasource.url="jdbc:h2:file:$DIR/schemas" \
+    -Dquarkus.datasource.jdbc.url="jdbc:h2:file:$DIR/schemas" \
     -jar "$HOME_DIR/apicurio-registry-app-$VERSION-runner.jar" >>"$DIR/registry.out" 2>&1 </dev/null 9>&- &
   pid=$!
   echo "$pid" >"$DIR/registry.pid"

@@ -122,6 +122,9 @@ impl RegistryClient {
         if let Some(pem) = &config.ca_pem {
             let certificates = Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| refused(format!("the certificates to trust are none: {error}")))?;
+            if certificates.is_empty() {
+                return Err(refused("the certificates to trust are not in PEM format".to_owned()));
+            }
             http = certificates.into_iter().fold(http, reqwest::ClientBuilder::add_root_certificate);
         }
         let http = http.build().map_err(|error| refused(format!("no HTTP client: {error}")))?;
