@@ -1,12 +1,14 @@
 //! The command line.
 
 mod commands;
+mod operate;
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
 pub(crate) use commands::*;
+pub(crate) use operate::*;
 
 /// Agent conversations on a log.
 #[derive(Debug, Parser)]
