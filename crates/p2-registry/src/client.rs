@@ -13,6 +13,8 @@ const REQUEST_MAX: Duration = Duration::from_secs(10);
 const SAID_CHARS_MAX: usize = 400;
 /// The media type of the API.
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
+/// The API's code for a schema that is not there.
+const NO_SCHEMA: u32 = 40_403;
 
 /// How a registry is reached.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -96,6 +98,8 @@ struct Found {
 #[derive(Deserialize)]
 struct Said {
     message: String,
+    #[serde(rename = "error_code")]
+    code: Option<u32>,
 }
 
 impl RegistryClient {
@@ -130,6 +134,11 @@ impl RegistryClient {
         let http = http.build().map_err(|error| refused(format!("no HTTP client: {error}")))?;
         let place = base.to_string();
         Ok(RegistryClient { http, base, place, config })
+    }
+
+    /// The registry's address, without credentials.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     fn url(&self, segments: &[&str]) -> Url {
@@ -213,7 +222,10 @@ impl Schemas for RegistryClient {
                 let is_avro = found.kind.is_none_or(|kind| kind.eq_ignore_ascii_case("avro"));
                 Ok(is_avro.then_some(found.schema))
             }
-            404 => Ok(None),
+            // Only the registry itself says so: what else answers 404 is no registry.
+            404 if serde_json::from_str::<Said>(&body).is_ok_and(|said| said.code == Some(NO_SCHEMA)) => {
+                Ok(None)
+            }
             _ => Err(self.failed(&format!("asking for schema {id}"), status, &body)),
         }
     }

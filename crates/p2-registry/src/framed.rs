@@ -41,6 +41,11 @@ impl FramedLog {
         FramedLog { log, ids: Ids::new(registry, ids) }
     }
 
+    /// In front of another handle of the same log; what is known of the registry is shared.
+    pub fn over(&self, log: Arc<dyn Log>) -> FramedLog {
+        FramedLog { log, ids: self.ids.clone() }
+    }
+
     /// One value in single-object encoding, for values that were kept outside of the log: the originals in dead
     /// letters.
     ///

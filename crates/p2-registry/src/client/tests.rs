@@ -105,6 +105,10 @@ async fn an_id_of_another_kind_of_schema_or_of_none_is_none() {
         assert_eq!(RegistryClient::new(config(&url)).unwrap().schema(1).await, Ok(None), "{body}");
         served.await.unwrap();
     }
+    let (url, served) = answering("404 Not Found", "<html>no such page</html>").await;
+    let other = RegistryClient::new(config(&url)).unwrap().schema(1).await.unwrap_err();
+    assert!(other.to_string().contains("schema_registry.url"), "who answers is no registry: {other}");
+    served.await.unwrap();
 }
 
 #[test]
