@@ -69,9 +69,9 @@ def one(consumer, producer, codec, message):
 
 def main():
     codec = {short: wire.Codec(short) for short in ("effects", "inbox")}
-    consumer = wire.consumer(GROUP)
-    # One id per running copy, the same after a restart: a copy that died in the middle is put right at once.
+    # One name per running copy, the same after a restart: what a copy had when it died goes on at once.
     copy = os.environ.get("COPY", "0")
+    consumer = wire.consumer(GROUP, **{"group.instance.id": f"{GROUP}.{copy}", "session.timeout.ms": 15_000})
     producer = wire.producer(**{"transactional.id": f"{GROUP}.{copy}", "transaction.timeout.ms": 10_000})
     producer.init_transactions(30)
     consumer.subscribe([wire.topic_name("effects")])

@@ -92,7 +92,7 @@ def answer_of(conversation, text):
     def find():
         return next((one for one in answers() if one["conversation"] == conversation and one["text"] == text), None)
 
-    return until(f"{conversation} is answered '{text}'; there are {answers()}", find)
+    return until(f"{conversation} is answered '{text}', see {DIR / 'follow_answers.out'}", find)
 
 
 def records(short):
