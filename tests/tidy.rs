@@ -60,6 +60,7 @@ const VENDORS: &[&str] = &[
     "p2_embedded",
     "p2_kafka",
     "p2_model",
+    "p2_registry",
     "p2_scylla",
     "rdkafka",
     "redb",

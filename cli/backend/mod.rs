@@ -7,9 +7,11 @@ use std::sync::Arc;
 use p2_core::record::Topic;
 use p2_embedded::{Durability, Embedded, OpenError, Options};
 use p2_kafka::{KafkaConfig, KafkaLog};
+use p2_registry::{FramedLog, RegistryClient, RegistryError};
 use p2_scylla::{CqlStore, LogIdentity};
 use p2_stream::memory::MemoryStore;
 use p2_stream::ports::{Log, LogError, StackStore};
+use p2_stream::wire::SchemaIds;
 
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
@@ -35,6 +37,19 @@ pub(crate) struct Cluster {
     pub kafka: KafkaLog,
     /// The view on CQL; none: it is kept in memory and filled from the log at each start.
     pub cql: Option<CqlStore>,
+    /// Puts the framing of the schema registry on and takes it off; none: there is no registry.
+    framed: Option<FramedLog>,
+}
+
+impl Cluster {
+    /// A handle of the log as processors and readers see it.
+    pub(crate) fn log(&self, kafka: &KafkaLog) -> Arc<dyn Log> {
+        let log = Arc::new(kafka.clone());
+        match &self.framed {
+            Some(framed) => Arc::new(framed.over(log)),
+            None => log,
+        }
+    }
 }
 
 /// Why a backend could not be opened.
@@ -101,8 +116,27 @@ async fn cluster(config: &Config, settings: KafkaConfig) -> EngineResult<Backend
             (Arc::new(store.clone()), Some(store))
         }
     };
-    let log = Arc::new(kafka.clone());
-    Ok(Backend { log, store, cluster: Some(Cluster { config: settings, kafka, cql }) })
+    let framed = match &config.schema_registry {
+        None => None,
+        Some(registry) => {
+            let ids = register_schemas(&registry.value, &settings).await?;
+            Some(FramedLog::new(Arc::new(kafka.clone()), Arc::new(registry.value.clone()), ids))
+        }
+    };
+    let cluster = Cluster { config: settings, kafka: kafka.clone(), cql, framed };
+    Ok(Backend { log: cluster.log(&kafka), store, cluster: Some(cluster) })
+}
+
+/// Registers the schemas of all topics where they are not yet.
+pub(crate) async fn register_schemas(
+    registry: &RegistryClient,
+    settings: &KafkaConfig,
+) -> EngineResult<SchemaIds> {
+    let name_of = |topic: Topic| format!("{}{}", settings.prefix, topic.name());
+    p2_registry::register(registry, name_of).await.map_err(|error| match error {
+        RegistryError::Unavailable { .. } => EngineError::Unavailable(error.to_string()),
+        RegistryError::Refused(reason) => EngineError::Invalid(reason),
+    })
 }
 
 /// Which log a view belongs to. The client library does not tell the ids of topics: a topic that was deleted and

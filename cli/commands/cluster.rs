@@ -10,7 +10,7 @@ use p2_stream::topics::specs;
 use serde_json::json;
 
 use crate::args::{StoreCommand, TopicsApply};
-use crate::backend::{INPUTS, engine_error};
+use crate::backend::{INPUTS, engine_error, register_schemas};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
@@ -36,6 +36,9 @@ pub(crate) async fn topics(
         topics::diff(&kafka.value, &settings).await.map_err(engine_error)?
     };
     if is_apply {
+        if let Some(registry) = &config.schema_registry {
+            register_schemas(&registry.value, &kafka.value).await?;
+        }
         begin(&kafka.value).await?;
     }
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
