@@ -205,6 +205,8 @@ fn may_name(path: &str, vendor: &str) -> bool {
         "cli/backend",
         "cli/config",
         "cli/commands/cluster",
+        "cli/commands/copy",
+        "cli/commands/replay",
         "cli/commands/doctor",
         "cli/commands/run",
     ];

@@ -1,7 +1,7 @@
 //! The first progress of a group: written by the one who makes the topics, so that a group without any is always
 //! one that lost it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2_core::record::Topic;
 use p2_stream::ports::LogError;
@@ -42,7 +42,19 @@ pub async fn begin_group(
 ) -> Result<usize, LogError> {
     let config = config.clone();
     let group = format!("{}{group}", config.prefix);
-    blocking(move || begin_blocking(&config, &group, topic, begin)).await
+    blocking(move || {
+        let until = Instant::now() + Duration::from_millis(u64::from(config.request_timeout_ms));
+        loop {
+            // The partitions of a new topic have no leader yet for a moment.
+            match begin_blocking(&config, &group, topic, begin) {
+                Err(LogError::Unavailable(_)) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                done => return done,
+            }
+        }
+    })
+    .await
 }
 
 fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: Begin) -> Result<usize, LogError> {

@@ -4,6 +4,7 @@
 //! once (batches, epochs, progress, claims, timers, catch-up) is here, as a value without IO in `runtime`.
 
 pub mod conformance;
+pub mod copy;
 pub mod follow;
 pub mod groups;
 pub mod memory;

@@ -11,4 +11,5 @@ mod generations;
 mod lost_answers;
 mod made;
 mod measure;
+mod rebuilt;
 mod server;

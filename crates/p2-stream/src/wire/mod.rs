@@ -6,15 +6,15 @@
 //! registries is put on and taken off at the log, by [`SchemaIds`].
 
 mod framing;
-mod headers;
+pub(crate) mod headers;
 mod partitioner;
+mod prepared;
 mod schemas;
 #[cfg(test)]
 mod tests;
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::writer::datum::GenericDatumWriter;
 use p2_core::ids::Id;
 use p2_core::record::{DeadLetter, Message, Payload, RECORD_BYTES_MAX, StateTransition, Topic};
 use serde::Serialize;
@@ -27,6 +27,8 @@ use crate::ports::{NewRecord, StoredRecord};
 use crate::runtime::{Codec, Incoming};
 use crate::shell::Wire;
 
+/// More than all headers need beside what they repeat of key and value, and the trace.
+const HEADERS_BYTES_MAX: usize = 16 << 10;
 /// The first two bytes of single-object encoding.
 const MARKER: [u8; 2] = [0xC3, 0x01];
 
@@ -165,7 +167,8 @@ pub fn decode_transition(value: &[u8]) -> Result<StateTransition, WireError> {
     decode_value(Topic::StateTransitions, value)
 }
 
-fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
+/// The value alone.
+pub(crate) fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
     match payload {
         Payload::Inbox(value) => encode_value(Topic::Inbox, value),
         Payload::Transition(value) => encode_value(Topic::StateTransitions, value),
@@ -181,7 +184,7 @@ fn encode_value<T: Serialize>(topic: Topic, value: &T) -> Result<Vec<u8>, WireEr
     let current = &schemas::of(topic).map_err(failed)?.current;
     let mut bytes = MARKER.to_vec();
     bytes.extend(current.fingerprint);
-    let writer = GenericDatumWriter::builder(&current.schema).build().map_err(|e| failed(e.to_string()))?;
+    let writer = prepared::writer(topic).map_err(failed)?;
     writer.write_ser(&mut bytes, value).map_err(|e| failed(e.to_string()))?;
     Ok(bytes)
 }
@@ -205,15 +208,16 @@ fn decode_value<T: DeserializeOwned>(topic: Topic, value: &[u8]) -> Result<T, Wi
     let (fingerprint, mut datum) = rest.split_first_chunk::<8>().ok_or(WireError::NotSingleObject)?;
     let failed = |reason: String| WireError::Undecodable { topic: topic.short(), reason };
     let schemas = schemas::of(topic).map_err(failed)?;
-    let writer = if *fingerprint == schemas.current.fingerprint {
-        &schemas.current.schema
+    let decoded = if *fingerprint == schemas.current.fingerprint {
+        let reader = prepared::reader(topic).map_err(failed)?;
+        reader.read_deser(&mut datum).map_err(|e| failed(e.to_string()))?
     } else {
-        schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
+        let writer = schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
             topic: topic.short(),
             fingerprint: hex::encode(fingerprint),
-        })?
+        })?;
+        read(writer, &mut datum).map_err(failed)?
     };
-    let decoded = read(writer, &mut datum).map_err(failed)?;
     if datum.is_empty() { Ok(decoded) } else { Err(failed(format!("{} bytes are left over", datum.len()))) }
 }
 
@@ -264,7 +268,15 @@ impl ProcessorWire {
 
 impl Codec for ProcessorWire {
     fn size(&self, message: &Message) -> Result<usize, (String, String)> {
-        Wire::encode(self, message).map(|record| record.value.len() + 400)
+        let told = |error: WireError| (error.code().to_owned(), error.to_string());
+        let value = encode_payload(&message.payload).map_err(told)?.len();
+        // Headers are written where they might decide: what they repeat of key and value is as long as these at
+        // most, and the trace is foreign text.
+        let trace = message.traceparent.as_ref().map_or(0, String::len);
+        if 2 * value + 4 * message.payload.key().len() + trace + HEADERS_BYTES_MAX > RECORD_BYTES_MAX {
+            Wire::encode(self, message)?;
+        }
+        Ok(value + 400)
     }
 
     fn letter(&self, at: (i32, i64), message: &Message, code: &str, reason: &str, now_ms: i64) -> DeadLetter {

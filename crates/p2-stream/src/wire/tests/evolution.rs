@@ -4,6 +4,7 @@
 //! optional fields, or without the newest variant of a union or symbol of an enum.
 
 use apache_avro::types::Value;
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::Value as Json;
 
 use super::*;

@@ -1,0 +1,137 @@
+//! What writing the view costs a CQL server and this program: CPU for 1,000 transitions, by how many come in one
+//! write of a partition.
+//!
+//! `tests/services/cassandra.sh start DIR PORT`, then
+//! `P2_CQL=127.0.0.1:PORT P2_CQL_PID=$(cat DIR/pid) cargo run -p p2-scylla --example cql_writes`.
+//! The numbers in `docs/performance.md` come from it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
+use p2_core::record::{Appended, BranchStatus, Change, Closed, Opened, StateTransition};
+use p2_core::state::{Entry, State, UserMessage, WaitKind, Waiting};
+use p2_scylla::{CqlStore, LogIdentity, Options, migrate};
+use p2_stream::ports::StackStore;
+
+/// Partitions of the log that are written at the same time, each one write at a time, as the shell does.
+const PARTITIONS: i32 = 16;
+/// Transitions of one conversation: asked, then a reply or a result in turns, the last one closes it.
+const STEPS: i64 = 6;
+const TRANSITIONS: usize = 20_000;
+const BODY: usize = 1_000;
+/// Rounds that count, and rounds before them in which the server warms up.
+const ROUNDS: usize = 5;
+const WARM: usize = 3;
+
+fn entry(seq: i64, state: State) -> Entry {
+    Entry { seq, id: Id::of_text(&seq.to_string()), time_ms: 1, state }
+}
+
+fn transition(conversation: &str, seq: i64) -> StateTransition {
+    let wait = |seq: i64| Id::of_text(&format!("{conversation}/wait/{seq}"));
+    let text = "word ".repeat(BODY / 5);
+    let mut changes = Vec::new();
+    if seq == 0 {
+        changes.push(Change::Opened(Opened { root: AgentId::from("assistant") }));
+    } else {
+        changes.push(Change::Closed(Closed { waits: vec![wait(seq - 1)] }));
+    }
+    let mut entries = vec![entry(seq * 2, State::UserMessage(UserMessage { text, origin: None }))];
+    if seq + 1 < STEPS {
+        let (kind, correlation) = (WaitKind::Tool, String::new());
+        let waiting = Waiting { id: wait(seq), kind, deadline_ms: None, correlation };
+        entries.push(entry(seq * 2 + 1, State::Waiting(waiting)));
+    }
+    changes.push(Change::Appended(Appended { entries }));
+    StateTransition {
+        id: Id::of_text(&format!("{conversation}/{seq}")),
+        conversation: ConversationId::from(conversation),
+        seq,
+        previous: (seq > 0).then(|| Id::of_text(&format!("{conversation}/{}", seq - 1))),
+        agent: AgentId::from("assistant"),
+        branch: BranchId::main(),
+        input: Id::of_text("input"),
+        changes,
+        head: seq,
+        status: BranchStatus::Idle,
+        time_ms: 1_000 + seq,
+    }
+}
+
+/// The writes of one partition: `width` conversations a step each, until they are done, then the next ones.
+fn writes(round: usize, partition: i32, width: usize) -> Vec<(Vec<(i64, StateTransition)>, i64)> {
+    let each = TRANSITIONS / usize::try_from(PARTITIONS).unwrap();
+    let mut offset = i64::try_from(round * TRANSITIONS).unwrap();
+    let mut made = Vec::new();
+    for wave in 0..each.div_ceil(width * usize::try_from(STEPS).unwrap()) {
+        for seq in 0..STEPS {
+            let names = (0..width).map(|n| format!("conversation-{round}-{width}-{partition}-{wave}-{n}"));
+            let part: Vec<_> = (offset..).zip(names.map(|name| transition(&name, seq))).collect();
+            offset += i64::try_from(width).unwrap();
+            made.push((part, offset));
+        }
+    }
+    made
+}
+
+/// User and system time of a process so far.
+fn cpu(pid: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<u64> =
+        stat.rsplit(')').next().unwrap().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    Duration::from_millis((fields[10] + fields[11]) * 10)
+}
+
+/// Writes so many transitions; returns for 1,000 of them milliseconds of (server, client, wall).
+async fn round(store: &CqlStore, number: usize, width: usize, server: &str) -> (f64, f64, f64) {
+    let all: Vec<_> = (0..PARTITIONS).map(|partition| writes(number, partition, width)).collect();
+    let count: usize = all.iter().flatten().map(|(part, _)| part.len()).sum();
+    let before = (cpu(server), cpu("self"), Instant::now());
+    let mut tasks = tokio::task::JoinSet::new();
+    for (partition, writes) in (0..).zip(all) {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for (part, applied) in writes {
+                store.write(partition, part, applied).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let thousands = count as f64 / 1_000.0;
+    let ms = |spent: Duration| spent.as_secs_f64() * 1_000.0 / thousands;
+    (ms(cpu(server) - before.0), ms(cpu("self") - before.1), ms(before.2.elapsed()))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let nodes = std::env::var("P2_CQL").expect("P2_CQL=HOST:PORT");
+    let pid = std::env::var("P2_CQL_PID").expect("P2_CQL_PID: the process whose CPU is counted");
+    let keyspace = format!("writes_{}", std::process::id());
+    let options = Options::new([nodes], &keyspace);
+    migrate(&options).await.unwrap();
+    let log = LogIdentity { cluster: "cluster".to_owned(), topic: "topic".to_owned() };
+    let store = CqlStore::open(&options, &log).await.unwrap();
+    let mut number = 0;
+    for _ in 0..WARM {
+        round(&store, number, 5, &pid).await;
+        number += 1;
+    }
+    println!("transitions in a write | server, client, wall: ms for 1,000 transitions (medians of {ROUNDS})");
+    for width in [1, 2, 5, 20, 50] {
+        let mut found = Vec::new();
+        for _ in 0..ROUNDS {
+            found.push(round(&store, number, width, &pid).await);
+            number += 1;
+        }
+        let of = |pick: fn(&(f64, f64, f64)) -> f64| median(found.iter().map(pick).collect());
+        println!("{width:>3} | {:.0} {:.0} {:.0}", of(|m| m.0), of(|m| m.1), of(|m| m.2));
+    }
+}
