@@ -10,7 +10,7 @@ use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_registry::{FramedLog, RegistryClient, RegistryError};
 use p2_scylla::{CqlStore, LogIdentity};
 use p2_stream::memory::MemoryStore;
-use p2_stream::ports::{Log, LogError, StackStore};
+use p2_stream::ports::{Log, LogError, NewRecord, StackStore};
 use p2_stream::wire::SchemaIds;
 
 use crate::config::Config;
@@ -44,12 +44,32 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A handle of the log as processors and readers see it.
     pub(crate) fn log(&self, kafka: &KafkaLog) -> Arc<dyn Log> {
-        let log = Arc::new(kafka.clone());
+        seen(self.framed.as_ref(), kafka)
+    }
+
+    /// A record that was kept elsewhere, as it would be read from the log.
+    pub(crate) async fn readable(&self, record: NewRecord) -> Result<NewRecord, LogError> {
         match &self.framed {
-            Some(framed) => Arc::new(framed.over(log)),
-            None => log,
+            Some(framed) => framed.unframe(record).await,
+            None => Ok(record),
         }
     }
+}
+
+/// A handle of the log with the framing of the schema registry taken off, where there is one.
+pub(crate) fn seen(framed: Option<&FramedLog>, kafka: &KafkaLog) -> Arc<dyn Log> {
+    let log = Arc::new(kafka.clone());
+    match framed {
+        Some(framed) => Arc::new(framed.over(log)),
+        None => log,
+    }
+}
+
+/// The framing of the schema registry, where one is set: registers the schemas of all topics.
+pub(crate) async fn framing(config: &Config, kafka: &KafkaLog) -> EngineResult<Option<FramedLog>> {
+    let (Some(registry), Some(settings)) = (&config.schema_registry, &config.kafka) else { return Ok(None) };
+    let ids = register_schemas(&registry.value, &settings.value).await?;
+    Ok(Some(FramedLog::new(Arc::new(kafka.clone()), Arc::new(registry.value.clone()), ids)))
 }
 
 /// Why a backend could not be opened.
@@ -116,13 +136,7 @@ async fn cluster(config: &Config, settings: KafkaConfig) -> EngineResult<Backend
             (Arc::new(store.clone()), Some(store))
         }
     };
-    let framed = match &config.schema_registry {
-        None => None,
-        Some(registry) => {
-            let ids = register_schemas(&registry.value, &settings).await?;
-            Some(FramedLog::new(Arc::new(kafka.clone()), Arc::new(registry.value.clone()), ids))
-        }
-    };
+    let framed = framing(config, &kafka).await?;
     let cluster = Cluster { config: settings, kafka: kafka.clone(), cql, framed };
     Ok(Backend { log: cluster.log(&kafka), store, cluster: Some(cluster) })
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::NO_KAFKA;
 use crate::args::TopicsCopy;
-use crate::backend::{INPUTS, engine_error};
+use crate::backend::{INPUTS, engine_error, framing, seen};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
@@ -22,6 +22,7 @@ pub(crate) async fn run(config: &Config, from: &TopicsCopy, out: Output) -> Engi
     let kafka = config.kafka.as_ref().ok_or_else(|| EngineError::Invalid(NO_KAFKA.to_owned()))?;
     let target = KafkaLog::connect(kafka.value.clone()).await.map_err(engine_error)?;
     nobody_works(&target).await?;
+    let framed = framing(config, &target).await?;
     let source: Arc<dyn Log> = match (&from.from_data_dir, &from.from_prefix) {
         (Some(dir), _) => directory(dir).await?,
         (None, prefix) => {
@@ -35,10 +36,10 @@ pub(crate) async fn run(config: &Config, from: &TopicsCopy, out: Output) -> Engi
             let source = KafkaLog::connect(KafkaConfig { prefix, ..kafka.value.clone() }).await;
             let source = source.map_err(engine_error)?;
             nobody_works(&source).await?;
-            Arc::new(source)
+            seen(framed.as_ref(), &source)
         }
     };
-    let copied = copy_all(source.as_ref(), &target, out).await?;
+    let copied = copy_all(source.as_ref(), seen(framed.as_ref(), &target).as_ref(), out).await?;
     target.left(std::time::Duration::from_secs(5)).await;
     show(&copied, out);
     Ok(())

@@ -56,6 +56,8 @@ class Codec:
             number, datum = int.from_bytes(data[1:5], "big"), data[5:]
             if number not in self.seen:  # asked once per id
                 reply = requests.get(f"{REGISTRY}/schemas/ids/{number}", timeout=10)
+                if reply.status_code == 404:
+                    raise ValueError(f"the registry has no schema {number}")
                 reply.raise_for_status()
                 self.seen[number] = fingerprint(reply.json()["schema"])
             head = self.seen[number]

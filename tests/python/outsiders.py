@@ -121,6 +121,14 @@ def letters():
     return {value["code"]: value for value in (codec.decode(message.value()) for message, codec in records("dead-letters"))}
 
 
+def plain_codec(short):
+    """As of a program that knows of no registry."""
+    wire.REGISTRY = ""
+    codec = wire.Codec(short)
+    wire.REGISTRY = REGISTRY
+    return codec
+
+
 def produce(conversation, value, headers):
     producer = wire.producer()
     producer.produce(wire.topic_name("inbox"), key=conversation, value=value, headers=headers)
@@ -207,9 +215,13 @@ def main():
     assert all(not is_framed(message) for short in before for message, _ in records(short))
 
     engine(True, "topics", "apply", "--partitions", "4")
+    tools = DIR / "tools.yml"
+    tools.write_text(tools.read_text().replace("Spells a text backwards.", "Turns a text around."))
     served, more = one_round(True, "framed")
     # A conversation from before goes on, and who still writes the other framing is understood.
-    assert say(False, "plain-0", "backwards: drawer", "--id", "late")["verdict"] == "Applied"
+    body = ("p2.UserText", {"agent": None, "branch": None, "text": "backwards: drawer"})
+    value = plain_codec("inbox").encode({"conversation": "plain-0", "body": body})
+    produce("plain-0", value, [("ce_id", wire.id_of(RUN, "late").encode())])
     tool, follower = example(True, "reverse_tool"), example(True, "follow_answers")
     answer_of("plain-0", "It is reward.")
     end(tool), end(follower)
@@ -224,6 +236,8 @@ def main():
     check_calls(calls + more + 1)
     engine(True, "replay", "stacks", "--verify")
     assert end(served) == 0
+    if os.environ.get("P2_SCYLLA_NODES"):
+        engine(True, "replay", "stacks", "--rebuild")
     engine(True, "replay", "stacks", "--verify")
     print(f"outsiders: {calls + more + 1} calls answered once each, in both framings")
 
