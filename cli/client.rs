@@ -29,13 +29,13 @@ pub(crate) struct HttpEngine {
 }
 
 impl HttpEngine {
-    /// The process that serves a data directory; none where nothing answers there.
+    /// The process that wrote this file ([`crate::config::Config::api_file`]); none where nothing answers there.
     ///
     /// A file that a killed process left behind counts as nothing.
-    pub(crate) async fn find(data_dir: &Path) -> EngineResult<Option<HttpEngine>> {
-        let Some(endpoint) = endpoint::read(data_dir)? else { return Ok(None) };
+    pub(crate) async fn find(api_file: &Path) -> EngineResult<Option<HttpEngine>> {
+        let Some(endpoint) = endpoint::read(api_file)? else { return Ok(None) };
         let engine = HttpEngine::new(endpoint)?;
-        match engine.topic_counts().await {
+        match engine.registry().await {
             Ok(_) => Ok(Some(engine)),
             Err(error @ EngineError::Timeout(_)) => Err(error),
             // Nobody, or by now another program: whether a process of ours has the directory, its lock says.

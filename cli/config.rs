@@ -1,14 +1,17 @@
 //! Settings: `p2engine.toml`, then the environment, then the command line; the later one wins.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use p2_kafka::KafkaConfig;
 use serde::Serialize;
 
 use crate::engine::{EngineError, EngineResult};
 
 /// A value and where it comes from.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Setting<T> {
     /// The value in effect.
     pub value: T,
@@ -60,6 +63,10 @@ pub(crate) struct Config {
     pub agents_file: Option<Setting<PathBuf>>,
     /// Where `scripted/<name>` finds `<name>.yml`.
     pub scripts_dir: Setting<PathBuf>,
+    /// The log on Kafka instead of the embedded one.
+    pub kafka: Option<Setting<KafkaConfig>>,
+    /// The stack store on CQL, beside a log on Kafka.
+    pub scylla: Option<Setting<p2_scylla::Options>>,
 }
 
 /// (key in the file, environment variable, meaning).
@@ -74,6 +81,9 @@ const KEYS: [(&str, &str, &str); 9] = [
     ("agents_file", "P2_AGENTS_FILE", "definitions to load"),
     ("scripts_dir", "P2_SCRIPTS_DIR", "scripts of scripted models"),
 ];
+
+/// Tables, which have keys of their own.
+const TABLES: [&str; 2] = ["kafka", "scylla"];
 
 /// Keys whose value is a path; in a file it is relative to that file.
 const PATHS: [&str; 3] = ["data_dir", "agents_file", "scripts_dir"];
@@ -91,7 +101,18 @@ impl Config {
         data_dir: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> EngineResult<Config> {
-        let values = collect(file, env)?;
+        let path = file.map_or_else(|| PathBuf::from(FILE_NAME), Path::to_path_buf);
+        let tables = if file.is_some() || path.exists() { Some(read_file(&path)?) } else { None };
+        let tables = tables.as_ref().map(|tables| (tables, path.as_path()));
+        let values = collect(tables, env)?;
+        let kafka = cluster::kafka(cluster::table("kafka", tables, env)?, env)?;
+        let scylla = cluster::scylla(cluster::table("scylla", tables, env)?)?;
+        if let (None, Some(scylla)) = (&kafka, &scylla) {
+            return Err(EngineError::Invalid(format!(
+                "{}: scylla: the store on CQL goes with a log on Kafka: set [kafka] brokers, or leave it out",
+                scylla.source
+            )));
+        }
         let text = |key: &str| values.get(key).cloned();
         let mut dir = match text("data_dir") {
             Some(setting) => Setting { value: setting.value.into(), source: setting.source },
@@ -124,7 +145,22 @@ impl Config {
             agents_file: text("agents_file")
                 .map(|path| Setting { value: path.value.into(), source: path.source }),
             scripts_dir: scripts,
+            kafka,
+            scylla,
         })
+    }
+
+    /// Where the process that serves this system writes down how it is reached: `<data-dir>/api.json`, and with a
+    /// log on Kafka a file of its own for each cluster and prefix.
+    pub(crate) fn api_file(&self) -> PathBuf {
+        let name = match &self.kafka {
+            None => "api.json".to_owned(),
+            Some(kafka) => {
+                let KafkaConfig { brokers, prefix, .. } = &kafka.value;
+                format!("api-{}.json", p2_core::ids::Id::of_text(&format!("{brokers} {prefix}")).short())
+            }
+        };
+        self.data_dir.value.join(name)
     }
 
     /// (key, value for people, source); secrets redacted.
@@ -143,7 +179,26 @@ impl Config {
             agents.map_or_else(none, |file| (file.value.display().to_string(), file.source.clone())),
             (self.scripts_dir.value.display().to_string(), self.scripts_dir.source.clone()),
         ];
-        KEYS.into_iter().zip(values).map(|((key, ..), (value, source))| (key, value, source)).collect()
+        let rows = KEYS.into_iter().zip(values).map(|((key, ..), (value, source))| (key, value, source));
+        rows.chain(self.cluster_rows()).collect()
+    }
+
+    fn cluster_rows(&self) -> Vec<(&'static str, String, String)> {
+        let (kafka, scylla) = (self.kafka.as_ref(), self.scylla.as_ref());
+        let none = ("(none)".to_owned(), "default".to_owned());
+        let told = kafka.map(|set| {
+            let KafkaConfig { brokers, prefix, .. } = &set.value;
+            let shown =
+                if prefix.is_empty() { brokers.clone() } else { format!("{brokers}, prefix {prefix}") };
+            (shown, set.source.clone())
+        });
+        let (brokers, from) = told.unwrap_or_else(|| none.clone());
+        let told = scylla.map(|set| {
+            let p2_scylla::Options { nodes, keyspace, .. } = &set.value;
+            (format!("{}, keyspace {keyspace}", nodes.join(", ")), set.source.clone())
+        });
+        let (nodes, also_from) = told.unwrap_or(none);
+        vec![("kafka", brokers, from), ("scylla", nodes, also_from)]
     }
 }
 
@@ -155,17 +210,27 @@ fn without_password(url: &str) -> String {
     }
 }
 
+/// The settings file.
+fn read_file(path: &Path) -> EngineResult<toml::Table> {
+    let at = path.display();
+    let text =
+        std::fs::read_to_string(path).map_err(|error| EngineError::Invalid(format!("{at}: {error}")))?;
+    // The parser's own message shows the line, and the line may hold a key: only its position is told.
+    text.parse::<toml::Table>().map_err(|error| {
+        let line =
+            error.span().map_or(1, |span| 1 + text.chars().take(span.start).filter(|c| *c == '\n').count());
+        EngineError::Invalid(format!("{at}: line {line}: {}", error.message()))
+    })
+}
+
 /// What file and environment say, as text.
 fn collect(
-    file: Option<&Path>,
+    file: Option<(&toml::Table, &Path)>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> EngineResult<BTreeMap<&'static str, Setting<String>>> {
     let mut values = BTreeMap::new();
-    let path = file.map_or_else(|| PathBuf::from(FILE_NAME), Path::to_path_buf);
-    if file.is_some() || path.exists() {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| EngineError::Invalid(format!("{}: {error}", path.display())))?;
-        for (key, mut value) in from_toml(&text, &path)? {
+    if let Some((table, path)) = file {
+        for (key, mut value) in from_toml(table, path)? {
             if PATHS.contains(&key) {
                 let beside = path.parent().unwrap_or(Path::new(""));
                 value = beside.join(&value).display().to_string();
@@ -181,21 +246,15 @@ fn collect(
     Ok(values)
 }
 
-fn from_toml(text: &str, path: &Path) -> EngineResult<Vec<(&'static str, String)>> {
+fn from_toml(table: &toml::Table, path: &Path) -> EngineResult<Vec<(&'static str, String)>> {
     let at = path.display();
-    // The parser's own message shows the line, and the line may hold a key: only its position is told.
-    let table = text.parse::<toml::Table>().map_err(|error| {
-        let line =
-            error.span().map_or(1, |span| 1 + text.chars().take(span.start).filter(|c| *c == '\n').count());
-        EngineError::Invalid(format!("{at}: line {line}: {}", error.message()))
-    })?;
     let mut values = Vec::new();
-    for (key, value) in table {
-        let Some((known, _, meaning)) = KEYS.into_iter().find(|(known, ..)| *known == key) else {
-            return Err(EngineError::Invalid(format!("{at}: unknown key '{key}'{}", nearest(&key))));
+    for (key, value) in table.iter().filter(|(key, _)| !TABLES.contains(&key.as_str())) {
+        let Some((known, _, meaning)) = KEYS.into_iter().find(|(known, ..)| known == key) else {
+            return Err(EngineError::Invalid(format!("{at}: unknown key '{key}'{}", nearest(key))));
         };
         let value = match value {
-            toml::Value::String(text) => text,
+            toml::Value::String(text) => text.clone(),
             toml::Value::Boolean(flag) => flag.to_string(),
             _ => return Err(EngineError::Invalid(format!("{at}: '{known}' takes: {meaning}"))),
         };
@@ -206,7 +265,9 @@ fn from_toml(text: &str, path: &Path) -> EngineResult<Vec<(&'static str, String)
 
 fn nearest(key: &str) -> String {
     KEYS.into_iter()
-        .map(|(known, ..)| (strsim::damerau_levenshtein(known, key), known))
+        .map(|(known, ..)| known)
+        .chain(TABLES)
+        .map(|known| (strsim::damerau_levenshtein(known, key), known))
         .min()
         .map_or_else(String::new, |(_, known)| format!("; did you mean '{known}'?"))
 }

@@ -2,6 +2,7 @@
 
 mod api;
 mod args;
+mod backend;
 mod client;
 mod commands;
 mod config;

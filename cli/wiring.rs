@@ -14,10 +14,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::server::Server;
+use crate::backend::OpenFailed;
 use crate::client::HttpEngine;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult};
-use crate::local::{LocalEngine, OpenFailed};
+use crate::local::{LocalEngine, Work};
 
 /// How long a stop waits for requests under way. Long polls end by themselves, so only a client that never
 /// sends the rest of its request, or never reads its answer, is cut off.
@@ -77,14 +78,16 @@ impl Opened {
     }
 }
 
-/// Joins the process that serves the data directory, or opens it here and serves it.
-pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
+/// Joins the process that serves this system from the data directory, or opens it here; and serves it, unless it is
+/// on a cluster and this process runs nothing in it.
+pub(crate) async fn open(config: &Config, port: u16, work: Work) -> EngineResult<Opened> {
     let begin = Instant::now();
+    let api_file = config.api_file();
     loop {
-        if let Some(engine) = HttpEngine::find(&config.data_dir.value).await? {
+        if let Some(engine) = HttpEngine::find(&api_file).await? {
             return Ok(Opened { engine: Arc::new(engine), served: None, local: None });
         }
-        let local = match LocalEngine::open(config).await {
+        let local = match LocalEngine::open(config, work).await {
             Ok(local) => local,
             Err(OpenFailed::Held(_)) if begin.elapsed() < HELD_MAX => {
                 tokio::time::sleep(HELD_EVERY).await;
@@ -92,7 +95,10 @@ pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
             }
             Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
         };
-        let served = serve(local.clone(), local.metrics().clone(), &config.data_dir.value, port).await;
+        if config.kafka.is_some() && work == Work::None {
+            return Ok(Opened { engine: local.clone(), served: None, local: Some(local) });
+        }
+        let served = serve(local.clone(), local.metrics().clone(), &api_file, port).await;
         return match served {
             Ok(opened) => Ok(Opened { local: Some(local), ..opened }),
             Err(error) => local.close().await.and(Err(error)),
@@ -104,10 +110,10 @@ pub(crate) async fn open(config: &Config, port: u16) -> EngineResult<Opened> {
 pub(crate) async fn serve(
     engine: Arc<dyn Engine>,
     metrics: Metrics,
-    data_dir: &Path,
+    api_file: &Path,
     port: u16,
 ) -> EngineResult<Opened> {
-    let server = Server::bind(data_dir, port).await?;
+    let server = Server::bind(Some(api_file), port).await?;
     let url = server.endpoint().url.clone();
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(server.run(engine.clone(), metrics, stopping));

@@ -25,15 +25,9 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// The path of the file.
-pub(crate) fn path(data_dir: &Path) -> PathBuf {
-    data_dir.join("api.json")
-}
-
 /// Reads the file; none where there is none.
-pub(crate) fn read(data_dir: &Path) -> EngineResult<Option<Endpoint>> {
-    let path = path(data_dir);
-    let text = match fs::read_to_string(&path) {
+pub(crate) fn read(path: &Path) -> EngineResult<Option<Endpoint>> {
+    let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(EngineError::Unavailable(format!("{}: {error}", path.display()))),
@@ -54,12 +48,13 @@ pub(crate) struct Published {
 }
 
 /// Publishes an endpoint: written beside and renamed, so a reader never sees half of it.
-pub(crate) fn publish(data_dir: &Path, endpoint: &Endpoint) -> EngineResult<Published> {
-    let path = path(data_dir);
-    let beside = data_dir.join(format!("api.json.{}", endpoint.pid));
+pub(crate) fn publish(path: &Path, endpoint: &Endpoint) -> EngineResult<Published> {
+    let beside = path.with_extension(format!("json.{}", endpoint.pid));
     let failed = |error: std::io::Error| EngineError::Internal(format!("{}: {error}", path.display()));
     let text = serde_json::to_string_pretty(endpoint).map_err(|error| failed(error.into()))?;
-    fs::create_dir_all(data_dir).map_err(failed)?;
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
     let _ = fs::remove_file(&beside);
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
@@ -67,8 +62,8 @@ pub(crate) fn publish(data_dir: &Path, endpoint: &Endpoint) -> EngineResult<Publ
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(&beside).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&beside, &path).map_err(failed)?;
-    Ok(Published { path, token: endpoint.token.clone() })
+    fs::rename(&beside, path).map_err(failed)?;
+    Ok(Published { path: path.to_owned(), token: endpoint.token.clone() })
 }
 
 impl Drop for Published {

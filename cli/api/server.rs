@@ -75,15 +75,16 @@ impl IntoResponse for EngineError {
 pub(crate) struct Server {
     endpoint: Endpoint,
     listener: TcpListener,
-    published: Published,
+    published: Option<Published>,
 }
 
 impl Server {
-    /// Binds `127.0.0.1:port` (0: any free one) and publishes `<data_dir>/api.json`.
+    /// Binds `127.0.0.1:port` (0: any free one) and publishes it in that file; without one, only
+    /// `/metrics` can be asked for.
     ///
     /// # Errors
     /// Where the port is taken or the file cannot be written.
-    pub(crate) async fn bind(data_dir: &FsPath, port: u16) -> Result<Server, EngineError> {
+    pub(crate) async fn bind(api_file: Option<&FsPath>, port: u16) -> Result<Server, EngineError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failed = |error: std::io::Error| {
             EngineError::Unavailable(format!("cannot listen on {address}: {error}; choose another --port"))
@@ -92,7 +93,7 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().map_err(failed)?);
         let token = hex::encode(rand::random::<[u8; 32]>());
         let endpoint = Endpoint { url, pid: std::process::id(), token };
-        let published = endpoint::publish(data_dir, &endpoint)?;
+        let published = api_file.map(|file| endpoint::publish(file, &endpoint)).transpose()?;
         Ok(Server { endpoint, listener, published })
     }
 

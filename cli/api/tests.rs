@@ -131,7 +131,7 @@ fn hello() -> InboxMessage {
 
 async fn start(dir: &Path) -> (Arc<FakeEngine>, Opened, HttpEngine) {
     let fake = Arc::new(FakeEngine::default());
-    let opened = serve(fake.clone(), Metrics::new(), dir, 0).await.unwrap();
+    let opened = serve(fake.clone(), Metrics::new(), &dir.join("api.json"), 0).await.unwrap();
     let client = HttpEngine::find(dir).await.unwrap().unwrap();
     (fake, opened, client)
 }
@@ -139,6 +139,7 @@ async fn start(dir: &Path) -> (Arc<FakeEngine>, Opened, HttpEngine) {
 #[tokio::test]
 async fn a_second_process_sees_the_same_engine() {
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.json");
     let (fake, opened, client) = start(dir.path()).await;
     let (id, outcome) = client.submit(hello()).await.unwrap();
     assert_eq!(fake.inbox.lock().unwrap().as_slice(), [(id, hello())]);
@@ -163,6 +164,7 @@ async fn a_second_process_sees_the_same_engine() {
 #[tokio::test]
 async fn errors_keep_their_class_and_code_over_http() {
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.json");
     let (_, opened, client) = start(dir.path()).await;
     let refused = client.apply(Vec::new()).await.unwrap_err();
     assert_eq!(refused, EngineError::Refused { code: "limit".into(), message: "too many".into() });
@@ -186,8 +188,9 @@ async fn raw(endpoint: &Endpoint, token: &str, path: &str, body: Option<&str>) -
 #[tokio::test]
 async fn every_error_has_one_shape_and_nothing_works_without_the_token() {
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.json");
     let (fake, opened, _client) = start(dir.path()).await;
-    let endpoint = endpoint::read(dir.path()).unwrap().unwrap();
+    let endpoint = endpoint::read(&file).unwrap().unwrap();
     let message = serde_json::to_string(&hello()).unwrap();
     for (token, path, body, status, code) in [
         ("wrong", "/v1/inbox", Some(message.as_str()), 401, "unauthorized"),
@@ -213,8 +216,9 @@ async fn every_error_has_one_shape_and_nothing_works_without_the_token() {
 #[tokio::test]
 async fn an_inbox_message_is_accepted_after_it_is_stored_and_keeps_the_callers_id() {
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.json");
     let (fake, opened, _client) = start(dir.path()).await;
-    let endpoint = endpoint::read(dir.path()).unwrap().unwrap();
+    let endpoint = endpoint::read(&file).unwrap().unwrap();
     let id = Id::of_text("mine");
     let mut body = serde_json::to_value(hello()).unwrap();
     body["id"] = json!(id);
@@ -230,21 +234,22 @@ async fn an_inbox_message_is_accepted_after_it_is_stored_and_keeps_the_callers_i
 #[tokio::test]
 async fn the_endpoint_file_is_its_owners_only_and_goes_with_the_process() {
     let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("api.json");
     let (_, opened, _client) = start(dir.path()).await;
-    let path = endpoint::path(dir.path());
+    let path = file.clone();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
-    let endpoint = endpoint::read(dir.path()).unwrap().unwrap();
+    let endpoint = endpoint::read(&file).unwrap().unwrap();
     assert!(endpoint.url.starts_with("http://127.0.0.1:"));
     assert!(!format!("{endpoint:?}").contains(&endpoint.token));
     opened.close().await.unwrap();
     assert!(!path.exists());
     // What a killed process leaves behind counts as nothing.
-    std::mem::forget(endpoint::publish(dir.path(), &endpoint).unwrap());
-    assert!(HttpEngine::find(dir.path()).await.unwrap().is_none());
+    std::mem::forget(endpoint::publish(&file, &endpoint).unwrap());
+    assert!(HttpEngine::find(&file).await.unwrap().is_none());
 }
 
 #[test]

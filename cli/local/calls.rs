@@ -9,7 +9,7 @@ use p2_core::record::{
     Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, Outcome, Payload, RegistryRecord, Topic,
 };
 use p2_core::registry::Registry;
-use p2_stream::ports::{Log, StackStore};
+use p2_stream::ports::StackStore;
 
 use super::live::News;
 use super::read::{READ_RECORDS_MAX, decode};

@@ -1,7 +1,8 @@
 //! The stack store as this process sees it: every write wakes those who wait for a conversation.
 //!
-//! The processors of this process write the view, so what they write is also the news: no polling, and a wait
-//! costs one look at the store when its conversation moved.
+//! What the processors of this process write to the view is also the news: no polling, and a wait costs one look at
+//! the store when its conversation moved. On a cluster others write rows as well; there the news is what comes in
+//! on `state-transitions`, and the rows follow a moment later.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +11,6 @@ use async_trait::async_trait;
 use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::record::{BranchStatus, Change, DeadLetter, Outcome, StateTransition, Verdict};
 use p2_core::state::{Entry, State};
-use p2_embedded::EmbeddedStore;
 use p2_stream::ports::{ConversationSummary, StackStore, StoreError};
 use tokio::sync::{Notify, watch};
 
@@ -31,9 +31,11 @@ type Waiters = HashMap<(ConversationId, News), (usize, Arc<Notify>)>;
 
 /// The view, with news.
 pub(super) struct Live {
-    store: EmbeddedStore,
-    /// Partition → offset up to which its rows are written, as far as this process wrote them.
+    store: Arc<dyn StackStore>,
+    /// Partition → offset up to which its rows are known to be written.
     applied: watch::Sender<BTreeMap<i32, i64>>,
+    /// Partition → offset up to which its news came in, where others write rows too.
+    heard: watch::Sender<BTreeMap<i32, i64>>,
     outcomes: Mutex<HashMap<Id, Outcome>>,
     waiters: Mutex<Waiters>,
 }
@@ -63,9 +65,25 @@ impl Drop for Waiter<'_> {
 }
 
 impl Live {
-    pub(super) fn new(store: EmbeddedStore) -> Live {
-        let applied = watch::channel(BTreeMap::new()).0;
-        Live { store, applied, outcomes: Mutex::default(), waiters: Mutex::default() }
+    pub(super) fn new(store: Arc<dyn StackStore>) -> Live {
+        let (applied, heard) = (watch::channel(BTreeMap::new()).0, watch::channel(BTreeMap::new()).0);
+        Live { store, applied, heard, outcomes: Mutex::default(), waiters: Mutex::default() }
+    }
+
+    /// Committed transitions of a partition that may be anyone's, up to `next`.
+    pub(super) fn hear(&self, partition: i32, transitions: &[(i64, StateTransition)], next: i64) {
+        self.heard.send_modify(|known| raise(known, partition, next));
+        self.tell(transitions.iter().map(|(_, transition)| told(transition)).collect());
+    }
+
+    /// Up to where the news of a partition came in.
+    pub(super) fn heard(&self, partition: i32) -> Option<i64> {
+        self.heard.borrow().get(&partition).copied()
+    }
+
+    /// Somebody found that the rows of a partition are written up to there.
+    pub(super) fn note_applied(&self, partition: i32, applied: i64) {
+        self.applied.send_modify(|known| raise(known, partition, applied));
     }
 
     /// Registers for news of a conversation.
@@ -77,8 +95,8 @@ impl Live {
         Waiter { live: self, of, notify: Arc::clone(notify) }
     }
 
-    /// Where this process wrote rows.
-    pub(super) fn applied_here(&self) -> watch::Receiver<BTreeMap<i32, i64>> {
+    /// Up to where rows are known to be written.
+    pub(super) fn applied_known(&self) -> watch::Receiver<BTreeMap<i32, i64>> {
         self.applied.subscribe()
     }
 
@@ -131,6 +149,11 @@ impl Live {
     }
 }
 
+fn raise(known: &mut BTreeMap<i32, i64>, partition: i32, to: i64) {
+    let known = known.entry(partition).or_default();
+    *known = to.max(*known);
+}
+
 /// What a transition tells those who wait.
 struct Told {
     conversation: ConversationId,
@@ -166,10 +189,7 @@ impl StackStore for Live {
     ) -> Result<(), StoreError> {
         let told: Vec<Told> = transitions.iter().map(|(_, transition)| told(transition)).collect();
         self.store.write(partition, transitions, applied).await?;
-        self.applied.send_modify(|known| {
-            let known = known.entry(partition).or_default();
-            *known = applied.max(*known);
-        });
+        self.note_applied(partition, applied);
         self.tell(told);
         Ok(())
     }

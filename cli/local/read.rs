@@ -1,13 +1,14 @@
 //! Reading log and store.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use p2_core::conversation::Conversation;
 use p2_core::ids::ConversationId;
 use p2_core::record::{Message, Position, Topic};
-use p2_embedded::EmbeddedLog;
 use p2_stream::ports::{Log, StackStore, StoredRecord};
 use p2_stream::wire;
+use tokio::time::Instant;
 
 use super::{LocalEngine, engine_error, internal};
 use crate::engine::{EngineError, EngineResult};
@@ -16,29 +17,56 @@ use crate::engine::{EngineError, EngineResult};
 pub(super) const READ_RECORDS_MAX: usize = 1_000;
 /// How long a read waits for the store to catch up with the log.
 const STORE_LAG_MAX: Duration = Duration::from_secs(5);
+/// Pause between two looks at a store whose rows others write: the first and the longest.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 impl LocalEngine {
     /// Waits until the store shows everything that is committed for a conversation's partition.
     pub(super) async fn store_is_current(&self, conversation: &ConversationId) -> EngineResult<()> {
         let partitions = self.log.partitions(Topic::StateTransitions);
-        let partition = wire::partition(conversation.as_str(), partitions);
-        let (_, end) = self.log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?;
-        let mut here = self.store.applied_here();
-        if here.borrow_and_update().get(&partition).is_some_and(|applied| *applied >= end) {
-            return Ok(());
-        }
-        // Rows of an earlier process.
-        if self.store.applied(partition).await.map_err(internal)? >= end {
-            return Ok(());
-        }
-        let written = here.wait_for(|applied| applied.get(&partition).is_some_and(|applied| *applied >= end));
-        match tokio::time::timeout(STORE_LAG_MAX, written).await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                let late = format!("the view of partition {partition} is behind the log; try again");
-                Err(EngineError::Timeout(late))
+        self.partition_is_current(wire::partition(conversation.as_str(), partitions)).await
+    }
+
+    /// Waits until the store shows everything that is committed in a partition.
+    pub(super) async fn partition_is_current(&self, partition: i32) -> EngineResult<()> {
+        let end = match self.store.heard(partition) {
+            Some(heard) => heard,
+            None => self.log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?.1,
+        };
+        let mut known = self.store.applied_known();
+        let reached = |known: &BTreeMap<i32, i64>| known.get(&partition).is_some_and(|at| *at >= end);
+        let until = Instant::now() + STORE_LAG_MAX;
+        let mut pause = LOOK_EVERY.0;
+        loop {
+            if reached(&known.borrow_and_update()) {
+                return Ok(());
             }
+            // Rows of an earlier process, or of another one.
+            let applied = self.store.applied(partition).await.map_err(internal)?;
+            let looks = pause == LOOK_EVERY.0 || pause == LOOK_EVERY.1;
+            if applied >= end || (looks && self.is_gap(partition, applied, end).await?) {
+                self.store.note_applied(partition, end);
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(EngineError::Timeout(format!(
+                    "the view of partition {partition} is at offset {applied}, the log at {end}, and nobody \
+                     brings it there: is an agent-step running (p2engine run agent-step)? Then try again"
+                )));
+            }
+            // This process's own rows wake it.
+            let _ = tokio::time::timeout(pause, known.wait_for(reached)).await;
+            pause = (pause * 2).min(LOOK_EVERY.1);
         }
+    }
+
+    /// Whether nothing that the store lacks lies between two offsets: a log on Kafka has offsets without records.
+    async fn is_gap(&self, partition: i32, applied: i64, end: i64) -> EngineResult<bool> {
+        if self.cluster.is_none() {
+            return Ok(false);
+        }
+        let next = self.log.read(Topic::StateTransitions, partition, applied, 1).await;
+        Ok(next.map_err(engine_error)?.first().is_none_or(|next| next.offset >= end))
     }
 
     /// The fold of what the store has of a conversation; none where it has nothing.
@@ -64,7 +92,7 @@ impl LocalEngine {
         let wanted = key.map(|key| wire::partition(key, partitions));
         let mut found = Vec::new();
         for partition in (0..partitions).filter(|index| wanted.is_none_or(|wanted| wanted == *index)) {
-            for stored in read_all(&self.log, topic, partition).await? {
+            for stored in read_all(self.log.as_ref(), topic, partition).await? {
                 let message = match decode(&stored) {
                     Ok(message) => message,
                     Err(error) => {
@@ -82,11 +110,7 @@ impl LocalEngine {
 }
 
 /// All records of a partition.
-pub(super) async fn read_all(
-    log: &EmbeddedLog,
-    topic: Topic,
-    partition: i32,
-) -> EngineResult<Vec<StoredRecord>> {
+pub(super) async fn read_all(log: &dyn Log, topic: Topic, partition: i32) -> EngineResult<Vec<StoredRecord>> {
     let (mut from, _) = log.bounds(topic, partition).await.map_err(engine_error)?;
     let mut all = Vec::new();
     loop {

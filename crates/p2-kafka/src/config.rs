@@ -190,6 +190,13 @@ impl KafkaConfig {
         config
     }
 
+    /// A client that writes the progress of a group in which nobody is.
+    pub(crate) fn of_group(&self, group: &str) -> ClientConfig {
+        let mut config = self.asker("read_committed");
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        config
+    }
+
     /// A client that reads ranges. The client library wants the name of a group for that; it is never joined.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.base("reader");
@@ -206,6 +213,25 @@ impl KafkaConfig {
             .set("fetch.wait.max.ms", "5")
             .set("fetch.queue.backoff.ms", "5")
             .set("queued.max.messages.kbytes", "16384");
+        config
+    }
+
+    /// A client that reads on for ever. The client library wants the name of a group for that; it is never joined.
+    pub(crate) fn follower(&self) -> ClientConfig {
+        let mut config = self.base("follow");
+        config.set("log.connection.close", "false");
+        config
+            .set("group.id", format!("{}p2.reader", self.prefix))
+            .set("session.timeout.ms", self.session_timeout_ms.to_string())
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "false")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("fetch.error.backoff.ms", "50")
+            // What waits for a slow reader stays at the broker.
+            .set("queued.min.messages", "2000")
+            .set("queued.max.messages.kbytes", "4096");
         config
     }
 

@@ -13,15 +13,18 @@
 //!   commit. After a commit that failed or timed out the producer is replaced: the broker then says what became
 //!   of the transaction before anything else is sent.
 //! - `committer`: ties these together and settles commits whose outcome is unknown.
+//! - `follower`: reads on outside of any group, from offsets that it keeps itself.
 //! - `reader`: ranges of committed records. "Nothing there" is only said when no open transaction can still
 //!   become visible below the end.
 //!
 //! Blocking calls of the client library run on threads of their own, never on those of the async runtime.
 
+mod begin;
 mod callbacks;
 mod committer;
 mod config;
 mod context;
+mod follower;
 mod log;
 mod member;
 mod ownership;
@@ -31,5 +34,6 @@ mod records;
 pub mod topics;
 mod transactor;
 
+pub use begin::{Begin, begin_group};
 pub use config::{GroupProtocol, KafkaConfig};
 pub use log::KafkaLog;

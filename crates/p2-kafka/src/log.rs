@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
-use p2_stream::follow::follow_as_member;
-use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord};
+use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord, search_by_time};
 use p2_stream::topics::CO_PARTITIONED;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -19,7 +18,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::committer::{Settled, settle_by_position};
 use crate::config::{self, KafkaConfig, process_name};
 use crate::context::{Context, lock};
-use crate::member;
+use crate::{follower, member};
 use crate::reader::{self, READERS_MAX, Readers, SharedReaders};
 use crate::records::{self, Names};
 use crate::transactor::{Outcome, Transactor};
@@ -155,15 +154,25 @@ impl KafkaLog {
         })
     }
 
-    /// The first offset whose record is not older than this time (milliseconds since the epoch); the high
-    /// watermark where there is none.
+    /// The live members of a group (`p2.<processor>`), by name, ascending: the instance id, which ends with the
+    /// slot, or the client id of a member without one. Empty where the group is not there.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] for a partition that is not there, [`LogError::Unavailable`].
-    pub async fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> Result<i64, LogError> {
-        self.check_lane(topic, partition)?;
+    /// [`LogError::Refused`] for a group of the new protocol (KIP-848), whose members the client library cannot
+    /// ask for; [`LogError::Unavailable`].
+    pub async fn group_members(&self, group: &str) -> Result<Vec<String>, LogError> {
         let readers = Arc::clone(&self.inner.readers);
-        blocking(move || readers.offset_at((topic, partition), time_ms)).await
+        let group = format!("{}{group}", self.inner.config.prefix);
+        blocking(move || readers.group_members(&group)).await
+    }
+
+    /// The id that the cluster was given when it was formatted: another cluster has another one.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] where no broker answers.
+    pub async fn cluster_id(&self) -> Result<String, LogError> {
+        let readers = Arc::clone(&self.inner.readers);
+        blocking(move || readers.cluster_id()).await
     }
 
     /// Waits until every member that was dropped has left its group, at most `longest`. Whether all have.
@@ -282,8 +291,20 @@ impl Log for KafkaLog {
         blocking(move || readers.bounds((topic, partition))).await
     }
 
+    async fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> Result<i64, LogError> {
+        self.check_lane(topic, partition)?;
+        let readers = Arc::clone(&self.inner.readers);
+        match blocking(move || readers.offset_at((topic, partition), time_ms)).await? {
+            Some(offset) => Ok(offset),
+            None => search_by_time(self, topic, partition, time_ms).await,
+        }
+    }
+
     async fn follow(&self, from: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError> {
-        follow_as_member(self, from).await
+        for (topic, partition, _) in &from {
+            self.check_lane(*topic, *partition)?;
+        }
+        Ok(Box::new(follower::follow(Arc::clone(&self.inner), from).await?))
     }
 
     async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {

@@ -12,7 +12,7 @@ use p2_core::record::Topic;
 use p2_stream::ports::{CommittedOffset, LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
@@ -30,7 +30,7 @@ const RECORDS_MAX: usize = 500;
 /// Bytes of values that wait for the member before delivery is throttled.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Offsets without a record that are believed: markers of transactions. A longer gap is looked at.
-const GAP_OFFSETS_MAX: i64 = 16;
+pub(crate) const GAP_OFFSETS_MAX: i64 = 16;
 /// Seeks that may be refused before a partition is taken up anew.
 const SEEKS_MAX: u32 = 50;
 /// Longest answer to a question for committed progress before it is asked again.
@@ -541,11 +541,11 @@ impl Poller {
 }
 
 /// The next message, if it is there already.
-trait ReceiveNow {
+pub(crate) trait ReceiveNow {
     fn recv_now(&self) -> Option<Result<BorrowedMessage<'_>, KafkaError>>;
 }
 
-impl ReceiveNow for Client {
+impl<C: ConsumerContext + 'static> ReceiveNow for StreamConsumer<C> {
     fn recv_now(&self) -> Option<Result<BorrowedMessage<'_>, KafkaError>> {
         let mut receiving = std::pin::pin!(self.recv());
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -100,6 +100,16 @@ fn is_moving(error: &KafkaError) -> bool {
     )
 }
 
+/// A member id is made by the broker: the instance id or else the client id, '-' and a UUID.
+fn member_name(id: &str) -> &str {
+    const UUID: usize = 36;
+    let cut = id.len().checked_sub(UUID + 1).and_then(|at| id.split_at_checked(at));
+    match cut {
+        Some((name, uuid)) if uuid.starts_with('-') && !name.is_empty() => name,
+        _ => id,
+    }
+}
+
 /// Takes log lines and errors out of the queue of a client that nobody polls otherwise.
 pub(crate) fn serve(client: &Client) {
     for _ in 0..100 {
@@ -129,20 +139,53 @@ impl Readers {
         watermarks(&self.latest, self.names.of(lane.0), lane.1, self.longest())
     }
 
-    /// The first offset whose record is not older than this time; the high watermark where there is none.
-    pub(crate) fn offset_at(&self, lane: Lane, time_ms: i64) -> Result<i64, LogError> {
+    /// The offset of the first committed record that is not older than this time; the high watermark where there
+    /// is none. Nothing where the broker's answer does not help: to it, markers of transactions are records too,
+    /// of the time when they were written.
+    pub(crate) fn offset_at(&self, lane: Lane, time_ms: i64) -> Result<Option<i64>, LogError> {
         let name = self.names.of(lane.0);
         let mut times = TopicPartitionList::new();
         let bad =
             |error| away(&format!("offset by time in {name} partition {}", lane.1), &self.latest, &error);
-        times.add_partition_offset(name, lane.1, Offset::Offset(time_ms)).map_err(bad)?;
+        // Times below 0 are questions of another kind.
+        times.add_partition_offset(name, lane.1, Offset::Offset(time_ms.max(0))).map_err(bad)?;
         let found = self.latest.offsets_for_times(times, self.longest());
         serve(&self.latest);
         let offset = found.map_err(bad)?.find_partition(name, lane.1).map(|element| element.offset());
-        match offset {
-            Some(Offset::Offset(offset)) => Ok(offset),
-            _ => Ok(self.bounds(lane)?.1),
+        let end = || Ok(Some(self.bounds(lane)?.1));
+        let Some(Offset::Offset(offset)) = offset else { return end() };
+        match self.read(lane, offset, 1)?.first() {
+            None => end(),
+            Some(found) if found.record.time_ms >= time_ms => Ok(Some(found.offset)),
+            Some(_) => Ok(None),
         }
+    }
+
+    /// The names of the members of a group.
+    pub(crate) fn group_members(&self, group: &str) -> Result<Vec<String>, LogError> {
+        let found = self.latest.fetch_group_list(Some(group), self.longest());
+        serve(&self.latest);
+        let found =
+            found.map_err(|error| away(&format!("members of the group {group}"), &self.latest, &error))?;
+        let mut names = Vec::new();
+        for info in found.groups().iter().filter(|info| info.name() == group) {
+            if info.state() == "Dead" {
+                return Err(LogError::Refused(format!(
+                    "{group} is a group of the new protocol (kafka.protocol = consumer): who is in it is told by \
+                     kafka-consumer-groups --describe --members --group {group}"
+                )));
+            }
+            names.extend(info.members().iter().map(|member| member_name(member.id()).to_owned()));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The id of the cluster.
+    pub(crate) fn cluster_id(&self) -> Result<String, LogError> {
+        let found = self.latest.client().fetch_cluster_id(self.longest());
+        serve(&self.latest);
+        found.ok_or_else(|| away("the id of the cluster", &self.latest, &KafkaError::NoMessageReceived))
     }
 
     /// Committed records from `from` on. Empty only where all below the high watermark, as of the call, is

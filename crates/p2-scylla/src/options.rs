@@ -55,6 +55,14 @@ impl Options {
         self.nodes.join(", ")
     }
 
+    /// Checks what can be checked without a server.
+    ///
+    /// # Errors
+    /// [`OpenError::Option`]: what is wrong and how to mend it.
+    pub fn check(&self) -> Result<(), OpenError> {
+        self.validate()
+    }
+
     /// Refuses what cannot be meant. Keyspace names go into statements as text, so the check is also what
     /// keeps statements free of anything else.
     pub(crate) fn validate(&self) -> Result<(), OpenError> {

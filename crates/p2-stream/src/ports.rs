@@ -192,7 +192,10 @@ pub trait Follower: Send {
 }
 
 /// Bisects a partition: a dozen reads of one record.
-async fn search_by_time<L: Log + ?Sized>(
+///
+/// # Errors
+/// As [`Log::read`].
+pub async fn search_by_time<L: Log + ?Sized>(
     log: &L,
     topic: Topic,
     partition: i32,

@@ -1,0 +1,211 @@
+//! The tables `[kafka]` and `[scylla]`: one end of the same system on other engines.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use p2_kafka::KafkaConfig;
+use p2_scylla::{Flavour, Options, Password, Tls};
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Setting;
+use crate::engine::{EngineError, EngineResult};
+
+/// (table, key, environment variable): what differs from process to process, or is secret.
+const VARIABLES: [(&str, &str, &str); 8] = [
+    ("kafka", "brokers", "P2_KAFKA_BROKERS"),
+    ("kafka", "prefix", "P2_KAFKA_PREFIX"),
+    ("kafka", "slot", "P2_KAFKA_SLOT"),
+    ("kafka", "protocol", "P2_KAFKA_PROTOCOL"),
+    ("scylla", "nodes", "P2_SCYLLA_NODES"),
+    ("scylla", "keyspace", "P2_SCYLLA_KEYSPACE"),
+    ("scylla", "user", "P2_SCYLLA_USER"),
+    ("scylla", "password", "P2_SCYLLA_PASSWORD"),
+];
+
+/// A table of the settings file, with what the environment says on top; none where neither says anything.
+pub(super) fn table(
+    name: &str,
+    file: Option<(&Table, &Path)>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> EngineResult<Option<Setting<Table>>> {
+    let given = file.and_then(|(table, path)| Some((table.get(name)?, path)));
+    let mut found = match given {
+        Some((Value::Table(table), path)) => {
+            Some(Setting { value: table.clone(), source: format!("file {}", path.display()) })
+        }
+        Some((_, path)) => {
+            let at = path.display();
+            return Err(EngineError::Invalid(format!("{at}: '{name}' is a table: write it as [{name}]")));
+        }
+        None => None,
+    };
+    for (_, key, variable) in VARIABLES.into_iter().filter(|(table, ..)| *table == name) {
+        let Some(value) = env(variable).filter(|value| !value.is_empty()) else { continue };
+        let source = format!("env {variable}");
+        let setting = found.get_or_insert_with(|| Setting { value: Table::new(), source: source.clone() });
+        setting.value.insert(key.to_owned(), Value::String(value));
+        if matches!(key, "brokers" | "nodes") {
+            setting.source = source;
+        }
+    }
+    Ok(found)
+}
+
+/// The log on Kafka. Values of `properties` may be `{ env = "NAME" }`, so that secrets need not be in a file.
+pub(super) fn kafka(
+    given: Option<Setting<Table>>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> EngineResult<Option<Setting<KafkaConfig>>> {
+    let Some(Setting { mut value, source }) = given else { return Ok(None) };
+    let wrong = |reason: &str| EngineError::Invalid(format!("{source}: kafka: {reason}"));
+    if let Some(properties) = value.get_mut("properties") {
+        let Value::Table(properties) = properties else {
+            return Err(wrong("'properties' is a table: write it as [kafka.properties]"));
+        };
+        for (key, property) in properties.iter_mut() {
+            *property = Value::String(property_text(key, property, env).map_err(|reason| wrong(&reason))?);
+        }
+    }
+    let config: KafkaConfig = value.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
+    config.check().map_err(|error| wrong(&error.to_string()))?;
+    Ok(Some(Setting { value: config, source }))
+}
+
+/// A property as librdkafka takes it. Values stay out of errors: they may be secret.
+fn property_text(key: &str, value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Boolean(flag) => Ok(flag.to_string()),
+        Value::Table(table) => {
+            let name = table.get("env").and_then(Value::as_str).filter(|_| table.len() == 1);
+            let name = name.ok_or_else(|| format!("property '{key}': write {{ env = \"NAME\" }}"))?;
+            env(name).ok_or_else(|| format!("property '{key}': the environment variable {name} is not set"))
+        }
+        _ => Err(format!("property '{key}' takes text, a number, true or false")),
+    }
+}
+
+/// `[scylla]` as people write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scylla {
+    nodes: Nodes,
+    #[serde(default = "default_keyspace")]
+    keyspace: String,
+    #[serde(default = "one")]
+    replication_factor: u32,
+    datacenter: Option<String>,
+    user: Option<String>,
+    password: Option<String>,
+    ca_file: Option<PathBuf>,
+    flavour: Option<String>,
+    request_timeout_ms: Option<u64>,
+}
+
+/// A list, or one text with commas.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Nodes {
+    List(Vec<String>),
+    Text(String),
+}
+
+fn default_keyspace() -> String {
+    "p2".to_owned()
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// The stack store on CQL.
+pub(super) fn scylla(given: Option<Setting<Table>>) -> EngineResult<Option<Setting<Options>>> {
+    let Some(Setting { value, source }) = given else { return Ok(None) };
+    let wrong = |reason: &str| EngineError::Invalid(format!("{source}: scylla: {reason}"));
+    let read: Scylla = value.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
+    let nodes = match read.nodes {
+        Nodes::List(nodes) => nodes,
+        Nodes::Text(text) => text.split(',').map(|node| node.trim().to_owned()).collect(),
+    };
+    let mut options = Options::new(nodes, read.keyspace);
+    options.replication_factor = read.replication_factor;
+    options.datacenter = read.datacenter;
+    options.user = match (read.user, read.password) {
+        (Some(user), Some(password)) => Some((user, Password::new(password))),
+        (None, None) => None,
+        (Some(_), None) => return Err(wrong("a user needs a password: P2_SCYLLA_PASSWORD")),
+        (None, Some(_)) => return Err(wrong("a password needs a user: P2_SCYLLA_USER")),
+    };
+    options.tls = read.ca_file.map(|ca_file| Tls { ca_file });
+    options.flavour = match read.flavour.as_deref() {
+        None => None,
+        Some("cassandra") => Some(Flavour::Cassandra),
+        Some("scylla") => Some(Flavour::Scylla),
+        Some(other) => return Err(wrong(&format!("flavour '{other}' is not one of cassandra, scylla"))),
+    };
+    if let Some(ms) = read.request_timeout_ms {
+        options.request_timeout = Duration::from_millis(ms);
+    }
+    options.check().map_err(|error| wrong(&error.to_string()))?;
+    Ok(Some(Setting { value: options, source }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn env_of(pairs: &[(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+        let map: BTreeMap<String, String> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        move |name: &str| map.get(name).cloned()
+    }
+
+    fn both(text: &str, env: &[(&str, &str)]) -> (EngineResult<String>, EngineResult<String>) {
+        let parsed: Table = text.parse().unwrap();
+        let (env, path) = (env_of(env), Path::new("p2engine.toml"));
+        let of = |name: &str| table(name, Some((&parsed, path)), &env);
+        let log = of("kafka").and_then(|given| kafka(given, &env)).map(|found| format!("{found:?}"));
+        let store = of("scylla").and_then(scylla).map(|found| format!("{found:?}"));
+        (log, store)
+    }
+
+    #[test]
+    fn brokers_and_nodes_are_all_that_is_needed() {
+        let (log, store) = both("[kafka]\nbrokers = 'k1:9092'\n[scylla]\nnodes = ['n1:9042']", &[]);
+        assert!(log.unwrap().contains("k1:9092"));
+        assert!(store.unwrap().contains("n1:9042"));
+        let (log, store) = both("", &[("P2_KAFKA_BROKERS", "k2"), ("P2_SCYLLA_NODES", "a:1, b:2")]);
+        assert!(log.unwrap().contains("env P2_KAFKA_BROKERS"));
+        assert!(store.unwrap().contains(r#"["a:1", "b:2"]"#));
+        let (log, store) = both("", &[]);
+        assert_eq!((log.unwrap(), store.unwrap()), ("None".to_owned(), "None".to_owned()));
+    }
+
+    #[test]
+    fn a_secret_property_comes_from_the_environment_and_is_never_shown() {
+        let text = "[kafka]\nbrokers='k'\n[kafka.properties]\n'sasl.password' = { env = 'SECRET' }";
+        let (log, _) = both(text, &[("SECRET", "hunter2")]);
+        assert!(!log.unwrap().contains("hunter2"));
+        let error = both(text, &[]).0.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "file p2engine.toml: kafka: property 'sasl.password': the environment variable SECRET is not set"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        let error = both("[kafka]\nbrokers='k'\nbroker='x'", &[]).0.unwrap_err().to_string();
+        assert!(error.starts_with("file p2engine.toml: kafka: unknown field `broker`"), "{error}");
+        let error = both("kafka = 3", &[]).0.unwrap_err().to_string();
+        assert_eq!(error, "p2engine.toml: 'kafka' is a table: write it as [kafka]");
+        let error = both("[scylla]\nnodes='n'\nuser='u'", &[]).1.unwrap_err().to_string();
+        assert_eq!(error, "file p2engine.toml: scylla: a user needs a password: P2_SCYLLA_PASSWORD");
+        let error = both("[scylla]\nnodes='n'\nkeyspace='P-2'", &[]).1.unwrap_err().to_string();
+        assert!(error.contains("is not a keyspace name"), "{error}");
+    }
+}

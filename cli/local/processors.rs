@@ -1,0 +1,137 @@
+//! The processors that run in this process.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agent_step::{AgentStep, RegistryHandle};
+use p2_stream::metrics::Metrics;
+use p2_stream::ports::{Log, StackStore};
+use p2_stream::runtime::Limits;
+use p2_stream::shell::{self, Setup, ShellError, now_ms};
+use p2_stream::wire::ProcessorWire;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tool_exec::{HttpWebhook, ToolExec, ToolPort};
+
+use super::dev_tools;
+use super::setup::{ModelPort, ToolCalls, router_of, settings_of, watched};
+use crate::config::Config;
+use crate::engine::{EngineError, EngineResult};
+
+/// How long a stop waits for what is under way.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The processors that there are: each is a folder, a consumer group and a metric label.
+pub(crate) const NAMES: [&str; 2] = ["agent-step", "tool-exec"];
+
+/// What a processor works on.
+pub(crate) struct Ground {
+    /// The log, under a slot of this process.
+    pub log: Arc<dyn Log>,
+    /// The view.
+    pub store: Arc<dyn StackStore>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Processors at work, and how they are stopped.
+pub(crate) struct Processors {
+    registry: RegistryHandle,
+    metrics: Metrics,
+    stop: watch::Sender<bool>,
+    failed: watch::Sender<Option<String>>,
+    running: Mutex<Vec<JoinHandle<Result<(), ShellError>>>>,
+}
+
+impl Processors {
+    /// None yet.
+    pub(crate) fn new(registry: RegistryHandle) -> Processors {
+        Processors {
+            registry,
+            metrics: Metrics::new(),
+            stop: watch::channel(false).0,
+            failed: watch::channel(None).0,
+            running: Mutex::default(),
+        }
+    }
+
+    /// What they count.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Turns true when it is time to stop.
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Starts the processor of that name.
+    ///
+    /// # Errors
+    /// For a name that is none of [`NAMES`], or settings that do not fit it.
+    pub(crate) fn start(&self, name: &str, config: &Config, ground: Ground) -> EngineResult<()> {
+        let failed = self.failed.clone();
+        let running = match name {
+            "agent-step" => {
+                let port = Arc::new(ModelPort(router_of(config)?));
+                let agents = AgentStep::new(self.registry.clone(), settings_of(config));
+                watched("agent-step", shell::run(agents, port, self.setup("agent-step", ground)), failed)
+            }
+            "tool-exec" => {
+                let webhook = HttpWebhook::new(Arc::new(|name| std::env::var(name).ok()))
+                    .map_err(EngineError::Internal)?;
+                let tools = ToolPort::new(dev_tools::toolbox(), Arc::new(webhook), Arc::new(now_ms));
+                let registry = self.registry.clone();
+                let executor = ToolExec::new(move || registry.snapshot());
+                let port = Arc::new(ToolCalls(tools));
+                watched("tool-exec", shell::run(executor, port, self.setup("tool-exec", ground)), failed)
+            }
+            other => {
+                let known = NAMES.join(", ");
+                return Err(EngineError::Invalid(format!("there is no processor '{other}', but: {known}")));
+            }
+        };
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+        Ok(())
+    }
+
+    fn setup(&self, name: &'static str, ground: Ground) -> Setup<ProcessorWire> {
+        let Ground { log, store, limits } = ground;
+        let partitions = Arc::clone(&log);
+        Setup {
+            wire: Arc::new(ProcessorWire::new(name, |topic| partitions.partitions(topic))),
+            log,
+            store,
+            limits,
+            nonce: rand::random(),
+            stop: self.stop.subscribe(),
+            drain: DRAIN,
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Tells that something without which the processors are of no use has failed.
+    pub(crate) fn fail(&self, reason: String) {
+        self.failed.send_replace(Some(reason));
+    }
+
+    /// Ends when a processor has failed, with the reason.
+    pub(crate) async fn failed(&self) -> EngineError {
+        let mut failed = self.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+            Ok(reason) => EngineError::Internal(reason.unwrap_or_default()),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops them: what is under way is finished and committed.
+    pub(crate) async fn close(&self) -> EngineResult<()> {
+        let _ = self.stop.send(true);
+        let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in running {
+            let ended = handle.await.map_err(|error| EngineError::Internal(error.to_string()))?;
+            ended.map_err(|error| EngineError::Internal(error.to_string()))?;
+        }
+        Ok(())
+    }
+}
