@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod backend;
+mod chaos;
 mod client;
 mod commands;
 mod config;
@@ -112,6 +113,13 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         commands::bench::conversation(out, args).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Chaos(args) = cli.command {
+        let mut stops = Stops::new()?;
+        return tokio::select! {
+            done = commands::chaos::run(out, args) => done,
+            stop = stops.next() => Ok(stop.code(false)),
+        };
+    }
     let env = |name: &str| std::env::var(name).ok();
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), &env)?;
     if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
@@ -122,7 +130,7 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
     let service = matches!(cli.command, Command::Up { .. });
     let mut stops = Stops::new()?;
     let opened = tokio::select! {
-        opened = wiring::open(&config, port) => opened?,
+        opened = wiring::open(&config, port, local::Work::All) => opened?,
         stop = stops.next() => return Ok(stop.code(service)),
     };
     let run = Run { engine: opened.engine.clone(), out };
@@ -181,6 +189,6 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Trace { reference } => commands::trace::run(run, &reference).await,
         Command::Up { .. } => commands::operate::up(run, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
-        Command::Completions { .. } | Command::Bench(_) => Ok(()),
+        Command::Completions { .. } | Command::Bench(_) | Command::Chaos(_) => Ok(()),
     }
 }

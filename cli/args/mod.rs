@@ -1,11 +1,13 @@
 //! The command line.
 
+mod chaos;
 mod commands;
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+pub(crate) use chaos::ChaosArgs;
 pub(crate) use commands::*;
 
 /// Agent conversations on a log.

@@ -39,6 +39,14 @@ pub(crate) struct Evidence {
     pub(crate) settings: Settings,
 }
 
+impl Evidence {
+    /// Partitions of the inbox.
+    pub(crate) fn partitions(&self) -> i32 {
+        let partitions = self.topics.keys().filter(|(topic, _)| *topic == Topic::Inbox).count();
+        i32::try_from(partitions).unwrap_or(i32::MAX)
+    }
+}
+
 /// What the store shows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StoreView {
@@ -83,9 +91,9 @@ pub(crate) async fn topics(log: &dyn Log) -> EngineResult<BTreeMap<(Topic, i32),
     for topic in TOPICS {
         for index in 0..log.partitions(topic) {
             let records = partition(log, topic, index).await?;
-            let decoded = records.iter().map(|record| {
-                (record.offset, wire::decode(record).map_err(|error| error.to_string()))
-            });
+            let decoded = records
+                .iter()
+                .map(|record| (record.offset, wire::decode(record).map_err(|error| error.to_string())));
             found.insert((topic, index), decoded.collect());
         }
     }

@@ -12,9 +12,12 @@ mod people;
 mod plan;
 mod processes;
 mod proxy;
+mod report;
 mod run;
 mod services;
 mod shift;
 mod watch;
 
-pub(crate) use run::run;
+pub(crate) use history::History;
+pub(crate) use report::text;
+pub(crate) use run::campaign;

@@ -136,8 +136,12 @@ impl fmt::Display for Fault {
             Fault::Cut { service, percent } => {
                 write!(f, "cut {percent} % of the connections to the {}", service.name())
             }
-            Fault::Refuse { service, ms } => write!(f, "refuse connections to the {} for {ms} ms", service.name()),
-            Fault::Stall { service, ms } => write!(f, "let nothing through to the {} for {ms} ms", service.name()),
+            Fault::Refuse { service, ms } => {
+                write!(f, "refuse connections to the {} for {ms} ms", service.name())
+            }
+            Fault::Stall { service, ms } => {
+                write!(f, "let nothing through to the {} for {ms} ms", service.name())
+            }
         }
     }
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use p2_core::definition::Executor;
 use p2_core::ids::Id;
 use p2_core::record::{ArtifactBody, Effect, EffectBody, Payload, Topic, Verdict as Said};
-use p2_stream::wire;
 
 use super::{Index, Verdict};
 use crate::chaos::history::Event;
@@ -39,6 +38,7 @@ fn acknowledged(index: &Index<'_>, verdict: &mut Verdict) {
     let lying: BTreeMap<(i32, i64), Id> = index
         .inbox
         .iter()
+        .chain(&index.misplaced)
         .map(|lying| ((lying.partition, lying.offset), lying.message.id))
         .collect();
     for line in &index.evidence.history {
@@ -100,6 +100,10 @@ fn outcomes(index: &Index<'_>, verdict: &mut Verdict) {
     for lying in &index.inbox {
         *copies.entry(lying.message.id).or_default() += 1;
     }
+    for lying in &index.misplaced {
+        verdict.count("misplaced inputs", 1);
+        copies.entry(lying.message.id).or_default();
+    }
     verdict.count("inputs", copies.len());
     for (id, copies) in &copies {
         let said = said.remove(id).unwrap_or_default();
@@ -121,7 +125,9 @@ fn outcomes(index: &Index<'_>, verdict: &mut Verdict) {
 fn letters(index: &Index<'_>, verdict: &mut Verdict) {
     let mut letters: BTreeMap<(i32, i64), usize> = BTreeMap::new();
     for (.., record) in index.of(Topic::DeadLetters) {
-        let Ok(Payload::DeadLetter(letter)) = record.as_ref().map(|message| &message.payload) else { continue };
+        let Ok(Payload::DeadLetter(letter)) = record.as_ref().map(|message| &message.payload) else {
+            continue;
+        };
         let at = (letter.partition, letter.offset);
         if Topic::parse(&letter.topic) == Some(Topic::Inbox) && index.poison.contains(&at) {
             *letters.entry(at).or_default() += 1;
@@ -158,9 +164,4 @@ fn is_ours(index: &Index<'_>, effect: &Effect) -> bool {
     let EffectBody::CallTool(call) = &effect.body else { return false };
     let tool = index.evidence.registry.tool(&call.tool, Some(call.version));
     tool.is_none_or(|(_, tool)| tool.executor == Executor::Builtin)
-}
-
-/// Records of one conversation lie in the partition of its key.
-pub(super) fn is_placed(key: &str, partition: i32, partitions: i32) -> bool {
-    wire::partition(key, partitions) == partition
 }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{ArtifactBody, Effect, Message, Payload, StateTransition, Topic};
+use p2_stream::wire;
 
 use super::evidence::Evidence;
 use super::history::Event;
@@ -47,7 +48,10 @@ struct Lying<'e> {
 /// The evidence, sorted for the checks.
 struct Index<'e> {
     evidence: &'e Evidence,
+    /// What lies in the inbox, in the partition of its key.
     inbox: Vec<Lying<'e>>,
+    /// What people wrote into a partition of others: it is written again where it belongs.
+    misplaced: Vec<Lying<'e>>,
     artifacts: Vec<Lying<'e>>,
     effects: BTreeMap<Id, &'e Effect>,
     /// The transitions of each conversation as they lie there.
@@ -63,25 +67,38 @@ impl<'e> Index<'e> {
         let mut index = Index {
             evidence,
             inbox: Vec::new(),
+            misplaced: Vec::new(),
             artifacts: Vec::new(),
             effects: BTreeMap::new(),
             transitions: BTreeMap::new(),
             sent: BTreeSet::new(),
             poison: BTreeSet::new(),
         };
+        let mut unsure: BTreeMap<i32, usize> = BTreeMap::new();
         for line in &evidence.history {
             match &line.event {
                 Event::Sent { id, .. } => drop(index.sent.insert(*id)),
-                Event::Poisoned { partition, offset } => drop(index.poison.insert((*partition, *offset))),
+                Event::Poisoning { partition } => *unsure.entry(*partition).or_default() += 1,
+                Event::Poisoned { partition, offset } => {
+                    index.poison.insert((*partition, *offset));
+                    let unsure = unsure.entry(*partition).or_default();
+                    *unsure = unsure.saturating_sub(1);
+                }
                 _ => {}
             }
         }
+        index.unacknowledged_poison(unsure);
+        let partitions = evidence.partitions();
         for (&(_, partition), records) in &evidence.topics {
             for (offset, record) in records {
                 let Ok(message) = record else { continue };
                 let lying = Lying { partition, offset: *offset, message };
                 match &message.payload {
-                    Payload::Inbox(_) => index.inbox.push(lying),
+                    Payload::Inbox(inbox) => {
+                        let placed = wire::partition(inbox.conversation.as_str(), partitions) == partition;
+                        let of = if placed { &mut index.inbox } else { &mut index.misplaced };
+                        of.push(lying);
+                    }
                     Payload::Artifact(_) => index.artifacts.push(lying),
                     Payload::Effect(effect) => drop(index.effects.insert(effect.id, effect)),
                     Payload::Transition(transition) => {
@@ -93,6 +110,21 @@ impl<'e> Index<'e> {
             }
         }
         index
+    }
+
+    /// Poison that was not acknowledged may lie there all the same: it is what cannot be read.
+    fn unacknowledged_poison(&mut self, mut unsure: BTreeMap<i32, usize>) {
+        for (&(topic, partition), records) in &self.evidence.topics {
+            let unreadable = records.iter().filter(|(_, record)| topic == Topic::Inbox && record.is_err());
+            for (offset, _) in unreadable {
+                if let Some(left) = unsure.get_mut(&partition)
+                    && *left > 0
+                    && self.poison.insert((partition, *offset))
+                {
+                    *left -= 1;
+                }
+            }
+        }
     }
 
     fn of(&self, topic: Topic) -> impl Iterator<Item = (i32, i64, &'e Result<Message, String>)> {

@@ -37,7 +37,10 @@ pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
         }
         verdict.count("claimed calls", 1);
         if times.began > 1 {
-            verdict.broken(format!("{} {id} may not be repeated and was called {} times", call.tool, times.began));
+            verdict.broken(format!(
+                "{} {id} may not be repeated and was called {} times",
+                call.tool, times.began
+            ));
         }
         if !claims.contains(id) {
             verdict.broken(format!("{} {id} was called without a committed claim", call.tool));
@@ -62,7 +65,10 @@ fn said(index: &Index<'_>, times: &BTreeMap<Id, Times>, verdict: &mut Verdict) {
                 verdict.broken(format!("effect {id} is said to have succeeded and never ended outside"));
             }
             ToolStatus::Expired if times.began > 0 => {
-                verdict.broken(format!("effect {id} is said to have expired and was called {} times", times.began));
+                verdict.broken(format!(
+                    "effect {id} is said to have expired and was called {} times",
+                    times.began
+                ));
             }
             ToolStatus::InDoubt => verdict.count("calls in doubt", 1),
             ToolStatus::Success => verdict.count("calls that succeeded", 1),

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use p2_core::definition::Executor;
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{ArtifactBody, Message, Payload, StateTransition, Topic};
 use p2_sim::Outside;
 use p2_sim::chain::Chains;
 use p2_sim::oracle::{Oracle, is_repeatable};
 use p2_sim::rest;
+use p2_stream::wire;
 
-use super::log::is_placed;
 use super::{Index, Verdict};
 
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
@@ -52,8 +51,7 @@ fn chains(index: &Index<'_>, verdict: &mut Verdict) {
     for lying in &index.inbox {
         places.entry(lying.message.id).or_insert(lying.offset);
     }
-    let partitions = index.evidence.topics.keys().filter(|(topic, _)| *topic == Topic::Inbox).count();
-    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+    let partitions = index.evidence.partitions();
     let mut chains = Chains::default();
     let mut step = 0;
     for (key, transitions) in &index.transitions {
@@ -63,8 +61,9 @@ fn chains(index: &Index<'_>, verdict: &mut Verdict) {
             if input.replace(transition.input) != Some(transition.input) {
                 step += 1;
             }
-            if !is_placed(key.as_str(), *partition, partitions) {
-                verdict.broken(format!("{key}: transition {partition}/{offset} lies in a partition of others"));
+            if wire::partition(key.as_str(), partitions) != *partition {
+                verdict
+                    .broken(format!("{key}: transition {partition}/{offset} lies in a partition of others"));
             }
             let place = places.get(&transition.input).copied();
             if let Err(why) = chains.follows(step, place, transition) {

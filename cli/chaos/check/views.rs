@@ -58,7 +58,8 @@ fn store(index: &Index<'_>, verdict: &mut Verdict) {
     for (key, lying) in &index.transitions {
         let truth: Vec<&StateTransition> = lying.iter().map(|(.., transition)| *transition).collect();
         let kept = store.transitions.get(*key).map(Vec::as_slice).unwrap_or_default();
-        if let Some(at) = (0..truth.len().max(kept.len())).find(|at| truth.get(*at).copied() != kept.get(*at)) {
+        if let Some(at) = (0..truth.len().max(kept.len())).find(|at| truth.get(*at).copied() != kept.get(*at))
+        {
             verdict.broken(format!(
                 "{key}: the store has {} transitions, the log {}; the first that differs is {at}",
                 kept.len(),
@@ -68,7 +69,8 @@ fn store(index: &Index<'_>, verdict: &mut Verdict) {
         let length = i64::try_from(truth.len()).unwrap_or(i64::MAX);
         match store.listed.get(*key) {
             Some(listed) if *listed == length => {}
-            listed => verdict.broken(format!("{key}: the list of the store says {listed:?} transitions of {length}")),
+            listed => verdict
+                .broken(format!("{key}: the list of the store says {listed:?} transitions of {length}")),
         }
         let mut conversation = Conversation::default();
         let folded = truth.iter().try_for_each(|transition| conversation.apply(transition));
@@ -89,14 +91,17 @@ fn store(index: &Index<'_>, verdict: &mut Verdict) {
         let listed: BTreeSet<ConversationId> = listed.iter().cloned().collect();
         let expected = open.remove(partition).unwrap_or_default();
         if let Some(key) = listed.symmetric_difference(&expected).next() {
-            let whether = if expected.contains(key) { "open waits and is not" } else { "no open waits and is" };
+            let whether =
+                if expected.contains(key) { "open waits and is not" } else { "no open waits and is" };
             verdict.broken(format!("{key}: it has {whether} in the store's list of open conversations"));
         }
     }
     for (partition, newest) in &newest {
         let applied = store.applied.get(partition).copied().unwrap_or(0);
         if applied < *newest {
-            verdict.broken(format!("partition {partition} is applied up to {applied}, and the log goes to {newest}"));
+            verdict.broken(format!(
+                "partition {partition} is applied up to {applied}, and the log goes to {newest}"
+            ));
         }
     }
     verdict.count("conversations compared with the store", index.transitions.len());

@@ -30,7 +30,9 @@ fn four_minutes_kill_both_servers_in_most_seeds() {
     let both = (0..100).filter(|seed| {
         let plan = plan(*seed, 4 * MINUTE, OURS);
         [Service::Broker, Service::Store].into_iter().all(|wanted| {
-            plan.faults.iter().any(|due| matches!(due.fault, Fault::KillService { service, .. } if service == wanted))
+            plan.faults
+                .iter()
+                .any(|due| matches!(due.fault, Fault::KillService { service, .. } if service == wanted))
         })
     });
     let both = both.count();
@@ -84,8 +86,10 @@ fn nothing_is_done_to_servers_of_somebody_else() {
         let plan = plan(seed, 10 * MINUTE, Ours { broker: false, store: false });
         assert!(plan.faults.len() > 50);
         for Due { fault, .. } in plan.faults {
-            let of_process =
-                matches!(fault, Fault::Kill { .. } | Fault::Suspend { .. } | Fault::Add { .. } | Fault::Remove { .. });
+            let of_process = matches!(
+                fault,
+                Fault::Kill { .. } | Fault::Suspend { .. } | Fault::Add { .. } | Fault::Remove { .. }
+            );
             assert!(of_process, "{fault}");
         }
     }

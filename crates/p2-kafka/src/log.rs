@@ -18,10 +18,10 @@ use tokio::sync::{Notify, Semaphore};
 use crate::committer::{Settled, settle_by_position};
 use crate::config::{self, KafkaConfig, process_name};
 use crate::context::{Context, lock};
-use crate::{follower, member};
 use crate::reader::{self, READERS_MAX, Readers, SharedReaders};
 use crate::records::{self, Names};
 use crate::transactor::{Outcome, Transactor};
+use crate::{follower, member};
 
 /// The log on Kafka. Clones are handles of the same connection.
 #[derive(Clone)]
