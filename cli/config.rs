@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub scripts_dir: Setting<PathBuf>,
     /// The log on Kafka instead of the embedded one.
     pub kafka: Option<Setting<KafkaConfig>>,
+    /// The slot that somebody chose.
+    pub kafka_slot: Option<String>,
     /// The stack store on CQL, beside a log on Kafka.
     pub scylla: Option<Setting<p2_scylla::Options>>,
 }
@@ -105,7 +107,9 @@ impl Config {
         let tables = if file.is_some() || path.exists() { Some(read_file(&path)?) } else { None };
         let tables = tables.as_ref().map(|tables| (tables, path.as_path()));
         let values = collect(tables, env)?;
-        let kafka = cluster::kafka(cluster::table("kafka", tables, env)?, env)?;
+        let kafka = cluster::table("kafka", tables, env)?;
+        let kafka_slot = kafka.as_ref().and_then(|table| Some(table.value.get("slot")?.as_str()?.to_owned()));
+        let kafka = cluster::kafka(kafka, env)?;
         let scylla = cluster::scylla(cluster::table("scylla", tables, env)?)?;
         if let (None, Some(scylla)) = (&kafka, &scylla) {
             return Err(EngineError::Invalid(format!(
@@ -146,6 +150,7 @@ impl Config {
                 .map(|path| Setting { value: path.value.into(), source: path.source }),
             scripts_dir: scripts,
             kafka,
+            kafka_slot,
             scylla,
         })
     }

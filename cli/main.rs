@@ -19,12 +19,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Color, Command, ConfigCommand};
+use args::{Cli, Color, Command, ConfigCommand, TopicsCommand};
 use commands::Run;
 use config::Config;
 use engine::{EngineError, EngineResult};
+use local::Work;
 use output::Output;
 use signals::{Stop, Stops};
+use wiring::Opened;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -126,11 +128,13 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         commands::configure::show(&config, out);
         return Ok(ExitCode::SUCCESS);
     }
-    let port = if let Command::Up { port } = &cli.command { *port } else { 0 };
-    let service = matches!(cli.command, Command::Up { .. });
+    if before_an_engine(&config, &cli.command, out).await? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let service = matches!(cli.command, Command::Up { .. } | Command::Run(_));
     let mut stops = Stops::new()?;
     let opened = tokio::select! {
-        opened = wiring::open(&config, port, local::Work::All) => opened?,
+        opened = open(config.clone(), &cli.command) => opened?,
         stop = stops.next() => return Ok(stop.code(service)),
     };
     let run = Run { engine: opened.engine.clone(), out };
@@ -153,6 +157,33 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
     let code = result?;
     closed?;
     Ok(code)
+}
+
+/// Commands that need no engine; false for the others.
+async fn before_an_engine(config: &Config, command: &Command, out: Output) -> EngineResult<bool> {
+    match command {
+        Command::Doctor => commands::doctor::run(config, out).await?,
+        Command::Store(command) => commands::cluster::store(config, command, out).await?,
+        Command::Topics(TopicsCommand::Apply(wanted)) => {
+            commands::cluster::topics(config, wanted, true, out).await?;
+        }
+        Command::Topics(TopicsCommand::Diff(wanted)) => {
+            commands::cluster::topics(config, wanted, false, out).await?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Opens the engine as far as a command needs it.
+async fn open(config: Config, command: &Command) -> EngineResult<Opened> {
+    match command {
+        Command::Run(args) => commands::run::open(config, args).await,
+        Command::Up { port } => wiring::open(&config, *port, Work::All.into()).await,
+        // Whoever talks to agents wants answers, on a laptop too.
+        Command::Chat(_) | Command::Demo => wiring::open(&config, 0, Work::WhereNobodyDoes.into()).await,
+        _ => wiring::open(&config, 0, Work::None.into()).await,
+    }
 }
 
 /// Ends at a further signal; says so where somebody who stopped a command would begin to wonder.
@@ -188,7 +219,12 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Apply { files } => commands::operate::apply(run, &files).await,
         Command::Trace { reference } => commands::trace::run(run, &reference).await,
         Command::Up { .. } => commands::operate::up(run, served).await,
+        Command::Run(args) => commands::run::run(run, &args, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
-        Command::Completions { .. } | Command::Bench(_) | Command::Chaos(_) => Ok(()),
+        Command::Completions { .. }
+        | Command::Bench(_)
+        | Command::Chaos(_)
+        | Command::Doctor
+        | Command::Store(_) => Ok(()),
     }
 }

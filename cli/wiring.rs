@@ -18,7 +18,7 @@ use crate::backend::OpenFailed;
 use crate::client::HttpEngine;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult};
-use crate::local::{LocalEngine, Work};
+use crate::local::{LocalEngine, Role, Work};
 
 /// How long a stop waits for requests under way. Long polls end by themselves, so only a client that never
 /// sends the rest of its request, or never reads its answer, is cut off.
@@ -80,14 +80,14 @@ impl Opened {
 
 /// Joins the process that serves this system from the data directory, or opens it here; and serves it, unless it is
 /// on a cluster and this process runs nothing in it.
-pub(crate) async fn open(config: &Config, port: u16, work: Work) -> EngineResult<Opened> {
+pub(crate) async fn open(config: &Config, port: u16, role: Role) -> EngineResult<Opened> {
     let begin = Instant::now();
     let api_file = config.api_file();
     loop {
         if let Some(engine) = HttpEngine::find(&api_file).await? {
             return Ok(Opened { engine: Arc::new(engine), served: None, local: None });
         }
-        let local = match LocalEngine::open(config, work).await {
+        let local = match LocalEngine::open(config, &role).await {
             Ok(local) => local,
             Err(OpenFailed::Held(_)) if begin.elapsed() < HELD_MAX => {
                 tokio::time::sleep(HELD_EVERY).await;
@@ -95,7 +95,7 @@ pub(crate) async fn open(config: &Config, port: u16, work: Work) -> EngineResult
             }
             Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
         };
-        if config.kafka.is_some() && work == Work::None {
+        if config.kafka.is_some() && role.work == Work::None {
             return Ok(Opened { engine: local.clone(), served: None, local: Some(local) });
         }
         let served = serve(local.clone(), local.metrics().clone(), &api_file, port).await;
@@ -106,6 +106,21 @@ pub(crate) async fn open(config: &Config, port: u16, work: Work) -> EngineResult
     }
 }
 
+/// Runs processors and nothing else: other processes find no API here, only `/metrics`.
+///
+/// # Errors
+/// As [`open`], and without a log on Kafka.
+pub(crate) async fn open_processors(config: &Config, role: &Role, port: u16) -> EngineResult<Opened> {
+    let local = match LocalEngine::open(config, role).await {
+        Ok(local) => local,
+        Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
+    };
+    match serve_on(local.clone(), local.metrics().clone(), None, port).await {
+        Ok(opened) => Ok(Opened { local: Some(local), ..opened }),
+        Err(error) => local.close().await.and(Err(error)),
+    }
+}
+
 /// Serves an engine of this process to others.
 pub(crate) async fn serve(
     engine: Arc<dyn Engine>,
@@ -113,7 +128,16 @@ pub(crate) async fn serve(
     api_file: &Path,
     port: u16,
 ) -> EngineResult<Opened> {
-    let server = Server::bind(Some(api_file), port).await?;
+    serve_on(engine, metrics, Some(api_file), port).await
+}
+
+async fn serve_on(
+    engine: Arc<dyn Engine>,
+    metrics: Metrics,
+    api_file: Option<&Path>,
+    port: u16,
+) -> EngineResult<Opened> {
+    let server = Server::bind(api_file, port).await?;
     let url = server.endpoint().url.clone();
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(server.run(engine.clone(), metrics, stopping));

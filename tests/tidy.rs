@@ -197,8 +197,16 @@ fn may_name(path: &str, vendor: &str) -> bool {
         "reqwest" => return !path.starts_with("crates/p2-core") && !path.starts_with("crates/p2-stream"),
         _ => "cli/wiring",
     };
-    // The engine of one process is wiring as well.
-    let wiring = ["cli/wiring", "cli/local"];
+    // Opening log and store, and what operators do to them by name, is wiring as well.
+    let wiring = [
+        "cli/wiring",
+        "cli/local",
+        "cli/backend",
+        "cli/config",
+        "cli/commands/cluster",
+        "cli/commands/doctor",
+        "cli/commands/run",
+    ];
     path.starts_with(&own) || path.starts_with(behind) || wiring.iter().any(|start| path.starts_with(start))
 }
 

@@ -139,7 +139,6 @@ async fn start(dir: &Path) -> (Arc<FakeEngine>, Opened, HttpEngine) {
 #[tokio::test]
 async fn a_second_process_sees_the_same_engine() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("api.json");
     let (fake, opened, client) = start(dir.path()).await;
     let (id, outcome) = client.submit(hello()).await.unwrap();
     assert_eq!(fake.inbox.lock().unwrap().as_slice(), [(id, hello())]);
@@ -164,7 +163,6 @@ async fn a_second_process_sees_the_same_engine() {
 #[tokio::test]
 async fn errors_keep_their_class_and_code_over_http() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("api.json");
     let (_, opened, client) = start(dir.path()).await;
     let refused = client.apply(Vec::new()).await.unwrap_err();
     assert_eq!(refused, EngineError::Refused { code: "limit".into(), message: "too many".into() });

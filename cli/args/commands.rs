@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
+use super::operate::{
+    BenchCommand, DeadLettersCommand, EffectsCommand, ReplayCommand, RunArgs, StoreCommand, TopicsCommand,
+};
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -60,6 +64,21 @@ pub(crate) enum Command {
         /// A record: its id (32 hex digits) or a unique beginning of it, or TOPIC/PARTITION/OFFSET.
         reference: String,
     },
+    /// Run processors on a log on Kafka until Ctrl-C: any of agent-step, tool-exec; all where none is named.
+    #[command(
+        after_help = "Any number of processes share the work of a processor. Each has a slot, a name of its own: \
+                      by default the first that no living process of the data directory has.\n\nExamples:\n  p2engine \
+                      run\n  p2engine run agent-step --metrics-port 7071\n  p2engine run tool-exec --slot tools-east-1 --calls 64"
+    )]
+    Run(RunArgs),
+    /// Look at everything that the settings name (data directory, brokers, topics, groups, store, model) and say how
+    /// to mend what is wrong.
+    #[command(after_help = "Example:\n  p2engine doctor")]
+    Doctor,
+    /// The tables of the stack store on CQL.
+    #[command(subcommand)]
+    #[command(after_help = "Example:\n  p2engine store apply")]
+    Store(StoreCommand),
     /// Run the engine and its HTTP API (loopback only) until Ctrl-C.
     #[command(
         after_help = "Examples:\n  p2engine up\n  p2engine up --port 7070 --json\n\nThe API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
@@ -100,48 +119,6 @@ pub(crate) enum Command {
         /// The shell.
         shell: Shell,
     },
-}
-
-/// `bench`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// Conversations of two model calls and a tool call against an OpenAI-compatible server.
-    #[command(
-        after_help = "Starts an engine of its own on an empty data directory and drives it over HTTP; needs \
-                            Linux. Prints one line of JSON per run.\n\nExample:\n  p2engine bench conversation \
-                            --llm-base-url http://127.0.0.1:8080/v1 --conversations 2000 --concurrency 100"
-    )]
-    Conversation(BenchConversation),
-}
-
-/// `bench conversation`.
-#[derive(Debug, Args)]
-pub(crate) struct BenchConversation {
-    /// Where the model server's API begins. It must answer a user message with a call of get_weather, and the
-    /// tool's result with text.
-    #[arg(long)]
-    pub llm_base_url: String,
-    /// The model's name there.
-    #[arg(long, default_value = "gpt-4o-mini")]
-    pub model: String,
-    /// How many.
-    #[arg(long, default_value_t = 1000)]
-    pub conversations: usize,
-    /// How many at a time.
-    #[arg(long, default_value_t = 100)]
-    pub concurrency: usize,
-    /// Then so many one at a time: the latency of an idle engine.
-    #[arg(long, default_value_t = 50)]
-    pub idle: usize,
-    /// What the server's latency is set to, milliseconds; it is only printed.
-    #[arg(long, default_value_t = 0)]
-    pub llm_latency_ms: u64,
-    /// With `durability: interval` instead of `commit`.
-    #[arg(long)]
-    pub interval: bool,
-    /// Keep the data directory.
-    #[arg(long)]
-    pub keep: bool,
 }
 
 /// `chat`.
@@ -368,103 +345,6 @@ pub(crate) enum ArtifactCommand {
     Show {
         /// Its id, or a unique beginning of it.
         id: String,
-    },
-}
-
-/// `topics`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TopicsCommand {
-    /// All topics with their number of records.
-    #[command(after_help = "Example:\n  p2engine topics list")]
-    List,
-    /// The partitions of a topic.
-    #[command(after_help = "Example:\n  p2engine topics describe inbox")]
-    Describe {
-        /// Its name, short or full.
-        topic: String,
-    },
-    /// The newest records of a topic.
-    #[command(
-        after_help = "Examples:\n  p2engine topics tail effects --n 5\n  p2engine topics tail artifacts --follow --json"
-    )]
-    Tail {
-        /// Its name, short or full.
-        topic: String,
-        /// One partition only.
-        #[arg(long)]
-        partition: Option<i32>,
-        /// So many of each partition.
-        #[arg(long, default_value_t = 10)]
-        n: usize,
-        /// Go on as records come, until Ctrl-C.
-        #[arg(short, long)]
-        follow: bool,
-    },
-}
-
-/// `replay`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReplayCommand {
-    /// Fold all state transitions anew and compare with the live view.
-    #[command(after_help = "Example:\n  p2engine replay stacks --verify")]
-    Stacks {
-        /// Compare only; the view is not changed.
-        #[arg(long, required = true)]
-        verify: bool,
-    },
-}
-
-/// `dead-letters`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeadLettersCommand {
-    /// All letters.
-    #[command(after_help = "Example:\n  p2engine dead-letters list")]
-    List,
-    /// One letter.
-    #[command(after_help = "Example:\n  p2engine dead-letters show 3f2a91c0d5b8")]
-    Show {
-        /// Its id, or a unique beginning of it.
-        id: String,
-    },
-    /// Hand it to its consumer group again.
-    #[command(after_help = "Example:\n  p2engine dead-letters replay 3f2a91c0d5b8")]
-    Replay {
-        /// Its id, or a unique beginning of it.
-        id: String,
-        /// Even where later records superseded it.
-        #[arg(long)]
-        force: bool,
-    },
-}
-
-/// `effects`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum EffectsCommand {
-    /// Effects of which nobody knows whether they were done.
-    #[command(subcommand)]
-    #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
-    InDoubt(InDoubtCommand),
-}
-
-/// `effects in-doubt`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum InDoubtCommand {
-    /// All of them.
-    #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
-    List,
-    /// Say what became of one.
-    #[command(
-        after_help = "Examples:\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --done '{\"paid\": true}'\n  p2engine effects in-doubt resolve 3f2a91c0d5b8 --not-done 'the bank never saw it'"
-    )]
-    Resolve {
-        /// The effect's id, or a unique beginning of it.
-        effect: String,
-        /// It was done, with this result (a JSON object).
-        #[arg(long, value_name = "JSON", required_unless_present = "not_done", conflicts_with = "not_done")]
-        done: Option<String>,
-        /// It was not done, because …
-        #[arg(long, value_name = "REASON")]
-        not_done: Option<String>,
     },
 }
 

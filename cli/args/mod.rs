@@ -2,6 +2,7 @@
 
 mod chaos;
 mod commands;
+mod operate;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Parser, ValueEnum};
 
 pub(crate) use chaos::ChaosArgs;
 pub(crate) use commands::*;
+pub(crate) use operate::*;
 
 /// Agent conversations on a log.
 #[derive(Debug, Parser)]

@@ -14,6 +14,9 @@ use p2_stream::ports::{Log, LogError, StackStore};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 
+/// The processors that there are (each is a folder, a consumer group and a metric label), and what each consumes.
+pub(crate) const INPUTS: [(&str, Topic); 2] = [("agent-step", Topic::Inbox), ("tool-exec", Topic::Effects)];
+
 /// Log and view of one system.
 pub(crate) struct Backend {
     /// The log.
@@ -104,7 +107,7 @@ async fn cluster(config: &Config, settings: KafkaConfig) -> EngineResult<Backend
 
 /// Which log a view belongs to. The client library does not tell the ids of topics: a topic that was deleted and
 /// made again is noticed by its end, which is then before what the store has of it.
-async fn identity(kafka: &KafkaLog, settings: &KafkaConfig) -> EngineResult<LogIdentity> {
+pub(crate) async fn identity(kafka: &KafkaLog, settings: &KafkaConfig) -> EngineResult<LogIdentity> {
     let cluster = kafka.cluster_id().await.map_err(engine_error)?;
     let topic = format!("{}{}", settings.prefix, Topic::StateTransitions.name());
     Ok(LogIdentity { cluster, topic })

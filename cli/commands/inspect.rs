@@ -110,6 +110,8 @@ pub(crate) async fn topics(run: &Run, command: TopicsCommand) -> EngineResult<()
             });
             Ok(())
         }
+        // Done before an engine is opened.
+        TopicsCommand::Apply(_) | TopicsCommand::Diff(_) => Ok(()),
         TopicsCommand::Describe { topic } => {
             let topic = parse_topic(&topic)?;
             let counts = run.engine.topic_counts().await?;

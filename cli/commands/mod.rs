@@ -3,11 +3,14 @@
 pub(crate) mod bench;
 pub(crate) mod chaos;
 pub(crate) mod chat;
+pub(crate) mod cluster;
 pub(crate) mod configure;
 pub(crate) mod conversation;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod operate;
+pub(crate) mod run;
 pub(crate) mod trace;
 
 use std::sync::Arc;

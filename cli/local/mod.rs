@@ -14,22 +14,20 @@ use std::time::Duration;
 
 use agent_step::RegistryHandle;
 use p2_core::ids::Id;
-use p2_core::record::{Message, Payload, Position, RegistryRecord, Topic};
+use p2_core::record::{Message, Payload, Position, RegistryRecord};
 use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_stream::metrics::Metrics;
-use p2_stream::ports::{Log, NewRecord};
+use p2_stream::ports::{Log, LogError, NewRecord};
 use p2_stream::runtime::{Limits, Start};
 use p2_stream::shell::now_ms;
 use p2_stream::wire;
 
 use crate::backend::slot::{self, Slot};
-use crate::backend::{Backend, Cluster, OpenFailed, engine_error};
+use crate::backend::{Backend, Cluster, INPUTS, OpenFailed, engine_error};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
 use live::Live;
-pub(crate) use processors::NAMES as PROCESSORS;
 use processors::{Ground, Processors};
-use read::{decode, read_all};
 use setup::{base_registry, load_agents_file};
 
 /// How long members may take to leave their groups at the end.
@@ -38,7 +36,7 @@ const LEAVE: Duration = Duration::from_secs(5);
 const SOURCE: &str = "/p2/api";
 
 /// Which processors a process is to run. On the embedded log that is always all of them: nobody else can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// None: others do.
     None,
@@ -46,6 +44,25 @@ pub(crate) enum Work {
     WhereNobodyDoes,
     /// All.
     All,
+    /// These, and nothing else: no news of conversations is kept for an API.
+    Only(Vec<String>),
+}
+
+/// What a process is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    /// Which processors.
+    pub work: Work,
+    /// Their limits.
+    pub limits: Limits,
+    /// The view of a data directory is emptied first, and filled again from the log.
+    pub rebuild: bool,
+}
+
+impl From<Work> for Role {
+    fn from(work: Work) -> Role {
+        Role { work, limits: Limits::default(), rebuild: false }
+    }
 }
 
 /// The engine of this process.
@@ -65,8 +82,11 @@ impl LocalEngine {
     ///
     /// # Errors
     /// As [`Backend::open`], and where a setting does not fit.
-    pub(crate) async fn open(config: &Config, work: Work) -> Result<Arc<LocalEngine>, OpenFailed> {
+    pub(crate) async fn open(config: &Config, role: &Role) -> Result<Arc<LocalEngine>, OpenFailed> {
         let backend = Backend::open(config).await?;
+        if role.rebuild && backend.cluster.is_none() {
+            backend.store.wipe().await.map_err(internal)?;
+        }
         let registry = RegistryHandle::new(base_registry(&config.model.value));
         let registry_end = news::read_registry(backend.log.as_ref(), &registry).await?;
         let from_file = load_agents_file(config, &registry)?;
@@ -82,8 +102,9 @@ impl LocalEngine {
             place: tokio::sync::Mutex::default(),
         });
         engine.append_definitions(&from_file).await?;
-        engine.follow(registry_end, fills_view).await?;
-        engine.start(config, work).await?;
+        let for_api = fills_view || !matches!(role.work, Work::Only(_));
+        engine.follow(registry_end, for_api, fills_view).await?;
+        engine.start(config, role).await?;
         Ok(engine)
     }
 
@@ -106,21 +127,22 @@ impl LocalEngine {
         Ok(())
     }
 
-    async fn start(&self, config: &Config, work: Work) -> EngineResult<()> {
+    async fn start(&self, config: &Config, role: &Role) -> EngineResult<()> {
         let Some(cluster) = &self.cluster else {
-            for name in PROCESSORS {
+            for (name, _) in INPUTS {
                 // Progress and records are in one journal here, so a group without progress is a new one.
-                let limits = Limits { start: Start::Earliest, ..Limits::default() };
+                let limits = Limits { start: Start::Earliest, ..role.limits };
                 let ground = Ground { log: self.log.clone(), store: self.store.clone(), limits };
                 self.processors.start(name, config, ground)?;
             }
             return Ok(());
         };
         let mut names = Vec::new();
-        for name in PROCESSORS {
-            let wanted = match work {
+        for (name, _) in INPUTS {
+            let wanted = match &role.work {
                 Work::None => false,
                 Work::All => true,
+                Work::Only(these) => these.iter().any(|one| one == name),
                 Work::WhereNobodyDoes => members(&cluster.kafka, name).await?.is_empty(),
             };
             names.extend(wanted.then_some(name));
@@ -128,13 +150,13 @@ impl LocalEngine {
         if names.is_empty() {
             return Ok(());
         }
-        if work == Work::WhereNobodyDoes {
+        if role.work == Work::WhereNobodyDoes {
             tracing::info!(target: "p2engine", ?names, "nobody runs them: this process does while it lives");
         }
         let (kafka, slot) = take_place(config, &cluster.config).await?;
         for name in names {
             let log: Arc<dyn Log> = Arc::new(kafka.clone());
-            let ground = Ground { log, store: self.store.clone(), limits: Limits::default() };
+            let ground = Ground { log, store: self.store.clone(), limits: role.limits };
             self.processors.start(name, config, ground)?;
         }
         *self.place.lock().await = Some((kafka, slot));
@@ -162,13 +184,16 @@ impl LocalEngine {
 
 /// Members of a processor's group, of all processes.
 async fn members(kafka: &KafkaLog, processor: &str) -> EngineResult<Vec<String>> {
-    kafka.group_members(&format!("p2.{processor}")).await.map_err(engine_error)
+    match kafka.group_members(&format!("p2.{processor}")).await {
+        // The client library cannot ask for groups of the new protocol: those are of a fleet.
+        Err(LogError::Refused(reason)) => Ok(vec![reason]),
+        members => members.map_err(engine_error),
+    }
 }
 
 /// The log under a slot that is this process's alone.
 async fn take_place(config: &Config, kafka: &KafkaConfig) -> EngineResult<(KafkaLog, Slot)> {
-    let named = (kafka.slot != KafkaConfig::default().slot).then_some(kafka.slot.as_str());
-    let slot = slot::take(&config.data_dir.value, named)?;
+    let slot = slot::take(&config.data_dir.value, config.kafka_slot.as_deref())?;
     let settings = KafkaConfig { slot: slot.name.clone(), ..kafka.clone() };
     let log = KafkaLog::connect(settings).await.map_err(engine_error)?;
     Ok((log, slot))

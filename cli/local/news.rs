@@ -39,12 +39,20 @@ fn define(registry: &RegistryHandle, stored: &StoredRecord) -> EngineResult<()> 
 }
 
 impl LocalEngine {
-    /// Follows the topics that bring news until the processors stop. `fills_view`: the view is this process's own
+    /// Follows the topics that bring news until the processors stop: definitions, and what an API has to know
+    /// where there is one. `fills_view`: the view is this process's own
     /// and is written from here, from the first transition on; returns when it has what there is now.
-    pub(super) async fn follow(&self, registry_end: i64, fills_view: bool) -> EngineResult<()> {
-        let mut from = self.ends(Topic::DeadLetters).await?;
+    pub(super) async fn follow(
+        &self,
+        registry_end: i64,
+        for_api: bool,
+        fills_view: bool,
+    ) -> EngineResult<()> {
+        let mut from = if for_api { self.ends(Topic::DeadLetters).await? } else { Vec::new() };
         if self.cluster.is_some() {
             from.push((Topic::Registry, 0, registry_end));
+        }
+        if self.cluster.is_some() && for_api {
             let ends = self.ends(Topic::StateTransitions).await?;
             let ends = if fills_view { self.fill().await? } else { ends };
             for (_, partition, next) in &ends {

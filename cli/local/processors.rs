@@ -15,14 +15,12 @@ use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use super::dev_tools;
 use super::setup::{ModelPort, ToolCalls, router_of, settings_of, watched};
+use crate::backend::INPUTS;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 
 /// How long a stop waits for what is under way.
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// The processors that there are: each is a folder, a consumer group and a metric label.
-pub(crate) const NAMES: [&str; 2] = ["agent-step", "tool-exec"];
 
 /// What a processor works on.
 pub(crate) struct Ground {
@@ -68,7 +66,7 @@ impl Processors {
     /// Starts the processor of that name.
     ///
     /// # Errors
-    /// For a name that is none of [`NAMES`], or settings that do not fit it.
+    /// For a name that is not in [`INPUTS`], or settings that do not fit it.
     pub(crate) fn start(&self, name: &str, config: &Config, ground: Ground) -> EngineResult<()> {
         let failed = self.failed.clone();
         let running = match name {
@@ -87,7 +85,7 @@ impl Processors {
                 watched("tool-exec", shell::run(executor, port, self.setup("tool-exec", ground)), failed)
             }
             other => {
-                let known = NAMES.join(", ");
+                let known = INPUTS.map(|(name, _)| name).join(", ");
                 return Err(EngineError::Invalid(format!("there is no processor '{other}', but: {known}")));
             }
         };
@@ -108,11 +106,6 @@ impl Processors {
             drain: DRAIN,
             metrics: self.metrics.clone(),
         }
-    }
-
-    /// Tells that something without which the processors are of no use has failed.
-    pub(crate) fn fail(&self, reason: String) {
-        self.failed.send_replace(Some(reason));
     }
 
     /// Ends when a processor has failed, with the reason.

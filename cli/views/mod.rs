@@ -7,27 +7,15 @@ pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
-/// UTC, `2026-01-31 12:00:00`.
+/// UTC, `2026-01-31 12:00:00`; empty for a time that no calendar has.
 pub(crate) fn time(ms: i64) -> String {
-    let seconds = ms.div_euclid(1_000);
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
+    let time = jiff::Timestamp::from_millisecond(ms);
+    time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
 }
 
-/// The date of a day counted from 1970-01-01, in the proleptic Gregorian calendar.
-fn civil(days: i64) -> (i64, i64, i64) {
-    // Years are taken to begin in March, so that the leap day is the last of its year; 146,097 days are 400
-    // years.
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+/// A time as people write it (`2026-01-31T12:00:00Z`, an offset works too), milliseconds since the epoch.
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// Text whose lines are broken between words so that none is wider than `columns`, as far as words allow. Its own

@@ -287,7 +287,10 @@ impl Admin {
             names: Topic::ALL.into_iter().map(|topic| names.of(topic).to_owned()).collect(),
             wanted: Vec::new(),
         };
-        let (brokers, _) = admin.list().await?;
+        let (brokers, listed) = admin.list().await?;
+        // Where nobody says how many there shall be, those that are there are meant.
+        let there = listed.get(names.of(Topic::Inbox)).map(|(partitions, _)| *partitions);
+        let settings = &TopicSettings { partitions: settings.partitions.or(there), ..*settings };
         for spec in p2_stream::topics::specs().map_err(LogError::Refused)? {
             admin.wanted.push(wanted(&spec, settings, &config.prefix, brokers)?);
         }

@@ -169,8 +169,8 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
                 Event::Assigned { partition, committed, start, end }
             }
             Event::Revoked { partition } => Event::Revoked { partition },
-            Event::ViewBounds { partition, epoch, applied, mark } => {
-                Event::ViewBounds { partition, epoch, applied, mark }
+            Event::ViewBounds { partition, epoch, applied, mark, from } => {
+                Event::ViewBounds { partition, epoch, applied, mark, from }
             }
             Event::ViewRecords { partition, epoch, transitions, next } => {
                 Event::ViewRecords { partition, epoch, transitions, next }
@@ -201,7 +201,9 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
                 self.calls.insert(self.tokens, (id, deadline_ms, request));
                 Action::Call { partition, epoch, id, deadline_ms, request: self.tokens }
             }
-            Action::ReadViewBounds { partition, epoch } => Action::ReadViewBounds { partition, epoch },
+            Action::ReadViewBounds { partition, epoch, resync_ms } => {
+                Action::ReadViewBounds { partition, epoch, resync_ms }
+            }
             Action::ReadView { partition, epoch, from } => Action::ReadView { partition, epoch, from },
             Action::WriteView { partition, epoch, transitions, applied } => {
                 Action::WriteView { partition, epoch, transitions, applied }

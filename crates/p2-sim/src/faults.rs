@@ -24,6 +24,11 @@ pub const KINDS: [&str; 14] = [
     "slow store write",
 ];
 
+/// How far a clock may be from the true time, milliseconds.
+const SKEW_MAX_MS: i64 = 1_200;
+/// How long an answer is on its way at most, milliseconds.
+const LATENCY_MS: i64 = 10;
+
 impl World<'_> {
     pub(crate) fn may_fail(&self) -> bool {
         self.now < self.config.faults_until_ms
@@ -77,28 +82,23 @@ impl World<'_> {
         self.rebalance(name);
     }
 
-    /// The store loses acknowledged rows: no more than `resync` covers, counted from the end of the log, since
-    /// a late write of an earlier owner may still move the applied offset up to there.
+    /// The store loses what it acknowledged lately: no more than `resync_ms` covers, less what the clock of an owner
+    /// may have been set by since. By the log's time that is counted from the newest record, since a late write
+    /// of an earlier owner may still move the applied offset up to there.
     fn lose_tail(&mut self) {
         let partition = self.rng.random_range(0..self.config.partitions);
-        let behind = self.log.high(Topic::StateTransitions, partition) - self.store.applied(partition);
-        let most = self.limits.resync_offsets - behind;
-        if most < 1 {
-            return;
-        }
-        let offsets = self.rng.random_range(1..=most);
-        let from = self.store.applied(partition) - offsets;
-        let lost = self.store.lose_tail(partition, offsets) > 0;
-        if lost {
+        let newest = self.log.newest_ms(Topic::StateTransitions, partition);
+        let covered = newest - self.limits.resync_ms;
+        let from = self.log.offset_at(Topic::StateTransitions, partition, covered);
+        let most = self.limits.resync_ms - 2 * SKEW_MAX_MS - LATENCY_MS;
+        let after = self.now - self.rng.random_range(1..=most);
+        if self.store.lose(partition, from, after) > 0 {
             self.outside.count("rows vanished");
+            self.vanished.insert(partition);
         }
         if self.rng.random_bool(0.5) {
             // The owner stays, and may read a lane back that it had let go.
             self.count_fault("vanished store tail, owner stays");
-            if lost {
-                let known = self.vanished.entry(partition).or_insert(from);
-                *known = from.min(*known);
-            }
             return;
         }
         self.count_fault("vanished store tail");
@@ -119,7 +119,7 @@ impl World<'_> {
     /// which is the assumption that an operator has to keep.
     fn set_clock(&mut self, at: Address) {
         self.count_fault("clock jump");
-        let skew = self.rng.random_range(-1_200..=1_200);
+        let skew = self.rng.random_range(-SKEW_MAX_MS..=SKEW_MAX_MS);
         if let Some(instance) = self.instances.get_mut(at.instance) {
             instance.skew = skew;
         }

@@ -145,6 +145,37 @@ impl SimLog {
             .collect()
     }
 
+    /// The highest time of a record, milliseconds: of open and aborted transactions too.
+    pub fn newest_ms(&self, topic: Topic, partition: i32) -> i64 {
+        let slots = self.partitions.get(&(topic, partition)).map(|known| known.slots.as_slice());
+        let times = slots.unwrap_or_default().iter().filter_map(|slot| match slot {
+            Slot::Record { message, .. } => Some(message.time_ms),
+            Slot::Marker => None,
+        });
+        times.max().unwrap_or(0)
+    }
+
+    /// The first committed record at or after a time; the high watermark where there is none. Times are those of
+    /// their writers' clocks, so they do not ascend: it is the first all the same, as Kafka answers.
+    pub fn offset_at(&self, topic: Topic, partition: i32, time_ms: i64) -> i64 {
+        let high = self.high(topic, partition);
+        let late = |offset: &i64| {
+            self.at(topic, partition, *offset).is_some_and(|(message, _)| message.time_ms >= time_ms)
+        };
+        (0..high).find(late).unwrap_or(high)
+    }
+
+    /// From where a view is read again that was applied up to `applied`, as a shell finds it: `resync_ms` before
+    /// the newest committed record below.
+    pub fn resync_from(&self, topic: Topic, partition: i32, applied: i64, resync_ms: i64) -> i64 {
+        let newest = (0..applied).rev().find_map(|offset| {
+            self.at(topic, partition, offset).map(|(message, _)| (offset, message.time_ms))
+        });
+        newest.map_or(applied, |(offset, time_ms)| {
+            self.offset_at(topic, partition, time_ms - resync_ms).min(offset)
+        })
+    }
+
     /// The record at an offset, where it is committed.
     pub fn at(&self, topic: Topic, partition: i32, offset: i64) -> Option<(&Message, Shape)> {
         let known = self.partitions.get(&(topic, partition))?;

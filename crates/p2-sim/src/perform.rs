@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use p2_core::record::{Position, Topic};
+use p2_core::record::{Position, StateTransition, Topic};
 use p2_stream::runtime::{Action, Event};
 use rand::Rng;
 
@@ -69,12 +69,12 @@ impl World<'_> {
 
     pub(crate) fn perform(&mut self, to: Address, action: Action<u64>) {
         match action {
-            Action::ReadViewBounds { partition, epoch } => {
+            Action::ReadViewBounds { partition, epoch, resync_ms } => {
                 let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
                 let applied = self.store.applied(partition);
-                self.vanished.remove(&partition);
                 let mark = self.log.high(view, partition);
-                self.answer(to, Event::ViewBounds { partition, epoch, applied, mark });
+                let from = self.log.resync_from(view, partition, applied, resync_ms);
+                self.answer(to, Event::ViewBounds { partition, epoch, applied, mark, from });
             }
             Action::ReadView { partition, epoch, from } => {
                 let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
@@ -89,20 +89,18 @@ impl World<'_> {
                 self.answer(to, Event::ViewRecords { partition, epoch, transitions, next });
             }
             Action::WriteView { partition, epoch, ref transitions, applied } => {
-                if self
-                    .vanished
-                    .get(&partition)
-                    .is_some_and(|from| applied - from > self.limits.resync_offsets)
-                {
-                    // No store loses more than the resync covers: somebody has to come and bring it back now.
-                    self.crash(to.instance, 50);
+                if self.leaves_vanished_rows_behind(partition, transitions, applied) {
+                    // No store is left for longer than the resync covers without somebody who brings the rows back.
+                    if self.seat(to).is_some() {
+                        self.crash(to.instance, 50);
+                    }
                     return;
                 }
                 if self.strikes(12) {
                     self.count_fault("slow store write");
                     let part = self.rng.random_range(0..=transitions.len());
-                    let outcome =
-                        self.store.write(partition, transitions.get(..part).unwrap_or_default(), None);
+                    let rows = transitions.get(..part).unwrap_or_default();
+                    let outcome = self.store.write(partition, rows, None, self.now);
                     self.expect(outcome);
                     let delay = self.rng.random_range(50..6_000);
                     self.schedule(delay, Happening::Perform(to, action));
@@ -110,7 +108,7 @@ impl World<'_> {
                 }
                 let outcome = self.checker.rows(&self.log, &self.store, partition, transitions, applied);
                 self.expect(outcome);
-                let outcome = self.store.write(partition, transitions, Some(applied));
+                let outcome = self.store.write(partition, transitions, Some(applied), self.now);
                 self.expect(outcome);
                 self.answer(to, Event::ViewWritten { partition, epoch, applied });
             }
@@ -130,6 +128,30 @@ impl World<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Whether the next owner would not read everything again that vanished, were this written.
+    fn leaves_vanished_rows_behind(
+        &mut self,
+        partition: i32,
+        rows: &[(i64, StateTransition)],
+        applied: i64,
+    ) -> bool {
+        if !self.vanished.contains(&partition) || applied <= self.store.applied(partition) {
+            return false;
+        }
+        let view = Topic::StateTransitions;
+        let missing = (0..applied).find(|offset| {
+            self.log.at(view, partition, *offset).is_some()
+                && !self.store.has(partition, *offset)
+                && !rows.iter().any(|(row, _)| row == offset)
+        });
+        if missing.is_none() {
+            self.vanished.remove(&partition);
+        }
+        missing.is_some_and(|missing| {
+            self.log.resync_from(view, partition, applied, self.limits.resync_ms) > missing
+        })
     }
 
     /// A commit reaches the log: member and generation are checked, never who owns a partition.

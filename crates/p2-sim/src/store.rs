@@ -4,10 +4,17 @@ use std::collections::BTreeMap;
 
 use p2_core::record::StateTransition;
 
+#[derive(Clone, Debug)]
+struct Row {
+    transition: StateTransition,
+    /// When it was first written: writing it again changes nothing.
+    written_ms: i64,
+}
+
 /// Rows by (partition, offset).
 #[derive(Clone, Debug, Default)]
 pub struct SimStore {
-    rows: BTreeMap<(i32, i64), StateTransition>,
+    rows: BTreeMap<(i32, i64), Row>,
     applied: BTreeMap<i32, i64>,
 }
 
@@ -21,10 +28,12 @@ impl SimStore {
         partition: i32,
         rows: &[(i64, StateTransition)],
         applied: Option<i64>,
+        now_ms: i64,
     ) -> Result<(), String> {
         for (offset, transition) in rows {
-            let row = self.rows.entry((partition, *offset)).or_insert_with(|| transition.clone());
-            if row != transition {
+            let new = || Row { transition: transition.clone(), written_ms: now_ms };
+            let row = self.rows.entry((partition, *offset)).or_insert_with(new);
+            if row.transition != *transition {
                 return Err(format!("row {partition}/{offset} would change"));
             }
         }
@@ -40,19 +49,26 @@ impl SimStore {
         self.applied.get(&partition).copied().unwrap_or(0)
     }
 
-    /// Loses the acknowledged rows of the newest `offsets`, and keeps the applied offset. Returns how many.
-    pub fn lose_tail(&mut self, partition: i32, offsets: i64) -> usize {
-        let from = self.applied(partition) - offsets;
+    /// Loses acknowledged rows, those at `from` or above that were first written after a time, and keeps the
+    /// applied offset. Returns how many.
+    pub fn lose(&mut self, partition: i32, from: i64, after_ms: i64) -> usize {
         let before = self.rows.len();
-        self.rows.retain(|(known, offset), _| *known != partition || *offset < from);
+        self.rows.retain(|(known, offset), row| {
+            *known != partition || *offset < from || row.written_ms <= after_ms
+        });
         before - self.rows.len()
+    }
+
+    /// Whether a row is there.
+    pub fn has(&self, partition: i32, offset: i64) -> bool {
+        self.rows.contains_key(&(partition, offset))
     }
 
     /// All rows of a partition.
     pub fn rows(&self, partition: i32) -> Vec<(i64, &StateTransition)> {
         self.rows
             .range((partition, i64::MIN)..=(partition, i64::MAX))
-            .map(|((_, offset), transition)| (*offset, transition))
+            .map(|((_, offset), row)| (*offset, &row.transition))
             .collect()
     }
 

@@ -1,6 +1,6 @@
 //! The world: instances, an ordered queue of happenings, virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use p2_core::record::{Message, StateTransition, Topic};
@@ -126,8 +126,8 @@ pub(crate) struct World<'a> {
     pub(crate) checker: Checker,
     pub(crate) txns: BTreeMap<Txn, OpenTxn>,
     pub(crate) numbers: u64,
-    /// Partition → first offset whose row vanished while its owner stayed: the next owner brings it back.
-    pub(crate) vanished: BTreeMap<i32, i64>,
+    /// Partitions of which rows vanished that may not be back yet.
+    pub(crate) vanished: BTreeSet<i32>,
     /// Reads that wait for the view to grow, fetches that wait for a transaction.
     pub(crate) waiting: Vec<(Address, Action<u64>)>,
     pub(crate) report: Report,
@@ -143,7 +143,7 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         batch_records_max: rng.random_range(1..40),
         batch_bytes_max: rng.random_range(500..20_000),
         lanes_max: rng.random_range(0..4),
-        resync_offsets: rng.random_range(4..40),
+        resync_ms: rng.random_range(5_000..40_000),
         start: Start::Refuse,
     };
     let mut world = World {
@@ -161,7 +161,7 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         checker: Checker::default(),
         txns: BTreeMap::new(),
         numbers: 0,
-        vanished: BTreeMap::new(),
+        vanished: BTreeSet::new(),
         waiting: Vec::new(),
         report: Report { seed, hash: 0xcbf2_9ce4_8422_2325, ..Report::default() },
         label: String::new(),

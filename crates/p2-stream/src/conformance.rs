@@ -7,6 +7,7 @@
 //! polled side by side, and what takes time is waited for up to a limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod follow;
 mod log;
 mod store;
 

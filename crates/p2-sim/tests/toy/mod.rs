@@ -242,7 +242,8 @@ impl Processor for Agent {
                 status: BranchStatus::Idle,
                 time_ms: 0,
             };
-            outputs.push(message(transition.id, id, Payload::Transition(transition)));
+            let made = message(transition.id, id, Payload::Transition(transition));
+            outputs.push(Message { time_ms: now_ms, ..made });
         }
         outputs.extend(plan.effects);
         if plan.verdict.is_some() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use p2_core::record::{Header, Position, RECORD_BYTES_MAX, Topic};
 
+use super::follow::{finds_an_offset_by_time, followers_get_everything_from_where_they_asked};
 use super::within;
 use crate::groups::METADATA_BYTES_MAX;
 use crate::ports::{
@@ -119,7 +120,7 @@ pub async fn log_start_conformance<L: Log>(log: L, delete: impl AsyncFn(&L, i32,
 
 // ------------------------------------------------------------------------------------------- helpers
 
-fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
+pub(super) fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
     NewRecord {
         topic,
         partition,
@@ -130,7 +131,7 @@ fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
     }
 }
 
-fn inbox(partition: i32, text: &str) -> NewRecord {
+pub(super) fn inbox(partition: i32, text: &str) -> NewRecord {
     record(Topic::Inbox, partition, text)
 }
 
@@ -138,7 +139,7 @@ fn progress(partition: i32, offset: i64, metadata: &str) -> (Topic, i32, Committ
     (Topic::Inbox, partition, CommittedOffset { offset, metadata: metadata.to_owned() })
 }
 
-fn texts(records: &[StoredRecord]) -> Vec<String> {
+pub(super) fn texts(records: &[StoredRecord]) -> Vec<String> {
     records.iter().map(|stored| String::from_utf8(stored.record.value.clone()).unwrap()).collect()
 }
 
@@ -173,7 +174,7 @@ fn told(owned: &mut Owned, event: MemberEvent) {
 }
 
 /// Polls a member until all partitions are its own.
-async fn own_all(log: &impl Log, member: &mut dyn Member) -> Owned {
+pub(super) async fn own_all(log: &impl Log, member: &mut dyn Member) -> Owned {
     let mut owned = Owned::new();
     while owned.len() < log.partitions(Topic::Inbox) as usize {
         told(&mut owned, member.next().await.unwrap());
@@ -572,55 +573,6 @@ async fn keeps_groups_apart(log: &impl Log, _: LogTraits) {
         assert_eq!(texts(&records(member.as_mut(), 1).await), ["both"]);
         let batch = Batch { outputs: Vec::new(), progress: vec![progress(0, 1, group)] };
         member.committer().commit(batch).await.unwrap();
-    }
-}
-
-async fn finds_an_offset_by_time(log: &impl Log, _: LogTraits) {
-    let (topic, base) = (Topic::Artifacts, 1_700_000_000_000);
-    let (_, empty) = log.bounds(topic, 0).await.unwrap();
-    assert_eq!(log.offset_at(topic, 0, base).await.unwrap(), empty, "nothing is there yet");
-    let mut positions = Vec::new();
-    for n in 0..20 {
-        let timed = NewRecord { time_ms: base + n * 1_000, ..record(topic, 0, &n.to_string()) };
-        positions.extend(log.append(vec![timed]).await.unwrap());
-    }
-    for (time_ms, nth) in [(0, 0), (base, 0), (base + 1, 1), (base + 7_000, 7), (base + 19_000, 19)] {
-        let found = log.offset_at(topic, 0, time_ms).await.unwrap();
-        assert_eq!(Some(found), positions.get(nth).map(|at| at.offset), "{time_ms}");
-    }
-    let after = log.offset_at(topic, 0, base + 19_001).await.unwrap();
-    let (_, end) = log.bounds(topic, 0).await.unwrap();
-    assert_eq!(after, end, "nothing is as late as that");
-}
-
-async fn followers_get_everything_from_where_they_asked(log: &impl Log, _: LogTraits) {
-    for n in 0..5 {
-        log.append(vec![inbox(0, &format!("old{n}")), inbox(1, &format!("other{n}"))]).await.unwrap();
-    }
-    let all = log.read(Topic::Inbox, 0, 0, 10).await.unwrap();
-    let (_, end) = log.bounds(Topic::Inbox, 1).await.unwrap();
-    let third = all.get(2).unwrap().offset;
-    let from = vec![(Topic::Inbox, 0, third), (Topic::Inbox, 1, end)];
-    let mut one = log.follow(from.clone()).await.unwrap();
-    let mut two = log.follow(from).await.unwrap();
-    // What is in no follower's partitions must not reach it, and what a commit writes must.
-    log.append(vec![inbox(2, "elsewhere"), inbox(1, "new")]).await.unwrap();
-    let mut member = log.join("p2.beside", &[Topic::Inbox]).await.unwrap();
-    own_all(log, member.as_mut()).await;
-    let batch = Batch { outputs: vec![inbox(0, "committed")], progress: Vec::new() };
-    member.committer().commit(batch).await.unwrap();
-    for follower in [&mut one, &mut two] {
-        let mut got: BTreeMap<i32, Vec<String>> = BTreeMap::new();
-        while got.values().map(Vec::len).sum::<usize>() < 5 {
-            let records = follower.next().await.unwrap();
-            assert!(!records.is_empty());
-            for stored in &records {
-                got.entry(stored.record.partition).or_default().extend(texts(std::slice::from_ref(stored)));
-            }
-        }
-        assert_eq!(got.get(&0).unwrap(), &["old2", "old3", "old4", "committed"]);
-        assert_eq!(got.get(&1).unwrap(), &["new"]);
-        assert_eq!(got.len(), 2);
     }
 }
 

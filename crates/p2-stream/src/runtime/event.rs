@@ -48,6 +48,9 @@ pub enum Event<R> {
         applied: i64,
         /// The high watermark of the view's partition, aborted and open transactions included.
         mark: i64,
+        /// The offset from which the view is read again, at most `applied`: what was written to the log within
+        /// `resync_ms` before the record just below `applied` lies at or above it.
+        from: i64,
     },
     /// Committed records of the view, from the offset that was asked for.
     ViewRecords {
@@ -150,6 +153,8 @@ pub enum Action<C> {
         partition: i32,
         /// For the answer.
         epoch: Epoch,
+        /// How much of the log's time before the applied offset is to be read again, milliseconds.
+        resync_ms: i64,
     },
     /// Answer with [`Event::ViewRecords`], committed records only. Where nothing new is committed yet, wait.
     ReadView {

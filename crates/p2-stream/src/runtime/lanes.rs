@@ -55,7 +55,7 @@ impl<P: Processor> Runtime<P> {
         if !self.is_current(index, epoch) {
             return;
         }
-        if !self.partitions.get(&index).is_some_and(|known| known.is_whole(&key, &transitions)) {
+        if !self.partitions.get(&index).is_some_and(|known| known.recent.is_whole(&key, &transitions)) {
             // The store lost rows that it had acknowledged: catching up brings them back from the log.
             self.forget(index, actions);
             self.start_over(index, actions);

@@ -16,6 +16,7 @@ mod hot;
 mod lanes;
 mod partition;
 mod progress;
+mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -57,8 +58,10 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Lanes kept in memory when nothing is open in them.
     pub lanes_max: usize,
-    /// View records read again before the store's applied offset, in case the store lost its newest rows.
-    pub resync_offsets: i64,
+    /// View records of so much of the log's time, milliseconds, are read again before the store's applied offset,
+    /// since a store may have lost the newest rows that it acknowledged. It covers what a store may lose, how long
+    /// rows were committed but not yet written when it did, and what the clocks of owners differ by.
+    pub resync_ms: i64,
     /// What happens to a group without progress.
     pub start: Start,
 }
@@ -71,7 +74,7 @@ impl Default for Limits {
             batch_records_max: 2_000,
             batch_bytes_max: 8 << 20,
             lanes_max: 20_000,
-            resync_offsets: 1_000,
+            resync_ms: 60_000,
             start: Start::Refuse,
         }
     }
@@ -268,14 +271,14 @@ impl<P: Processor> Runtime<P> {
                 self.forget(partition, actions);
                 self.poisoned.retain(|(index, _), _| *index != partition);
             }
-            Event::ViewBounds { partition, epoch, applied, mark } => {
-                self.view_bounds(partition, epoch, applied, mark, actions);
+            Event::ViewBounds { partition, epoch, applied, mark, from } => {
+                self.view_bounds(partition, epoch, (applied, mark, from), actions);
             }
             Event::ViewRecords { partition, epoch, transitions, next } => {
                 self.view_records(partition, epoch, transitions, next, actions);
             }
             Event::ViewWritten { partition, epoch, applied } => {
-                self.view_written(partition, epoch, applied, actions);
+                self.view_written(partition, epoch, applied, now_ms, actions);
             }
             Event::OpenLanes { partition, epoch, keys } => self.open_lanes(partition, epoch, keys, actions),
             Event::Loaded { partition, epoch, key, transitions } => {
@@ -391,7 +394,7 @@ impl<P: Processor> Runtime<P> {
                     && self.processor.view() == Some(position.topic)
                     && let Some(partition) = self.partitions.get_mut(&part.partition)
                 {
-                    partition.remember(position.offset, &transition);
+                    partition.recent.remember(position.offset, &transition);
                     partition.to_write.push((position.offset, transition));
                 }
             }

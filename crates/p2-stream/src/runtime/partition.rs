@@ -1,10 +1,9 @@
 //! One owned partition: catch-up of its view, the window, and the end of its ownership.
 
-use std::collections::BTreeMap;
-
 use p2_core::record::StateTransition;
 
 use super::lanes::Lane;
+use super::recent::Recent;
 use super::{Action, Actions, Epoch, Progress, Runtime, Start};
 use crate::ports::CommittedOffset;
 use crate::processor::Processor;
@@ -45,25 +44,13 @@ pub(super) struct Partition {
     /// The view was folded from the beginning, and nothing was written since: a lane that still does not fit
     /// is a bug.
     pub(super) refolded: bool,
-    /// The newest transitions by offset, as (lane, `seq`): what a store that lost its newest rows must be
-    /// measured by.
-    recent: BTreeMap<i64, (String, i64)>,
+    /// What a store that lost its newest rows must be measured by.
+    pub(super) recent: Recent,
 }
 
 impl Partition {
     pub(super) fn view_is_written(&self) -> bool {
         self.to_write.is_empty() && self.writing.is_none()
-    }
-
-    /// A transition is in the log.
-    pub(super) fn remember(&mut self, offset: i64, transition: &StateTransition) {
-        self.recent.insert(offset, (transition.conversation.0.clone(), transition.seq));
-    }
-
-    /// Whether these are all transitions of a lane, as far as we remember them.
-    pub(super) fn is_whole(&self, key: &str, transitions: &[StateTransition]) -> bool {
-        let newest = self.recent.values().rev().find(|(lane, _)| lane == key).map(|(_, seq)| *seq);
-        newest.is_none_or(|newest| transitions.last().is_some_and(|last| last.seq >= newest))
     }
 }
 
@@ -105,7 +92,7 @@ impl<P: Processor> Runtime<P> {
                 writing: None,
                 gaps: Vec::new(),
                 refolded: self.refolding.remove(&index),
-                recent: BTreeMap::new(),
+                recent: Recent::default(),
             },
         );
         if is_new {
@@ -114,7 +101,11 @@ impl<P: Processor> Runtime<P> {
             self.commit_progress(index, epoch);
         }
         match self.processor.view() {
-            Some(_) => actions.push(Action::ReadViewBounds { partition: index, epoch }),
+            Some(_) => actions.push(Action::ReadViewBounds {
+                partition: index,
+                epoch,
+                resync_ms: self.limits.resync_ms,
+            }),
             None => self.deliver(index, actions),
         }
     }
@@ -161,21 +152,36 @@ impl<P: Processor> Runtime<P> {
         &mut self,
         index: i32,
         epoch: Epoch,
-        applied: i64,
-        mark: i64,
+        (applied, mark, from): (i64, i64, i64),
         actions: &mut Actions<P>,
     ) {
         if !self.is_current(index, epoch) {
             return;
         }
+        if applied > mark {
+            let reason = self.ahead_of_its_log(index, applied, mark);
+            self.forget(index, actions);
+            actions.push(Action::Halt { partition: index, reason });
+            return;
+        }
         let Some(partition) = self.partitions.get_mut(&index) else { return };
         partition.phase = Phase::CatchingUp { mark };
-        let from = if partition.refolded { 0 } else { (applied - self.limits.resync_offsets).max(0) };
+        let from = if partition.refolded { 0 } else { from.min(applied) };
         if from >= mark {
             actions.push(Action::ListOpenLanes { partition: index, epoch });
         } else {
             actions.push(Action::ReadView { partition: index, epoch, from });
         }
+    }
+
+    /// Rows of records that the log does not have: nothing that is folded on top of them would be right.
+    fn ahead_of_its_log(&self, index: i32, applied: i64, mark: i64) -> String {
+        let topic = self.processor.view().map_or("its topic", |view| view.short());
+        format!(
+            "the store has {topic} partition {index} up to offset {applied}, but the log ends at {mark}: the topic \
+             was deleted and made again, or the store belongs to another log; rebuild the view with \
+             `p2engine replay stacks --rebuild`, or give this log a store (a keyspace) of its own",
+        )
     }
 
     pub(super) fn view_records(
@@ -195,19 +201,25 @@ impl<P: Processor> Runtime<P> {
         }
         partition.writing = Some(next);
         for (offset, transition) in &transitions {
-            partition.remember(*offset, transition);
+            partition.recent.remember(*offset, transition);
         }
         actions.push(Action::WriteView { partition: index, epoch, transitions, applied: next });
     }
 
-    pub(super) fn view_written(&mut self, index: i32, epoch: Epoch, applied: i64, actions: &mut Actions<P>) {
+    pub(super) fn view_written(
+        &mut self,
+        index: i32,
+        epoch: Epoch,
+        applied: i64,
+        now_ms: i64,
+        actions: &mut Actions<P>,
+    ) {
         if !self.is_current(index, epoch) {
             return;
         }
         let Some(partition) = self.partitions.get_mut(&index) else { return };
         partition.writing = None;
-        // What is older is safe: a store loses no more than what is read again at catch-up.
-        partition.recent = partition.recent.split_off(&(applied - self.limits.resync_offsets));
+        partition.recent.acknowledged(applied, now_ms, self.limits.resync_ms);
         match partition.phase {
             Phase::CatchingUp { mark } if applied < mark => {
                 actions.push(Action::ReadView { partition: index, epoch, from: applied });

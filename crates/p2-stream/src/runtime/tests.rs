@@ -233,7 +233,7 @@ impl Codec for Sizes {
 type Counter = Runtime<Counting>;
 
 fn limits() -> Limits {
-    Limits { start: Start::Earliest, resync_offsets: 0, ..Limits::default() }
+    Limits { start: Start::Earliest, resync_ms: 0, ..Limits::default() }
 }
 
 fn counting() -> Counter {
@@ -257,7 +257,7 @@ fn own(runtime: &mut Counter, committed: Option<CommittedOffset>) -> u64 {
     let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 1_000 }, 0);
     let Some(Action::ReadViewBounds { epoch, .. }) = actions.last() else { panic!("{actions:?}") };
     let epoch = *epoch;
-    let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 0, mark: 0 }, 0);
+    let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 0, mark: 0, from: 0 }, 0);
     assert_eq!(actions, [Action::ListOpenLanes { partition: 0, epoch }]);
     runtime.on(Event::OpenLanes { partition: 0, epoch, keys: vec![] }, 0);
     epoch
@@ -593,7 +593,7 @@ fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     );
     let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let epoch = *epoch;
-    let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6 }, 0);
+    let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6, from: 2 }, 0);
     assert_eq!(actions, [Action::ReadView { partition: 0, epoch, from: 2 }]);
     let view = vec![(2, transition("c", 0, Id::of_text("x"), "hi"))];
     let actions =
@@ -608,6 +608,35 @@ fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     assert_eq!(actions, [Action::Deliver { partition: 0, epoch, offset: 0 }]);
 }
 
+/// What is done when the store is found at `applied` and the log at `mark`, to be read again `from`.
+fn found(applied: i64, mark: i64, from: i64) -> Vec<Action<String>> {
+    let limits = Limits { resync_ms: 60_000, ..limits() };
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);
+    let committed = Some(CommittedOffset::default());
+    let actions = runtime.on(Event::Assigned { partition: 0, committed, start: 0, end: 0 }, 0);
+    let [Action::ReadViewBounds { epoch, resync_ms: 60_000, .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    runtime.on(Event::ViewBounds { partition: 0, epoch: *epoch, applied, mark, from }, 0)
+}
+
+#[test]
+fn what_a_store_may_have_lost_is_read_again_before_anything_else() {
+    assert_eq!(found(9, 9, 4), [Action::ReadView { partition: 0, epoch: 1, from: 4 }]);
+    assert_eq!(found(9, 9, 9), [Action::ListOpenLanes { partition: 0, epoch: 1 }], "nothing is that new");
+    assert_eq!(found(9, 12, 20), [Action::ReadView { partition: 0, epoch: 1, from: 9 }], "no gap, whatever");
+}
+
+#[test]
+fn a_store_that_is_ahead_of_its_log_stops_the_partition_with_a_sentence_that_says_how_to_mend_it() {
+    let actions = found(9, 4, 9);
+    let [Action::Halt { partition: 0, reason }] = actions.as_slice() else { panic!("{actions:?}") };
+    for part in ["state-transitions partition 0", "offset 9", "ends at 4", "--rebuild", "keyspace"] {
+        assert!(reason.contains(part), "{part} in: {reason}");
+    }
+    assert!(matches!(found(9, 9, 9).as_slice(), [Action::ListOpenLanes { .. }]), "level is not ahead");
+}
+
 #[test]
 fn a_new_owner_asks_open_calls_again_and_sets_open_timers() {
     let mut runtime = counting();
@@ -617,7 +646,7 @@ fn a_new_owner_asks_open_calls_again_and_sets_open_timers() {
     );
     let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     let epoch = *epoch;
-    runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 2 }, 0);
+    runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 2, from: 2 }, 0);
     let actions = runtime.on(Event::OpenLanes { partition: 0, epoch, keys: vec!["c".into()] }, 0);
     assert_eq!(actions, [Action::Load { partition: 0, epoch, key: "c".into() }]);
     let ask = transition("c", 0, Id::of_text("a"), "ask");
@@ -644,7 +673,7 @@ fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not
     for round in 0..2 {
         let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
         let epoch = *epoch;
-        let bounds = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 5, mark: 5 }, 0);
+        let bounds = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 5, mark: 5, from: 5 }, 0);
         if round == 1 {
             assert_eq!(bounds, [Action::ReadView { partition: 0, epoch, from: 0 }]);
             runtime.on(Event::ViewRecords { partition: 0, epoch, transitions: vec![], next: 5 }, 0);
@@ -830,12 +859,13 @@ fn a_group_that_is_ahead_of_its_log_stops_the_partition() {
 
 #[test]
 fn a_lane_read_back_without_its_newest_rows_makes_the_partition_catch_up_again() {
-    let limits = Limits { lanes_max: 0, resync_offsets: 10, ..limits() };
+    let limits = Limits { lanes_max: 0, resync_ms: 10, ..limits() };
     let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);
     let epoch = own(&mut runtime, None);
     record(&mut runtime, epoch, 0, text("c", "one", 0));
     let (batch, outputs, _) = commit(&load(&mut runtime, epoch, "c")).unwrap();
     runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 1);
+    // The last moment at which the store may lose this.
     runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 1 }, 1);
     assert!(runtime.lane(0, "c").is_none(), "it has left memory");
     record(&mut runtime, epoch, 1, text("c", "two", 0));

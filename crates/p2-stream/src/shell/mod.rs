@@ -2,6 +2,7 @@
 //! It decides nothing.
 
 mod gauge;
+mod resync;
 mod view;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -12,7 +12,9 @@ use crate::runtime::Start;
 use crate::wire::{ProcessorWire, encode};
 
 /// Answers each record with one artifact of its conversation.
-struct Echo;
+struct Echo {
+    view: Option<Topic>,
+}
 
 impl Processor for Echo {
     type Lane = ();
@@ -28,7 +30,7 @@ impl Processor for Echo {
     }
 
     fn view(&self) -> Option<Topic> {
-        None
+        self.view
     }
 
     fn lane_key(&self, message: &Message) -> String {
@@ -100,21 +102,58 @@ async fn answers(log: &MemoryLog, count: usize, key: &str) -> usize {
     panic!("{count} answers did not come");
 }
 
-#[tokio::test]
-async fn records_deleted_before_they_were_processed_stop_their_partition_and_no_other() {
-    let log = MemoryLog::new(4);
+/// Runs the processor until the sender says stop.
+fn start(
+    view: Option<Topic>,
+    log: &MemoryLog,
+    store: MemoryStore,
+) -> (tokio::task::JoinHandle<Result<(), ShellError>>, watch::Sender<bool>, Metrics) {
     let (stop, stopped) = watch::channel(false);
+    let metrics = Metrics::new();
     let setup = Setup {
         log: Arc::new(log.clone()),
-        store: Arc::new(MemoryStore::default()),
+        store: Arc::new(store),
         wire: Arc::new(ProcessorWire::new("echo", |_| 4)),
         limits: Limits { start: Start::Earliest, ..Limits::default() },
         nonce: 1,
         stop: stopped,
         drain: Duration::from_secs(5),
-        metrics: crate::metrics::Metrics::new(),
+        metrics: metrics.clone(),
     };
-    let running = tokio::spawn(run(Echo, Arc::new(NoCalls), setup));
+    (tokio::spawn(run(Echo { view }, Arc::new(NoCalls), setup)), stop, metrics)
+}
+
+#[tokio::test]
+async fn a_store_that_is_ahead_of_its_log_halts_its_partition_and_no_other() {
+    let (ahead, fits) = ("lost", "kept");
+    let partition = text(ahead, 0).partition;
+    assert_ne!(partition, text(fits, 0).partition, "the test wants two partitions");
+    // The store was filled from a topic that had five records; the one of today has none.
+    let (log, store) = (MemoryLog::new(4), MemoryStore::default());
+    store.write(partition, Vec::new(), 5).await.unwrap();
+    let (running, stop, metrics) = start(Some(Topic::StateTransitions), &log, store.clone());
+    log.append(vec![text(ahead, 0), text(fits, 0), text(fits, 1)]).await.unwrap();
+    assert_eq!(answers(&log, 2, fits).await, 2);
+    for _ in 0..100_000 {
+        if metrics.text(0).contains("halted") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let halted = metrics.text(0);
+    assert!(halted.lines().any(|line| line.contains("halted") && line.ends_with(" 1")), "{halted}");
+    log.append(vec![text(ahead, 1), text(fits, 2)]).await.unwrap();
+    assert_eq!(answers(&log, 3, ahead).await, 0, "nothing is decided on a view of another log");
+    assert_eq!(store.applied(partition).await.unwrap(), 5, "and nothing is written to it");
+    assert!(!running.is_finished());
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn records_deleted_before_they_were_processed_stop_their_partition_and_no_other() {
+    let log = MemoryLog::new(4);
+    let (running, stop, _) = start(None, &log, MemoryStore::default());
     let (lost, kept) = ("lost", "kept");
     let partition = text(lost, 0).partition;
     assert_ne!(partition, text(kept, 0).partition, "the test wants two partitions");

@@ -6,7 +6,7 @@ use p2_core::ids::ConversationId;
 use p2_core::record::Topic;
 
 use super::gauge::Gauge;
-use super::{ShellError, Wire};
+use super::{ShellError, Wire, now_ms, resync};
 use crate::metrics::Metric;
 use crate::ports::{Log, LogError, StackStore, StoreError};
 use crate::runtime::{Action, Event};
@@ -80,10 +80,16 @@ where
     Q: Sync,
 {
     match action {
-        Action::ReadViewBounds { partition, epoch } => {
-            let applied = store.applied(*partition).await?;
-            let (_, mark) = log.bounds(view, *partition).await?;
-            Ok(Event::ViewBounds { partition: *partition, epoch: *epoch, applied, mark })
+        Action::ReadViewBounds { partition, epoch, resync_ms } => {
+            let (partition, epoch) = (*partition, *epoch);
+            let applied = store.applied(partition).await?;
+            let (_, mark) = log.bounds(view, partition).await?;
+            let from = if applied > mark {
+                applied
+            } else {
+                resync::start(log, view, partition, applied, *resync_ms, now_ms()).await?
+            };
+            Ok(Event::ViewBounds { partition, epoch, applied, mark, from })
         }
         Action::ReadView { partition, epoch, from } => {
             let (_, end) = log.bounds(view, *partition).await?;

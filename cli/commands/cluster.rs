@@ -1,0 +1,100 @@
+//! What is done to Kafka and the CQL store before an engine can be opened on them, and what is wrong with them.
+
+use std::fmt::Write as _;
+
+use p2_kafka::topics::{self, Difference, TopicSettings};
+use p2_kafka::{Begin, begin_group};
+use p2_stream::topics::specs;
+use serde_json::json;
+
+use crate::args::{StoreCommand, TopicsApply};
+use crate::backend::{INPUTS, engine_error};
+use crate::config::Config;
+use crate::engine::{EngineError, EngineResult};
+use crate::output::Output;
+
+/// What to do about a missing `[kafka]`.
+const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
+/// What to do about a missing `[scylla]`.
+const NO_STORE: &str = "no CQL store is configured: set nodes in [scylla] or P2_SCYLLA_NODES; without one the view is kept in memory";
+
+/// `topics apply` and `topics diff`.
+pub(crate) async fn topics(
+    config: &Config,
+    wanted: &TopicsApply,
+    is_apply: bool,
+    out: Output,
+) -> EngineResult<()> {
+    let kafka = config.kafka.as_ref().ok_or_else(|| EngineError::Invalid(NO_KAFKA.to_owned()))?;
+    let TopicsApply { partitions, replication, min_insync } = *wanted;
+    let settings = TopicSettings { partitions, replication, min_insync };
+    let found = if is_apply {
+        topics::apply(&kafka.value, &settings).await.map_err(engine_error)?
+    } else {
+        topics::diff(&kafka.value, &settings).await.map_err(engine_error)?
+    };
+    if is_apply {
+        begin(config, &found).await?;
+    }
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    if out.json {
+        out.data(&json!({ "applied": is_apply, "differences": lines }));
+        return Ok(());
+    }
+    let mut text = lines.join("\n");
+    if found.is_empty() {
+        let count = specs().map_err(EngineError::Internal)?.len();
+        let _ = write!(text, "all {count} topics are as they should be");
+    } else if is_apply {
+        text.push_str("\ndone");
+    } else {
+        text.push_str("\n'p2engine topics apply' does this");
+    }
+    out.line(&text);
+    Ok(())
+}
+
+/// The groups of new topics begin at their beginning: from then on a group without progress has lost it.
+async fn begin(config: &Config, found: &[Difference]) -> EngineResult<()> {
+    let Some(kafka) = &config.kafka else { return Ok(()) };
+    for (processor, input) in INPUTS {
+        let name = format!("{}{}", kafka.value.prefix, input.name());
+        let made = found.iter().any(|one| matches!(one, Difference::Missing(wanted) if wanted.name == name));
+        if made {
+            let group = format!("p2.{processor}");
+            begin_group(&kafka.value, &group, input, Begin::Earliest).await.map_err(engine_error)?;
+        }
+    }
+    Ok(())
+}
+
+/// `store …`.
+pub(crate) async fn store(config: &Config, command: &StoreCommand, out: Output) -> EngineResult<()> {
+    let scylla = config.scylla.as_ref().ok_or_else(|| EngineError::Invalid(NO_STORE.to_owned()))?;
+    let keyspace = &scylla.value.keyspace;
+    let failed = |error: p2_scylla::OpenError| EngineError::Unavailable(error.to_string());
+    let (before, applied) = match command {
+        StoreCommand::Apply => (p2_scylla::migrate(&scylla.value).await.map_err(failed)?, true),
+        StoreCommand::Status => (p2_scylla::check(&scylla.value).await.map_err(failed)?, false),
+    };
+    let complaint = before.complaint(keyspace);
+    if out.json {
+        out.data(
+            &json!({ "keyspace": keyspace, "before": format!("{before:?}"), "applied": applied, "complaint": complaint }),
+        );
+    } else {
+        out.line(&match (&complaint, applied) {
+            (None, _) => format!("keyspace {keyspace}: the tables are as they should be"),
+            (Some(_), true) => {
+                format!("keyspace {keyspace}: tables made, version {}", p2_scylla::SCHEMA_VERSION)
+            }
+            (Some(complaint), false) => complaint.clone(),
+        });
+    }
+    match complaint {
+        Some(complaint) if !applied => {
+            Err(EngineError::Refused { code: "schema".to_owned(), message: complaint })
+        }
+        _ => Ok(()),
+    }
+}
