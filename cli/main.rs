@@ -37,7 +37,9 @@ fn main() -> ExitCode {
     }
     .write_global();
     let out = Output::new(cli.json);
-    if let Err(error) = start_log(cli.verbose) {
+    // The faults are meant: what the clients of the campaign itself say of them is noise.
+    let usual = if matches!(cli.command, Command::Chaos(_)) { "off" } else { "warn" };
+    if let Err(error) = start_log(cli.verbose, usual) {
         return fail(out, &error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -74,9 +76,9 @@ fn exit_code(error: &EngineError) -> u8 {
 }
 
 /// Structured logs to stderr; `P2_LOG_FORMAT=json` for machines.
-fn start_log(verbose: u8) -> EngineResult<()> {
+fn start_log(verbose: u8, usual: &str) -> EngineResult<()> {
     let level = match verbose {
-        0 => "warn",
+        0 => usual,
         1 => "info",
         2 => "debug",
         _ => "trace",

@@ -75,11 +75,6 @@ impl History {
         }
     }
 
-    /// Milliseconds since the start.
-    pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     /// Everything that was noted, read back from the file.
     ///
     /// # Errors

@@ -116,11 +116,6 @@ impl Fault {
             Fault::Stall { service, .. } => format!("stall {}", service.name()),
         }
     }
-
-    /// Whether something is killed.
-    pub(crate) fn is_kill(&self) -> bool {
-        matches!(self, Fault::Kill { .. } | Fault::KillService { .. })
-    }
 }
 
 impl fmt::Display for Fault {

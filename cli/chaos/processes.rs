@@ -18,6 +18,8 @@ use crate::engine::{EngineError, EngineResult};
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// The exit code of whoever ended because of a SIGTERM.
 const TERMINATED: i32 = 143;
+/// The exit code of whoever found no server when it started.
+const UNAVAILABLE: i32 = 5;
 
 /// How processes are started, and which there are.
 pub(crate) struct Processes {
@@ -30,6 +32,7 @@ pub(crate) struct Processes {
     history: Arc<History>,
     running: BTreeMap<Instance, Running>,
     starts: u64,
+    gave_up: u64,
 }
 
 struct Running {
@@ -65,6 +68,7 @@ impl Processes {
             history,
             running: BTreeMap::new(),
             starts: 0,
+            gave_up: 0,
         })
     }
 
@@ -79,6 +83,11 @@ impl Processes {
     /// How many were started so far.
     pub(crate) fn starts(&self) -> u64 {
         self.starts
+    }
+
+    /// How many of these found no server and ended.
+    pub(crate) fn gave_up(&self) -> u64 {
+        self.gave_up
     }
 
     /// Starts a process, unless it runs; one that is stopping is started again once it has ended.
@@ -169,7 +178,16 @@ impl Processes {
             self.running.remove(&instance);
             let how = if overdue { "did not stop in time".to_owned() } else { status.to_string() };
             self.note(instance, 0, &format!("ended: {how}"));
-            if overdue || !stopping || !(status.success() || status.code() == Some(TERMINATED)) {
+            let in_order = stopping && (status.success() || status.code() == Some(TERMINATED));
+            if status.code() == Some(UNAVAILABLE) && !overdue {
+                // It was started while a server was away, and said so: whoever runs it tries again.
+                self.gave_up += 1;
+                if !stopping || again {
+                    self.start(instance)?;
+                }
+                continue;
+            }
+            if overdue || !in_order {
                 unexpected.push((instance, how));
             }
             if again {

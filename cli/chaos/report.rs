@@ -31,6 +31,7 @@ pub(crate) fn summary(verdict: &Verdict, violations: &[String], shift: &Shift, f
         "kills": kills,
         "faults": shift.counts,
         "process_starts": shift.processes.starts(),
+        "starts_without_a_server": shift.processes.gave_up(),
         "conversations": of("conversations"),
         "transitions_per_s": rate(of("transitions")),
         "inputs_per_s": rate(of("inputs")),

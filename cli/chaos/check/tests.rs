@@ -11,9 +11,9 @@ use p2_stream::processor::{LaneInput, Processor};
 use p2_stream::wire;
 use tool_exec::{ToolExec, ToolExecReply, ToolLane};
 
-use super::*;
-use crate::chaos::evidence::TOPICS;
-use crate::chaos::history::{Called, Line};
+use super::{BTreeMap, ConversationId, Evidence, Id, check};
+use crate::chaos::evidence::{Lying as Record, TOPICS};
+use crate::chaos::history::{Called, Event, Line};
 
 const PARTITIONS: i32 = 4;
 
@@ -36,7 +36,8 @@ impl Story {
             evidence.registry.insert(definition, 1);
         }
         for topic in TOPICS {
-            (0..PARTITIONS).for_each(|partition| drop(evidence.topics.insert((topic, partition), Vec::new())));
+            (0..PARTITIONS)
+                .for_each(|partition| drop(evidence.topics.insert((topic, partition), Vec::new())));
         }
         Story { evidence, conversations: BTreeMap::new(), now_ms: 1_000 }
     }
@@ -134,7 +135,8 @@ impl Story {
                 _ => r#"{"n": 1}"#.to_owned(),
             },
         });
-        let reply = ModelReply { text: Some(text.to_owned()), tool_calls: calls.collect(), ..ModelReply::default() };
+        let reply =
+            ModelReply { text: Some(text.to_owned()), tool_calls: calls.collect(), ..ModelReply::default() };
         let outcome = ModelOutcome { result: Ok(reply), latency_ms: 1, attempts: 1 };
         self.decide(conversation, &Input::ModelReply { wait, outcome });
     }
@@ -181,9 +183,8 @@ fn truth() -> Evidence {
     story.model("b", "asking", &["ask_user"]);
     let request = *story.conversations[&key("b")].waits.keys().next().unwrap();
     let answer = Answer { kind: AnswerKind::Text, text: "that one".to_owned(), arguments: None };
-    let answer = |by: &str| {
-        InboxBody::HumanAnswer(HumanAnswer { request, answer: answer.clone(), by: by.to_owned() })
-    };
+    let answer =
+        |by: &str| InboxBody::HumanAnswer(HumanAnswer { request, answer: answer.clone(), by: by.to_owned() });
     story.says("b", "b2", answer("one"));
     story.says("b", "b3", answer("two"));
     story.model("b", "so be it", &[]);
@@ -211,17 +212,15 @@ fn truth() -> Evidence {
 }
 
 /// The records of the topic in the partition of a conversation.
-fn records<'e>(evidence: &'e mut Evidence, topic: Topic, conversation: &str) -> &'e mut Vec<Lying_> {
+fn records<'e>(evidence: &'e mut Evidence, topic: Topic, conversation: &str) -> &'e mut Vec<Record> {
     evidence.topics.get_mut(&(topic, wire::partition(conversation, PARTITIONS))).unwrap()
 }
 
-type Lying_ = (i64, Result<Message, String>);
-
-fn message(record: &mut Lying_) -> &mut Message {
+fn message(record: &mut Record) -> &mut Message {
     record.1.as_mut().unwrap()
 }
 
-fn transition(record: &mut Lying_) -> &mut StateTransition {
+fn transition(record: &mut Record) -> &mut StateTransition {
     let Payload::Transition(transition) = &mut message(record).payload else { panic!("no transition") };
     transition
 }
@@ -245,11 +244,13 @@ fn says(change: impl FnOnce(&mut Evidence), expected: &str) {
     assert!(said, "nothing says '{expected}': {violations:#?}");
 }
 
-fn without_outcomes(records: &mut Vec<Lying_>, input: &str, keep: usize) {
+fn without_outcomes(records: &mut Vec<Record>, input: &str, keep: usize) {
     let input = Id::of_text(input);
     let mut kept = 0;
     records.retain_mut(|record| match &message(record).payload {
-        Payload::Artifact(Artifact { body: ArtifactBody::InputOutcome(outcome), .. }) if outcome.input == input => {
+        Payload::Artifact(Artifact { body: ArtifactBody::InputOutcome(outcome), .. })
+            if outcome.input == input =>
+        {
             kept += 1;
             kept <= keep
         }
@@ -283,7 +284,10 @@ fn an_acknowledged_input_that_is_gone_is_lost() {
 
 #[test]
 fn an_input_where_another_one_was_acknowledged_is_noticed() {
-    says(|evidence| message(&mut records(evidence, Topic::Inbox, "a")[0]).id = Id::of_text("x"), "was acknowledged at");
+    says(
+        |evidence| message(&mut records(evidence, Topic::Inbox, "a")[0]).id = Id::of_text("x"),
+        "was acknowledged at",
+    );
 }
 
 #[test]
@@ -299,9 +303,11 @@ fn an_input_with_two_outcomes_is_noticed() {
     says(
         |evidence| {
             let records = records(evidence, Topic::Artifacts, "a");
-            let mut again: Vec<Lying_> = records.clone();
-            again.retain_mut(|record| matches!(&message(record).payload, Payload::Artifact(artifact)
-                if matches!(artifact.body, ArtifactBody::InputOutcome(_))));
+            let mut again: Vec<Record> = records.clone();
+            again.retain_mut(|record| {
+                matches!(&message(record).payload, Payload::Artifact(artifact)
+                if matches!(artifact.body, ArtifactBody::InputOutcome(_)))
+            });
             let mut again = again.swap_remove(0);
             (again.0, message(&mut again).id) = (9_999, Id::of_text("again"));
             records.push(again);
@@ -347,7 +353,8 @@ fn a_transition_that_is_missing_is_noticed() {
     says(
         |evidence| {
             let records = records(evidence, Topic::StateTransitions, "a");
-            let place = records.iter_mut().position(|one| transition(one).conversation.as_str() == "a").unwrap();
+            let place =
+                records.iter_mut().position(|one| transition(one).conversation.as_str() == "a").unwrap();
             records.remove(place + 1);
         },
         "where 1 was due",
@@ -390,8 +397,11 @@ fn a_wait_with_two_winners_is_noticed() {
 fn a_step_that_does_not_follow_from_the_log_is_noticed() {
     says(
         |evidence| {
-            let Change::Appended(appended) =
-                nth(evidence, "a", 0).changes.iter_mut().find(|one| matches!(one, Change::Appended(_))).unwrap()
+            let Change::Appended(appended) = nth(evidence, "a", 0)
+                .changes
+                .iter_mut()
+                .find(|one| matches!(one, Change::Appended(_)))
+                .unwrap()
             else {
                 unreachable!()
             };
@@ -489,7 +499,9 @@ fn a_message_that_nobody_sent_is_noticed() {
     says(
         |evidence| {
             let id = Id::of_text("a2");
-            evidence.history.retain(|line| !matches!(&line.event, Event::Sent { id: sent, .. } if *sent == id));
+            evidence
+                .history
+                .retain(|line| !matches!(&line.event, Event::Sent { id: sent, .. } if *sent == id));
         },
         "nobody sent user_text",
     );
@@ -497,7 +509,10 @@ fn a_message_that_nobody_sent_is_noticed() {
 
 #[test]
 fn what_cannot_be_read_and_is_no_poison_of_ours_is_noticed() {
-    says(|evidence| records(evidence, Topic::Effects, "a")[0].1 = Err("torn".to_owned()), "cannot be read: torn");
+    says(
+        |evidence| records(evidence, Topic::Effects, "a")[0].1 = Err("torn".to_owned()),
+        "cannot be read: torn",
+    );
 }
 
 #[test]
@@ -531,7 +546,9 @@ fn poison_that_was_not_acknowledged_may_be_there_or_not() {
     let partition = wire::partition("a", PARTITIONS);
     evidence.history.retain(|line| !matches!(line.event, Event::Poisoned { .. }));
     evidence.history.push(Line { at_ms: 0, event: Event::Poisoning { partition } });
-    evidence.history.push(Line { at_ms: 0, event: Event::Poisoning { partition: (partition + 1) % PARTITIONS } });
+    evidence
+        .history
+        .push(Line { at_ms: 0, event: Event::Poisoning { partition: (partition + 1) % PARTITIONS } });
     assert_eq!(check(&evidence).violations, Vec::<String>::new());
 }
 
@@ -582,7 +599,8 @@ fn a_live_reader_that_saw_a_record_twice_or_never_is_noticed() {
 
 #[test]
 fn a_store_that_lacks_or_changes_a_row_is_noticed() {
-    let of = |evidence: &mut Evidence| evidence.store.transitions.get_mut(&key("a")).map(std::mem::take).unwrap();
+    let of =
+        |evidence: &mut Evidence| evidence.store.transitions.get_mut(&key("a")).map(std::mem::take).unwrap();
     says(
         |evidence| {
             let mut rows = of(evidence);
@@ -613,5 +631,8 @@ fn lists_of_the_store_that_differ_from_the_log_are_noticed() {
 
 #[test]
 fn an_applied_offset_behind_the_log_is_noticed() {
-    says(|evidence| evidence.store.applied.values_mut().for_each(|applied| *applied = 1), "is applied up to 1");
+    says(
+        |evidence| evidence.store.applied.values_mut().for_each(|applied| *applied = 1),
+        "is applied up to 1",
+    );
 }

@@ -9,6 +9,9 @@ use p2_core::record::{StateTransition, Topic};
 use super::{Index, Verdict};
 use crate::chaos::history::Event;
 
+/// Offsets and ids, ascending.
+type Sequence = Vec<(i64, Option<Id>)>;
+
 pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
     read_along(index, verdict);
     store(index, verdict);
@@ -16,7 +19,7 @@ pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
 
 /// Whoever read along saw every committed record once, in order, and nothing else.
 fn read_along(index: &Index<'_>, verdict: &mut Verdict) {
-    let mut seen: BTreeMap<(Topic, i32), Vec<(i64, Option<Id>)>> = BTreeMap::new();
+    let mut seen: BTreeMap<(Topic, i32), Sequence> = BTreeMap::new();
     for line in &index.evidence.history {
         if let Event::Seen { topic, partition, offset, id } = &line.event
             && let Some(topic) = Topic::parse(topic)
@@ -30,7 +33,7 @@ fn read_along(index: &Index<'_>, verdict: &mut Verdict) {
     for (&(topic, partition), records) in &index.evidence.topics {
         let seen = seen.remove(&(topic, partition)).unwrap_or_default();
         verdict.count("records read along", seen.len());
-        let lying: Vec<(i64, Option<Id>)> = records
+        let lying: Sequence = records
             .iter()
             .map(|(offset, record)| (*offset, record.as_ref().ok().map(|message| message.id)))
             .collect();
