@@ -41,6 +41,8 @@ const SCRIPT: &str = include_str!("script.yml");
 const PARTITIONS: i32 = 4;
 /// How long the system may take to come to rest once everything is healed.
 const REST_MAX: Duration = Duration::from_secs(180);
+/// How often it is said what is waited for.
+const SAY_AGAIN: Duration = Duration::from_secs(15);
 /// How often it is looked at whether something is due.
 const TICK: Duration = Duration::from_millis(25);
 /// Writes of people that are under way at a time.
@@ -274,9 +276,16 @@ async fn rest(
     let quiet = Plan { faults: Vec::new(), end_ms: 0 };
     let mut closed = false;
     let mut rested = 0;
+    let mut said = Instant::now();
     loop {
         shift.tick(&quiet, &mut 0, u64::MAX - 10_000).await?;
         let unrest = watch.world().unrest(&writer.acknowledged(), writer.poisoned(), registry);
+        if let Some(unrest) = &unrest
+            && said.elapsed() > SAY_AGAIN
+        {
+            said = Instant::now();
+            shift.out.remark(&format!("not at rest yet: {unrest}"));
+        }
         if unrest.is_none() && !closed {
             closed = true;
             let deeds = people.closing(&watch.world());

@@ -64,7 +64,7 @@ fn said(index: &Index<'_>, times: &BTreeMap<Id, Times>, verdict: &mut Verdict) {
             ToolStatus::Success if times.ended == 0 => {
                 verdict.broken(format!("effect {id} is said to have succeeded and never ended outside"));
             }
-            ToolStatus::Expired if times.began > 0 => {
+            ToolStatus::Expired if times.began > 0 && changes_something(index, id) => {
                 verdict.broken(format!(
                     "effect {id} is said to have expired and was called {} times",
                     times.began
@@ -76,4 +76,13 @@ fn said(index: &Index<'_>, times: &BTreeMap<Id, Times>, verdict: &mut Verdict) {
             _ => {}
         }
     }
+}
+
+/// Whether a call of it leaves anything behind.
+fn changes_something(index: &Index<'_>, effect: Id) -> bool {
+    let Some(EffectBody::CallTool(call)) = index.effects.get(&effect).map(|effect| &effect.body) else {
+        return false;
+    };
+    let tool = index.evidence.registry.tool(&call.tool, Some(call.version));
+    tool.is_some_and(|(_, tool)| !tool.side_effect_free)
 }
