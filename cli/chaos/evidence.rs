@@ -123,7 +123,7 @@ pub(crate) async fn registry(log: &dyn Log) -> EngineResult<Registry> {
 pub(crate) async fn store(
     store: &dyn StackStore,
     partitions: i32,
-    conversations: impl IntoIterator<Item = ConversationId>,
+    conversations: &[ConversationId],
 ) -> EngineResult<StoreView> {
     let failed = |error: StoreError| of_store(&error);
     let mut view = StoreView::default();
@@ -139,8 +139,8 @@ pub(crate) async fn store(
         view.listed.extend(page.into_iter().map(|summary| (summary.id, summary.transitions)));
     }
     for conversation in conversations {
-        let transitions = store.load(&conversation).await.map_err(failed)?;
-        view.transitions.insert(conversation, transitions);
+        let transitions = store.load(conversation).await.map_err(failed)?;
+        view.transitions.insert(conversation.clone(), transitions);
     }
     Ok(view)
 }

@@ -19,7 +19,7 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 /// The exit code of whoever ended because of a SIGTERM.
 const TERMINATED: i32 = 143;
 /// The exit code of whoever found no server when it started.
-const UNAVAILABLE: i32 = 5;
+pub(crate) const UNAVAILABLE: i32 = 5;
 
 /// How processes are started, and which there are.
 pub(crate) struct Processes {

@@ -23,7 +23,7 @@ use super::evidence::{self, Evidence};
 use super::history::{Event, History};
 use super::people::{Deed, People};
 use super::plan::{Ours, Plan, plan};
-use super::processes::Processes;
+use super::processes::{Processes, UNAVAILABLE};
 use super::proxy::Proxy;
 use super::report::{Facts, summary};
 use super::services::{Server, free_port};
@@ -159,16 +159,34 @@ fn settings(dir: &Path, file: &str, brokers: &str, nodes: &str, name: &str) -> E
     Ok(path)
 }
 
-/// Runs a command of this executable to its end.
+/// Runs a command of this executable to its end; again where a server does not answer, as a busy machine's may.
 async fn command(shift: &Shift, ground: &Ground, arguments: &[&str]) -> EngineResult<()> {
-    let mut command = shift.processes.command(&ground.past);
-    command.arg("--data-dir").arg(ground.dir.join("driver")).args(arguments);
-    let done = command.output().await.map_err(|error| internal(&ground.dir, &error))?;
-    if done.status.success() {
-        return Ok(());
+    let begin = Instant::now();
+    loop {
+        let mut command = shift.processes.command(&ground.past);
+        command.arg("--data-dir").arg(ground.dir.join("driver")).args(arguments);
+        let done = command.output().await.map_err(|error| internal(&ground.dir, &error))?;
+        if done.status.success() {
+            return Ok(());
+        }
+        if done.status.code() != Some(UNAVAILABLE) || begin.elapsed() > REST_MAX {
+            let said = String::from_utf8_lossy(&done.stderr);
+            return Err(EngineError::Internal(format!("{}: {}", arguments.join(" "), said.trim())));
+        }
     }
-    let said = String::from_utf8_lossy(&done.stderr);
-    Err(EngineError::Internal(format!("{}: {}", arguments.join(" "), said.trim())))
+}
+
+/// As [`command`], for what reads only.
+async fn patiently<T, F: Future<Output = EngineResult<T>>>(read: impl Fn() -> F) -> EngineResult<T> {
+    let begin = Instant::now();
+    loop {
+        match read().await {
+            Err(EngineError::Unavailable(_)) if begin.elapsed() < REST_MAX => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn backend(ground: &Ground, settings: &Path) -> EngineResult<Backend> {
@@ -191,9 +209,9 @@ async fn work(
     command(shift, ground, &["topics", "apply", "--partitions", &partitions, "--replication", "1"]).await?;
     command(shift, ground, &["store", "apply"]).await?;
     command(shift, ground, &["apply", &agents]).await?;
-    let past = backend(ground, &ground.past).await?;
-    let through = backend(ground, &ground.through).await?;
-    let registry = evidence::registry(past.log.as_ref()).await?;
+    let past = patiently(|| backend(ground, &ground.past)).await?;
+    let through = patiently(|| backend(ground, &ground.through)).await?;
+    let registry = patiently(|| evidence::registry(past.log.as_ref())).await?;
     let watch = Watch::start(Arc::clone(&past.log), Arc::clone(&shift.history));
     shift.begin()?;
     let writer = Writer::new(Arc::clone(&through.log), Arc::clone(&shift.history));
@@ -211,10 +229,10 @@ async fn work(
     if let Err(error) = command(shift, ground, &["replay", "stacks", "--verify"]).await {
         violations.push(format!("the replay differs from the store: {error}"));
     }
-    let topics = evidence::topics(past.log.as_ref()).await?;
+    let topics = patiently(|| evidence::topics(past.log.as_ref())).await?;
     let conversations = evidence::conversations(&topics);
     let evidence = Evidence {
-        store: evidence::store(past.store.as_ref(), PARTITIONS, conversations).await?,
+        store: patiently(|| evidence::store(past.store.as_ref(), PARTITIONS, &conversations)).await?,
         topics,
         history: shift.history.read()?,
         calls: evidence::calls(&ground.dir.join("calls"))?,

@@ -13,7 +13,9 @@ use crate::engine::{EngineError, EngineResult};
 const KAFKA: &str = include_str!("../../deploy/dev/kafka.sh");
 const CASSANDRA: &str = include_str!("../../tests/services/cassandra.sh");
 /// How long a server may take until it answers after a start.
-const START_MAX: Duration = Duration::from_secs(180);
+const START_MAX: Duration = Duration::from_secs(600);
+/// How often a start is tried: on a busy machine the scripts give up early.
+const TRIES: usize = 3;
 /// Where the CQL server has its files: jars are kept beside those of the broker.
 const JARS: &str = ".cache/p2engine";
 
@@ -118,9 +120,17 @@ impl Server {
         let port = self.port.to_string();
         let pid = std::process::id().to_string();
         let dir = self.dir.display().to_string();
-        match self.service {
-            Service::Broker => self.script(&["start", &dir, &port, &pid]).await,
-            Service::Store => self.script(&["start", &dir, &port, "320M"]).await,
+        let arguments = match self.service {
+            Service::Broker => ["start", &dir, &port, &pid],
+            Service::Store => ["start", &dir, &port, "320M"],
+        };
+        let mut tries = 1;
+        loop {
+            match self.script(&arguments).await {
+                Err(error) if tries < TRIES => tracing::warn!(%error, "a server does not start: once more"),
+                ended => return ended,
+            }
+            tries += 1;
         }
     }
 
