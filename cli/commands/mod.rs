@@ -1,6 +1,7 @@
 //! One module per group of commands. They see the engine only through [`crate::engine::Engine`].
 
 pub(crate) mod bench;
+pub(crate) mod chaos;
 pub(crate) mod chat;
 pub(crate) mod cluster;
 pub(crate) mod configure;

@@ -1,7 +1,7 @@
 //! What writing the view costs a CQL server and this program: CPU for 1,000 transitions, by how many come in one
 //! write of a partition.
 //!
-//! `tests/services/cassandra.sh start DIR PORT`, then
+//! `deploy/dev/cassandra.sh start DIR PORT`, then
 //! `P2_CQL=127.0.0.1:PORT P2_CQL_PID=$(cat DIR/pid) cargo run -p p2-scylla --example cql_writes`.
 //! The numbers in `docs/performance.md` come from it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]
