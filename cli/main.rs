@@ -3,6 +3,7 @@
 mod api;
 mod args;
 mod backend;
+mod chaos;
 mod client;
 mod commands;
 mod config;
@@ -36,7 +37,9 @@ fn main() -> ExitCode {
     }
     .write_global();
     let out = Output::new(cli.json);
-    if let Err(error) = start_log(cli.verbose) {
+    // The faults are meant: what the clients of the campaign itself say of them is noise.
+    let usual = if matches!(cli.command, Command::Chaos(_)) { "off" } else { "warn" };
+    if let Err(error) = start_log(cli.verbose, usual) {
         return fail(out, &error);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -73,9 +76,9 @@ fn exit_code(error: &EngineError) -> u8 {
 }
 
 /// Structured logs to stderr; `P2_LOG_FORMAT=json` for machines.
-fn start_log(verbose: u8) -> EngineResult<()> {
+fn start_log(verbose: u8, usual: &str) -> EngineResult<()> {
     let level = match verbose {
-        0 => "warn",
+        0 => usual,
         1 => "info",
         2 => "debug",
         _ => "trace",
@@ -110,12 +113,19 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         out.line(String::from_utf8_lossy(&script).trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    if let Command::Bench(args::BenchCommand::Conversation(args)) = cli.command {
-        commands::bench::conversation(out, args).await?;
-        return Ok(ExitCode::SUCCESS);
+    if let Command::Chaos(args) = cli.command {
+        let mut stops = Stops::new()?;
+        return tokio::select! {
+            done = commands::chaos::run(out, args) => done,
+            stop = stops.next() => Ok(stop.code(false)),
+        };
     }
     let env = |name: &str| std::env::var(name).ok();
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), &env)?;
+    if let Command::Bench(args::BenchCommand::Conversation(args)) = cli.command {
+        commands::bench::conversation(out, &config, cli.config.as_deref(), args).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
         commands::configure::show(&config, out);
         return Ok(ExitCode::SUCCESS);
@@ -162,6 +172,10 @@ async fn before_an_engine(config: &Config, command: &Command, out: Output) -> En
         Command::Topics(TopicsCommand::Diff(wanted)) => {
             commands::cluster::topics(config, wanted, false, out).await?;
         }
+        Command::Topics(TopicsCommand::Copy(from)) => commands::copy::run(config, from, out).await?,
+        Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify && config.kafka.is_some() => {
+            commands::replay::rows(config, what, out).await?;
+        }
         _ => return Ok(false),
     }
     Ok(true)
@@ -172,6 +186,9 @@ async fn open(config: Config, command: &Command) -> EngineResult<Opened> {
     match command {
         Command::Run(args) => commands::run::open(config, args).await,
         Command::Up { port } => wiring::open(&config, *port, Work::All.into()).await,
+        Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify => {
+            commands::replay::open_emptied(&config).await
+        }
         // Whoever talks to agents wants answers, on a laptop too.
         Command::Chat(_) | Command::Demo => wiring::open(&config, 0, Work::WhereNobodyDoes.into()).await,
         _ => wiring::open(&config, 0, Work::None.into()).await,
@@ -213,6 +230,10 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Up { .. } => commands::operate::up(run, served).await,
         Command::Run(args) => commands::run::run(run, &args, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
-        Command::Completions { .. } | Command::Bench(_) | Command::Doctor | Command::Store(_) => Ok(()),
+        Command::Completions { .. }
+        | Command::Bench(_)
+        | Command::Chaos(_)
+        | Command::Doctor
+        | Command::Store(_) => Ok(()),
     }
 }

@@ -103,6 +103,14 @@ pub(crate) enum Command {
         after_help = "Example:\n  p2engine bench conversation --llm-base-url http://127.0.0.1:8080/v1 --conversations 500"
     )]
     Bench(BenchCommand),
+    /// Kill, suspend and cut off a whole system on this machine for minutes, and check every promise afterwards.
+    ///
+    /// Starts a broker and a CQL server (Java 17 and Maven) and several processes of each processor. A broken promise is
+    /// exit code 1, and the history is kept. Linux only.
+    #[command(
+        after_help = "Examples:\n  p2engine chaos --minutes 4\n  p2engine chaos --seed 7 --minutes 60 --json"
+    )]
+    Chaos(super::ChaosArgs),
     /// A completion script for a shell.
     #[command(
         after_help = "Example:\n  p2engine completions bash > ~/.local/share/bash-completion/completions/p2engine"

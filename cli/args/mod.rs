@@ -1,5 +1,6 @@
 //! The command line.
 
+mod chaos;
 mod commands;
 mod operate;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+pub(crate) use chaos::ChaosArgs;
 pub(crate) use commands::*;
 pub(crate) use operate::*;
 

@@ -9,16 +9,9 @@ use p2_stream::runtime::{OffsetMark, Progress};
 
 use crate::Topology;
 use crate::actor::Outside;
+use crate::chain::Chains;
 use crate::log::{Shape, SimLog, Txn};
 use crate::store::SimStore;
-
-#[derive(Default)]
-struct Conversation {
-    transitions: Vec<StateTransition>,
-    inputs: BTreeMap<Id, Txn>,
-    /// Offset of the newest inbox record that was applied.
-    newest: i64,
-}
 
 /// A group's move in one partition.
 pub type Moved = (&'static str, i32, CommittedOffset);
@@ -26,7 +19,7 @@ pub type Moved = (&'static str, i32, CommittedOffset);
 /// What was seen so far.
 #[derive(Default)]
 pub struct Checker {
-    conversations: BTreeMap<String, Conversation>,
+    chains: Chains,
     committed: BTreeSet<Id>,
     /// Input record id → verdicts of its outcomes.
     outcomes: BTreeMap<Id, Vec<Verdict>>,
@@ -118,27 +111,8 @@ impl Checker {
         transition: &StateTransition,
         log: &SimLog,
     ) -> Result<(), String> {
-        let key = transition.conversation.as_str();
         let place = self.place(partition, transition.input, log);
-        let known = self.conversations.entry(key.to_owned()).or_default();
-        let length = i64::try_from(known.transitions.len()).unwrap_or(i64::MAX);
-        if transition.seq != length {
-            return Err(format!("{key}: transition {} where {length} was due", transition.seq));
-        }
-        if transition.previous != known.transitions.last().map(|last| last.id) {
-            return Err(format!("{key}: transition {length} does not name its predecessor"));
-        }
-        if known.inputs.insert(transition.input, txn).is_some_and(|first| first != txn) {
-            return Err(format!("{key}: input {} was applied twice", transition.input));
-        }
-        if let Some(offset) = place {
-            if offset < known.newest {
-                return Err(format!("{key}: the input at {offset} was applied after {}", known.newest));
-            }
-            known.newest = offset;
-        }
-        known.transitions.push(transition.clone());
-        Ok(())
+        self.chains.follows(txn, place, transition)
     }
 
     /// Where an inbox record first lies in the right partition; none where the input is no record.
@@ -263,10 +237,8 @@ impl Checker {
                 self.all_done(group, *topic, partition, log)?;
             }
         }
-        for (key, conversation) in &self.conversations {
-            topology
-                .check(&conversation.transitions, outside)
-                .map_err(|reason| format!("{key}: {reason}"))?;
+        for (key, transitions) in self.chains.iter() {
+            topology.check(transitions, outside).map_err(|reason| format!("{key}: {reason}"))?;
         }
         if let Some((id, count)) = outside.once.iter().find(|(_, count)| **count > 1) {
             return Err(format!("call {id} may be started once and was {count} times"));

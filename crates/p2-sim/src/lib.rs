@@ -5,10 +5,14 @@
 //! gives the same events, so a failing seed replays exactly.
 
 pub mod actor;
+pub mod chain;
 pub mod check;
 mod faults;
 pub mod log;
+pub mod oracle;
+pub mod people;
 mod perform;
+pub mod rest;
 pub mod store;
 mod world;
 

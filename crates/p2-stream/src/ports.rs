@@ -250,9 +250,13 @@ pub enum StoreError {
     /// Worth retrying: the processor pauses, says so and goes on when it is back.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-    /// The store belongs to another log or generation.
+    /// The store belongs to another log.
     #[error("{0}")]
     Foreign(String),
+    /// The view was rebuilt: another generation of it is read now than the one that this handle writes. Whoever
+    /// writes drops what it knows of the view, calls [`StackStore::follow`] and catches up.
+    #[error("{0}")]
+    Rebuilt(String),
     /// A row that cannot be read.
     #[error("{0}")]
     Corrupt(String),
@@ -317,6 +321,13 @@ pub trait StackStore: Send + Sync {
 
     /// Removes every row (a rebuild starts from offset 0).
     async fn wipe(&self) -> Result<(), StoreError>;
+
+    /// Goes over to the generation of the view that is read now, after [`StoreError::Rebuilt`]. Its applied offsets
+    /// and rows are its own, so nothing that is known of the old one may be used or written any more: no other
+    /// request of this handle or its clones is under way. Stores without generations have nothing to do.
+    async fn follow(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A model provider.

@@ -91,7 +91,7 @@ fn arrived(registry: &Registry, record: &Message, arrival: Arrival, now_ms: i64)
 fn first_time(writer: &Writer<'_>, call: &CallTool, tool: &Tool) -> Step {
     let effect = writer.effect;
     if passed(effect, writer.now_ms) {
-        return done(writer.end(call, &expired(), false));
+        return done(writer.end(call, &too_late(call, Some(tool)), false));
     }
     if let Err(message) = arguments::check(&call.tool, &tool.parameters, &call.arguments.0) {
         return done(writer.end(call, &End::error(&message), false));
@@ -149,7 +149,8 @@ fn replied(registry: &Registry, lane: &ToolLane, id: &Id, reply: &ToolExecReply,
             finish(&writer, registry, call, &end, !repeatable)
         }
         (EffectBody::CallTool(call), ToolExecReply::NotSent) if *id == call_id(effect) => {
-            done(writer.end(call, &expired(), !is_repeatable(registry, call)))
+            let tool = registry.tool(&call.tool, Some(call.version)).map(|(_, tool)| tool);
+            done(writer.end(call, &too_late(call, tool), !is_repeatable(registry, call)))
         }
         // A reply to something that this lane did not ask: it changes nothing.
         _ => step(unchanged(registry, lane)),
@@ -229,7 +230,19 @@ fn in_doubt(call: &CallTool, why: &str) -> End {
     )
 }
 
-fn expired() -> End {
+/// The time had passed before this process could make the call. A tool that may be repeated leaves no claim, so
+/// nobody knows whether an earlier process made it; only where that changes nothing it is as if it was not done.
+fn too_late(call: &CallTool, tool: Option<&Tool>) -> End {
+    if tool.is_some_and(|tool| tool.idempotent && !tool.side_effect_free) {
+        return End::without_reward(
+            ToolStatus::Timeout,
+            &format!(
+                "The time for '{}' passed before its answer was recorded: it may have been done, and may be \
+                 repeated.",
+                call.tool
+            ),
+        );
+    }
     End::without_reward(
         ToolStatus::Expired,
         "The time for this call had passed before it could be made; it was not done.",

@@ -424,6 +424,21 @@ fn an_effect_that_is_reached_too_late_is_expired_and_not_done() {
 }
 
 #[test]
+fn a_repeatable_call_that_is_reached_too_late_may_have_been_made_by_an_earlier_process() {
+    let late = |tool: &str| Effect { not_after_ms: Some(NOW - 1), ..paris(tool) };
+    let said = |tool: &str| {
+        let mut driver = Driver::new(&late(tool));
+        statuses(&driver.on(Event::Record, NOW))
+    };
+    assert_eq!(said("put"), ["timeout"]);
+    // Whoever only looks leaves nothing behind.
+    assert_eq!(said("ask"), ["expired"]);
+    let mut driver = Driver::new(&paris("put"));
+    driver.on(Event::Record, NOW);
+    assert_eq!(statuses(&driver.on(Event::Reply(ToolExecReply::NotSent), NOW)), ["timeout"]);
+}
+
+#[test]
 fn a_call_whose_deadline_passed_before_it_was_sent_is_expired() {
     check(
         &paris("pay"),

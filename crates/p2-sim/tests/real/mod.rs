@@ -1,10 +1,8 @@
 //! The real processors on the simulated log and store.
 
 mod model;
-mod oracle;
 mod people;
 mod registry;
-mod rest;
 mod tools;
 mod watched;
 
@@ -20,6 +18,7 @@ use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_core::state::State;
 use p2_core::step::{DedupPolicy, Settings};
+use p2_sim::oracle::Oracle;
 use p2_sim::{Actor, Hosted, Outside, SimLog, Topology};
 use p2_stream::runtime::{Codec, Limits, Runtime};
 use p2_stream::wire::ProcessorWire;
@@ -27,7 +26,6 @@ use rand::rngs::SmallRng;
 use tool_exec::ToolExec;
 
 use model::{OVERSIZE, SimModel};
-use oracle::Oracle;
 use people::{People, REFUSED};
 use tools::SimToolbox;
 use watched::Watched;
@@ -191,8 +189,8 @@ impl Topology for Real {
     fn check(&self, transitions: &[StateTransition], outside: &Outside) -> Result<(), String> {
         let oracle = self.oracle.borrow();
         oracle.undone_stayed_undone(outside)?;
-        rest::check(&oracle, transitions)?;
+        p2_sim::rest::check(&oracle, transitions)?;
         // One run in four is decided once more, on what its log says.
-        if self.seed.is_multiple_of(4) { rest::decide_again(&oracle, transitions) } else { Ok(()) }
+        if self.seed.is_multiple_of(4) { p2_sim::rest::decide_again(&oracle, transitions) } else { Ok(()) }
     }
 }

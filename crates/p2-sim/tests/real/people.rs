@@ -4,8 +4,10 @@ use p2_core::conversation::{Conversation, OpenWait};
 use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::json_text::JsonText;
 use p2_core::record::*;
-use p2_core::state::{Answer, AnswerKind, RequestKind, State, ToolStatus, WaitKind};
+use p2_core::state::{ToolStatus, WaitKind};
 use p2_sim::Outside;
+use p2_sim::oracle::Oracle;
+use p2_sim::people::{answers, any_branch, branch_command};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -13,7 +15,6 @@ use serde_json::json;
 use tool_exec::{Resolution, resolve};
 
 use super::model::{OVERSIZE, errand};
-use super::oracle::Oracle;
 use super::registry::{ROOTS, TOOLS};
 
 /// A text whose record the log refuses.
@@ -94,7 +95,10 @@ impl People {
         let key = conversation.id.clone();
         let one = |body: InboxBody| vec![(key.clone(), body)];
         let answered = |rng: &mut SmallRng| {
-            answers(conversation, oracle, rng).into_iter().map(|body| (key.clone(), body)).collect()
+            answers(conversation, &asked(conversation, oracle), &TOOLS[..3], rng)
+                .into_iter()
+                .map(|body| (key.clone(), body))
+                .collect()
         };
         // What holds a conversation up is seen to first, mostly.
         let waits = |kind: WaitKind| conversation.waits.values().any(|wait| wait.waiting.kind == kind);
@@ -128,6 +132,11 @@ impl People {
     }
 }
 
+/// Every request of a conversation, answered or not.
+fn asked(conversation: &Conversation, oracle: &Oracle) -> Vec<Id> {
+    oracle.requests.iter().filter(|(key, _)| *key == conversation.id).map(|(_, id)| *id).collect()
+}
+
 fn opening(rng: &mut SmallRng) -> InboxBody {
     text(ROOTS.choose(rng).map(|&id| id.into()), None, errand(rng, 0))
 }
@@ -138,85 +147,6 @@ fn text(agent: Option<AgentId>, branch: Option<BranchId>, text: String) -> Inbox
 
 fn control(operation: ControlOperation) -> InboxBody {
     InboxBody::ControlCommand(ControlCommand { operation, reason: "because".to_owned() })
-}
-
-fn any_branch(conversation: &Conversation, agent: &AgentId, rng: &mut SmallRng) -> Option<BranchId> {
-    let branches: Vec<&BranchId> = conversation.stacks.get(agent)?.branches.keys().collect();
-    branches.choose(rng).map(|&branch| branch.clone())
-}
-
-/// One to four people answer one request at the same time; it may be answered already.
-fn answers(conversation: &Conversation, oracle: &Oracle, rng: &mut SmallRng) -> Vec<InboxBody> {
-    let open: Vec<Id> = conversation
-        .waits
-        .values()
-        .filter(|w| w.waiting.kind == WaitKind::UserInput)
-        .map(|w| w.waiting.id)
-        .collect();
-    let asked: Vec<Id> =
-        oracle.requests.iter().filter(|(key, _)| *key == conversation.id).map(|(_, id)| *id).collect();
-    let from = if open.is_empty() || rng.random_range(0..10) == 0 { &asked } else { &open };
-    let Some(request) = from.choose(rng).copied() else { return Vec::new() };
-    let kind = conversation
-        .stacks
-        .values()
-        .flat_map(|stack| stack.branches.values())
-        .flat_map(|branch| &branch.entries)
-        .find_map(|entry| match &entry.state {
-            State::UserInputRequest(known) if known.id == request => Some(known.kind),
-            _ => None,
-        });
-    let people = if rng.random_range(0..3) == 0 { rng.random_range(2..5) } else { 1 };
-    (0..people)
-        .map(|person| {
-            let kind = match kind {
-                Some(RequestKind::Approval) if rng.random_range(0..12) > 0 => {
-                    [AnswerKind::Approve, AnswerKind::Approve, AnswerKind::Deny, AnswerKind::Edit]
-                        [rng.random_range(0..4)]
-                }
-                _ => AnswerKind::Text,
-            };
-            let arguments =
-                (kind == AnswerKind::Edit).then(|| JsonText(json!({"n": rng.random_range(4..9)})));
-            let answer = Answer { kind, text: format!("do:{}", TOOLS[rng.random_range(0..3)]), arguments };
-            InboxBody::HumanAnswer(HumanAnswer { request, answer, by: format!("person {person}") })
-        })
-        .collect()
-}
-
-fn branch_command(conversation: &Conversation, rng: &mut SmallRng) -> InboxBody {
-    let agents: Vec<&AgentId> = conversation.stacks.keys().collect();
-    let agent = match rng.random_range(0..4) {
-        0 => agents.choose(rng).map_or_else(|| conversation.root.clone(), |&agent| agent.clone()),
-        _ => conversation.root.clone(),
-    };
-    let operation = match rng.random_range(0..10) {
-        0..4 => BranchOperation::Fork,
-        4..7 => BranchOperation::Rewind,
-        _ => BranchOperation::Checkout,
-    };
-    let branch = match operation {
-        BranchOperation::Checkout => any_branch(conversation, &agent, rng),
-        _ if rng.random_range(0..3) == 0 => any_branch(conversation, &agent, rng),
-        _ => None,
-    };
-    let on = branch.clone().unwrap_or_else(|| conversation.current(&agent));
-    let entries = i64::try_from(conversation.indexed(&agent, &on).len()).unwrap_or(0);
-    let at = match rng.random_range(0..4) {
-        0 => None,
-        1 => Some(entries - 1),
-        _ => Some(rng.random_range(0..=entries)),
-    };
-    InboxBody::BranchCommand(BranchCommand {
-        operation,
-        agent: Some(agent),
-        branch: branch.map(|branch| branch.0),
-        at,
-        name: (rng.random_range(0..5) == 0).then(|| format!("name {}", rng.random_range(0..5))),
-        tree: rng.random_range(0..3) == 0,
-        keep_wait: rng.random_range(0..3) == 0,
-        destructive: rng.random_range(0..4) == 0,
-    })
 }
 
 fn overrides(rng: &mut SmallRng) -> OverrideCommand {

@@ -25,11 +25,6 @@ pub(crate) const CALLEES: [&str; 6] = ["clerk", "clerk", "critic", "rules", "hum
 pub(crate) const ROOTS: [&str; 9] =
     ["boss", "boss", "boss", "boss", "clerk", "human", "rules", "tight", "tight"];
 
-/// Whether calls of a tool may be repeated.
-pub(crate) fn is_repeatable(tool: &Tool) -> bool {
-    tool.idempotent || tool.side_effect_free
-}
-
 fn tool(id: &str) -> Tool {
     Tool {
         id: id.to_owned(),

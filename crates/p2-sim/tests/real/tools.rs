@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use p2_core::ids::Id;
+use p2_sim::oracle::{Oracle, is_repeatable};
 use p2_sim::{Outside, Port};
 use p2_stream::ports::{Reconciled, ToolReply, ToolRequest};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 use tool_exec::{ToolExec, ToolExecReply, ToolExecRequest};
-
-use super::oracle::Oracle;
-use super::registry::is_repeatable;
 
 /// The tools as one process sees them: the cache is its own.
 pub(crate) struct SimToolbox {
@@ -61,7 +59,7 @@ impl SimToolbox {
         if effect.not_after_ms.is_some_and(|last| now_ms > last) {
             outside.complain(format!("{} {} is called after its time", request.tool, request.key));
         }
-        if is_repeatable(oracle.tool(&request.tool)) {
+        if oracle.tool(&request.tool).is_ok_and(is_repeatable) {
             return outside.count("repeatable tool called");
         }
         outside.count("claimed tool called");

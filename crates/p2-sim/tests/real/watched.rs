@@ -8,9 +8,8 @@ use p2_core::conversation::Conversation;
 use p2_core::ids::Id;
 use p2_core::model::{ModelOutcome, ModelRequest};
 use p2_core::record::{Message, Topic};
+use p2_sim::oracle::Oracle;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Processor};
-
-use super::oracle::Oracle;
 
 pub(crate) struct Watched {
     pub(crate) step: AgentStep,

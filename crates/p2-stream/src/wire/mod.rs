@@ -2,9 +2,11 @@
 //!
 //! A value is Avro in single-object encoding: the bytes C3 01, the 8-byte little-endian CRC-64-AVRO fingerprint
 //! of the writer's schema in Parsing Canonical Form, the datum (Avro 1.12, "Single-object encoding"). Headers
-//! follow the Kafka protocol binding of CloudEvents 1.0 in binary mode, and W3C Trace Context.
+//! follow the Kafka protocol binding of CloudEvents 1.0 in binary mode, and W3C Trace Context. The framing of schema
+//! registries is put on and taken off at the log, by [`SchemaIds`].
 
-mod headers;
+mod framing;
+pub(crate) mod headers;
 mod partitioner;
 mod prepared;
 mod schemas;
@@ -18,6 +20,7 @@ use p2_core::record::{DeadLetter, Message, Payload, RECORD_BYTES_MAX, StateTrans
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use framing::{Fingerprint, Framing, SchemaIds, fingerprint, schema};
 pub use partitioner::partition;
 
 use crate::ports::{NewRecord, StoredRecord};
@@ -61,6 +64,17 @@ pub enum WireError {
         /// Little-endian hex, as in the value.
         fingerprint: String,
     },
+    /// The value is in the framing of a schema registry, and the id names no schema of the topic.
+    #[error(
+        "schema id {id} of the registry is none of the '{topic}' schemas (where no schema_registry.url is set, no \
+         id is known): write with schemas/{topic}.avsc, registered under the subject of the topic's values"
+    )]
+    UnknownSchemaId {
+        /// The topic.
+        topic: &'static str,
+        /// The id in the value.
+        id: u32,
+    },
     /// The datum does not decode.
     #[error("the value does not decode with the '{topic}' schema: {reason}")]
     Undecodable {
@@ -95,6 +109,7 @@ impl WireError {
             WireError::Schema { .. } => "schema",
             WireError::NotSingleObject => "not_single_object",
             WireError::UnknownSchema { .. } => "unknown_schema",
+            WireError::UnknownSchemaId { .. } => "unknown_schema_id",
             WireError::Undecodable { .. } => "undecodable",
             WireError::Header { .. } => "header",
             WireError::Key { .. } => "key",
@@ -159,7 +174,8 @@ pub fn decode_transition(value: &[u8]) -> Result<StateTransition, WireError> {
     decode_value(Topic::StateTransitions, value)
 }
 
-fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
+/// The value alone.
+pub(crate) fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
     match payload {
         Payload::Inbox(value) => encode_value(Topic::Inbox, value),
         Payload::Transition(value) => encode_value(Topic::StateTransitions, value),
@@ -192,6 +208,9 @@ fn decode_payload(topic: Topic, value: &[u8]) -> Result<Payload, WireError> {
 }
 
 fn decode_value<T: DeserializeOwned>(topic: Topic, value: &[u8]) -> Result<T, WireError> {
+    if let Some(id) = framing::schema_id(value) {
+        return Err(WireError::UnknownSchemaId { topic: topic.short(), id });
+    }
     let rest = value.strip_prefix(&MARKER).ok_or(WireError::NotSingleObject)?;
     let (fingerprint, mut datum) = rest.split_first_chunk::<8>().ok_or(WireError::NotSingleObject)?;
     let failed = |reason: String| WireError::Undecodable { topic: topic.short(), reason };

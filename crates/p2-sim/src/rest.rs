@@ -1,14 +1,19 @@
 //! What must hold of a conversation once everything has come to rest.
 
 use p2_core::conversation::Conversation;
+use p2_core::definition::AgentKind;
 use p2_core::ids::{AgentId, BranchId, Id};
 use p2_core::record::{InboxMessage, StateTransition};
 use p2_core::state::{Entry, State, WaitKind};
 use p2_core::step::{self, Context, Input};
 
-use super::oracle::Oracle;
+use crate::oracle::Oracle;
 
-pub(crate) fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<(), String> {
+/// Nothing is open that nobody is awaited for, every call has its one result, and nobody was passed over.
+///
+/// # Errors
+/// What is wrong, with the entries of the branch.
+pub fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<(), String> {
     let mut conversation = Conversation::default();
     for transition in transitions {
         conversation.apply(transition).map_err(|error| error.to_string())?;
@@ -37,7 +42,7 @@ pub(crate) fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<
             let at = format!("{agent} {branch}");
             let told = |why| format!("{at}: {why}\n{}", entries(&conversation, agent, branch));
             ends(&conversation, agent, branch).map_err(told)?;
-            goes_on(&conversation, agent, branch).map_err(told)?;
+            goes_on(oracle, &conversation, agent, branch).map_err(told)?;
         }
     }
     Ok(())
@@ -45,7 +50,10 @@ pub(crate) fn check(oracle: &Oracle, transitions: &[StateTransition]) -> Result<
 
 /// Each input but the models' replies, decided once more on what was folded before it: what was committed is
 /// what follows from the log alone, whoever decided it, and on whatever state in memory.
-pub(crate) fn decide_again(oracle: &Oracle, transitions: &[StateTransition]) -> Result<(), String> {
+///
+/// # Errors
+/// The first input that is decided differently.
+pub fn decide_again(oracle: &Oracle, transitions: &[StateTransition]) -> Result<(), String> {
     let context = Context { registry: &oracle.registry, settings: &oracle.settings };
     let mut conversation = Conversation::default();
     for step in transitions.chunk_by(|a, b| a.input == b.input) {
@@ -115,7 +123,12 @@ fn ends(conversation: &Conversation, agent: &AgentId, branch: &BranchId) -> Resu
 }
 
 /// Whatever was said or came back on a live branch led to something.
-fn goes_on(conversation: &Conversation, agent: &AgentId, branch: &BranchId) -> Result<(), String> {
+fn goes_on(
+    oracle: &Oracle,
+    conversation: &Conversation,
+    agent: &AgentId,
+    branch: &BranchId,
+) -> Result<(), String> {
     let Some(known) = conversation.branch(agent, branch) else { return Ok(()) };
     let visible = conversation.visible(agent, branch);
     let held = !conversation.waits_on(agent, branch).is_empty();
@@ -137,15 +150,17 @@ fn goes_on(conversation: &Conversation, agent: &AgentId, branch: &BranchId) -> R
     ) else {
         return Ok(());
     };
-    let seen = visible[question..].iter().any(|entry| match &entry.state {
+    let seen = visible.iter().skip(question).any(|entry| match &entry.state {
         State::Waiting(waiting) => matches!(waiting.kind, WaitKind::Llm | WaitKind::UserInput),
-        State::AssistantMessage(said) => said.error.is_some() || is_rule(agent),
+        State::AssistantMessage(said) => said.error.is_some() || is_rule(oracle, agent),
         State::Finished(_) => true,
         _ => false,
     });
-    if seen { Ok(()) } else { Err(format!("nobody saw entry {}", visible[question].seq)) }
+    let seq = visible.get(question).map_or(0, |entry| entry.seq);
+    if seen { Ok(()) } else { Err(format!("nobody saw entry {seq}")) }
 }
 
-fn is_rule(agent: &AgentId) -> bool {
-    agent.as_str() == "rules"
+fn is_rule(oracle: &Oracle, agent: &AgentId) -> bool {
+    let found = oracle.registry.agent(agent.as_str(), None);
+    found.is_some_and(|(_, agent)| matches!(agent.kind, AgentKind::Rule(_)))
 }

@@ -1,4 +1,7 @@
 //! What was committed, folded beside the processors, and the promises that can be seen in it at each commit.
+//!
+//! Who feeds it decides what it is fed from: the simulation gives it every transaction as it is committed, the
+//! fault campaign the steps of each conversation as the log tells them afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -10,9 +13,8 @@ use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_core::state::{Entry, State, ToolStatus, WaitKind, Waiting};
 use p2_core::step::{ASKS_MAX, DedupPolicy, Settings};
-use p2_sim::Outside;
 
-use super::registry::is_repeatable;
+use crate::actor::Outside;
 
 type Place = (ConversationId, AgentId, BranchId);
 
@@ -24,19 +26,23 @@ struct ClosedNow {
 }
 
 /// The world of one run as its log tells it.
-pub(crate) struct Oracle {
-    pub(crate) registry: Rc<Registry>,
-    pub(crate) settings: Settings,
-    pub(crate) conversations: BTreeMap<ConversationId, Conversation>,
+pub struct Oracle {
+    /// Every definition.
+    pub registry: Rc<Registry>,
+    /// What the processors decide with.
+    pub settings: Settings,
+    /// The fold of what was committed.
+    pub conversations: BTreeMap<ConversationId, Conversation>,
     /// Everything addressed to a conversation, by its id.
-    pub(crate) inputs: BTreeMap<Id, InboxBody>,
-    pub(crate) effects: BTreeMap<Id, Effect>,
+    pub inputs: BTreeMap<Id, InboxBody>,
+    /// Every effect, by its id.
+    pub effects: BTreeMap<Id, Effect>,
     /// Effects whose intent is committed.
-    pub(crate) claims: BTreeSet<Id>,
+    pub claims: BTreeSet<Id>,
     /// Effects in doubt.
-    pub(crate) in_doubt: BTreeSet<Id>,
+    pub in_doubt: BTreeSet<Id>,
     /// Requests to people, newest last.
-    pub(crate) requests: Vec<(ConversationId, Id)>,
+    pub requests: Vec<(ConversationId, Id)>,
     outcomes: BTreeSet<Id>,
     /// Claimed calls that were said not to have been made.
     undone: BTreeSet<Id>,
@@ -52,12 +58,18 @@ pub(crate) struct Oracle {
     complaint: Option<String>,
 }
 
+/// Whether calls of a tool may be repeated.
+pub fn is_repeatable(tool: &Tool) -> bool {
+    tool.idempotent || tool.side_effect_free
+}
+
 fn as_result(ok: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if ok { Ok(()) } else { Err(why()) }
 }
 
 impl Oracle {
-    pub(crate) fn new(registry: Rc<Registry>, settings: Settings) -> Oracle {
+    /// Nothing was committed so far.
+    pub fn new(registry: Rc<Registry>, settings: Settings) -> Oracle {
         Oracle {
             registry,
             settings,
@@ -82,17 +94,25 @@ impl Oracle {
         }
     }
 
-    /// A tool; every tool that is called exists.
-    pub(crate) fn tool(&self, id: &str) -> &Tool {
-        self.registry.tool(id, None).expect("a tool of the registry").1
+    /// A tool, in its newest version.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn tool(&self, id: &str) -> Result<&Tool, String> {
+        let found = self.registry.tool(id, None).map(|(_, tool)| tool);
+        found.ok_or_else(|| format!("the tool {id} is called and not defined"))
     }
 
-    pub(crate) fn complain(&mut self, why: String) {
+    /// Somebody else saw a promise broken: the next commit says so.
+    pub fn complain(&mut self, why: String) {
         self.complaint.get_or_insert(why);
     }
 
-    /// Takes the records of one transaction.
-    pub(crate) fn committed(&mut self, outputs: &[&Message], outside: &mut Outside) -> Result<(), String> {
+    /// Takes the records of one transaction, or of one step: its transitions before what follows from them.
+    ///
+    /// # Errors
+    /// The promise that they break.
+    pub fn committed(&mut self, outputs: &[&Message], outside: &mut Outside) -> Result<(), String> {
         for output in outputs {
             match &output.payload {
                 Payload::Transition(transition) => self.transition(transition, outside)?,
@@ -342,7 +362,7 @@ impl Oracle {
             as_result(fits, || format!("{at}: {} is called and nobody waits for it", call.tool))?;
             let first = self.waits_with_effects.insert(call.wait);
             as_result(first, || format!("{at}: {} is called twice for one wait", call.tool))?;
-            if self.settings.dedup == DedupPolicy::Strict && !self.tool(&call.tool).side_effect_free {
+            if self.settings.dedup == DedupPolicy::Strict && !self.tool(&call.tool)?.side_effect_free {
                 let earlier = repeats(conversation, &effect.agent, &effect.branch, &call.call_id, true);
                 as_result(earlier == 0, || format!("{at}: strict dedup let {} pass", call.call_id))?;
             }
@@ -380,7 +400,7 @@ impl Oracle {
             return Err("a duplicate without a place".to_owned());
         };
         let Some(conversation) = self.conversations.get(&artifact.conversation) else { return Ok(()) };
-        let call = event.data.0["call_id"].as_str().unwrap_or_default();
+        let call = event.data.0.get("call_id").and_then(|id| id.as_str()).unwrap_or_default();
         let earlier = repeats(conversation, agent, branch, call, false);
         as_result(earlier > 0, || {
             format!("{} {agent} {branch}: {call} is no duplicate", artifact.conversation)
@@ -400,7 +420,7 @@ impl Oracle {
         let Some(Effect { body: EffectBody::CallTool(call), .. }) = self.effects.get(&outcome.effect) else {
             return Err(format!("an outcome of the unknown effect {}", outcome.effect));
         };
-        let claimed = !is_repeatable(self.tool(&call.tool));
+        let claimed = !is_repeatable(self.tool(&call.tool)?);
         let times = outside.once.get(&outcome.effect).copied().unwrap_or(0);
         let why = |said: &str| format!("{} {}: {said}, called {times} times", call.tool, outcome.effect);
         match outcome.status {
@@ -418,8 +438,11 @@ impl Oracle {
         Ok(())
     }
 
-    /// Once everything is at rest.
-    pub(crate) fn undone_stayed_undone(&self, outside: &Outside) -> Result<(), String> {
+    /// Once everything is at rest: what was said not to have been done was not done.
+    ///
+    /// # Errors
+    /// The effect of which that is not true.
+    pub fn undone_stayed_undone(&self, outside: &Outside) -> Result<(), String> {
         match self.undone.iter().find(|effect| outside.took_place.contains_key(effect)) {
             Some(effect) => Err(format!("effect {effect} took place and was said not to have been done")),
             None => Ok(()),
@@ -470,15 +493,16 @@ fn repeats(
     else {
         return 0;
     };
-    let State::ToolCall(call) = &visible[place].state else { return 0 };
+    let Some(State::ToolCall(call)) = visible.get(place).map(|entry| &entry.state) else { return 0 };
     let failed = |id: &str| {
         visible.iter().any(|entry| {
             matches!(&entry.state, State::ToolResult(result) if result.call_id == id
                 && !matches!(result.status, ToolStatus::Success | ToolStatus::InDoubt))
         })
     };
-    visible[..place]
+    visible
         .iter()
+        .take(place)
         .rev()
         .take_while(|entry| !is_question(&entry.state))
         .filter(|entry| {
@@ -502,14 +526,17 @@ fn feature_of_phase(phase: &str) -> Option<&'static str> {
 
 fn feature_of_event(event: &Event) -> Option<&'static str> {
     let data = &event.data.0;
-    Some(match (event.name.as_str(), data["action"].as_str(), data["kind"].as_str()) {
+    let text = |key: &str| data.get(key).and_then(|value| value.as_str());
+    Some(match (event.name.as_str(), text("action"), text("kind")) {
         ("duplicate_tool_call", Some("blocked"), _) => "dedup blocked",
         ("duplicate_tool_call", ..) => "dedup hit",
         ("timed_out", _, Some("llm")) => "model time-out",
         ("timed_out", _, Some("agent")) => "agent time-out",
         ("timed_out", _, Some("tool")) => "wait for a tool timed out",
         ("branch_checked_out", ..) => "checkout",
-        ("branch_forked", ..) if data["tree"].as_bool() == Some(true) => "tree fork",
+        ("branch_forked", ..) if data.get("tree").and_then(|tree| tree.as_bool()) == Some(true) => {
+            "tree fork"
+        }
         ("branch_forked", ..) => "fork",
         ("entries_hidden", ..) => "destructive rewind",
         ("cancelled", ..) => "cancel",

@@ -1,0 +1,31 @@
+//! `chaos` and its arguments.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `chaos`.
+#[derive(Debug, Args)]
+pub(crate) struct ChaosArgs {
+    /// Decides which fault happens when and what people say; drawn where none is given.
+    #[arg(long)]
+    pub seed: Option<u32>,
+    /// How long faults are caused. Starting, coming to rest and checking take a minute or two more.
+    #[arg(long, default_value_t = 4.0)]
+    pub minutes: f64,
+    /// Where history, logs and data go, and stay [default: a temporary directory, kept on a violation].
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Keep the temporary directory.
+    #[arg(long)]
+    pub keep: bool,
+    /// An existing broker (host:port) instead of one of our own; nothing is done to it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka_brokers: Option<String>,
+    /// An existing CQL server (host:port) instead of one of our own; nothing is done to it.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub scylla_nodes: Option<String>,
+    /// Levels of the logs of the processes, which are kept with the history.
+    #[arg(long, default_value = "info", value_name = "LEVELS")]
+    pub log: String,
+}

@@ -1,0 +1,159 @@
+//! The checker: what the log, the store and the outside world say, compared with what was promised. Pure.
+
+mod log;
+mod outside;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod views;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2_core::ids::{ConversationId, Id};
+use p2_core::record::{ArtifactBody, Effect, Message, Payload, StateTransition, Topic};
+use p2_stream::wire;
+
+use super::evidence::Evidence;
+use super::history::Event;
+
+/// What the checker found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Broken promises, one sentence each.
+    pub(crate) violations: Vec<String>,
+    /// How much was looked at, by what it is.
+    pub(crate) checked: BTreeMap<&'static str, u64>,
+    /// How often what happened in the conversations.
+    pub(crate) features: BTreeMap<&'static str, u64>,
+}
+
+impl Verdict {
+    fn count(&mut self, what: &'static str, number: usize) {
+        *self.checked.entry(what).or_default() += number as u64;
+    }
+
+    fn broken(&mut self, why: String) {
+        self.violations.push(why);
+    }
+}
+
+/// A record and where it lies.
+#[derive(Clone, Copy, Debug)]
+struct Lying<'e> {
+    partition: i32,
+    offset: i64,
+    message: &'e Message,
+}
+
+/// The evidence, sorted for the checks.
+struct Index<'e> {
+    evidence: &'e Evidence,
+    /// What lies in the inbox, in the partition of its key.
+    inbox: Vec<Lying<'e>>,
+    /// What people wrote into a partition of others: it is written again where it belongs.
+    misplaced: Vec<Lying<'e>>,
+    artifacts: Vec<Lying<'e>>,
+    effects: BTreeMap<Id, &'e Effect>,
+    /// The transitions of each conversation as they lie there.
+    transitions: BTreeMap<&'e ConversationId, Vec<(i32, i64, &'e StateTransition)>>,
+    /// Messages that people wrote, or tried to.
+    sent: BTreeSet<Id>,
+    /// Where people wrote what is no message.
+    poison: BTreeSet<(i32, i64)>,
+}
+
+impl<'e> Index<'e> {
+    fn new(evidence: &'e Evidence) -> Index<'e> {
+        let mut index = Index {
+            evidence,
+            inbox: Vec::new(),
+            misplaced: Vec::new(),
+            artifacts: Vec::new(),
+            effects: BTreeMap::new(),
+            transitions: BTreeMap::new(),
+            sent: BTreeSet::new(),
+            poison: BTreeSet::new(),
+        };
+        let mut unsure: BTreeMap<i32, usize> = BTreeMap::new();
+        for line in &evidence.history {
+            match &line.event {
+                Event::Sent { id, .. } => drop(index.sent.insert(*id)),
+                Event::Poisoning { partition } => *unsure.entry(*partition).or_default() += 1,
+                Event::Poisoned { partition, offset } => {
+                    index.poison.insert((*partition, *offset));
+                    let unsure = unsure.entry(*partition).or_default();
+                    *unsure = unsure.saturating_sub(1);
+                }
+                _ => {}
+            }
+        }
+        index.unacknowledged_poison(unsure);
+        let partitions = evidence.partitions();
+        for (&(_, partition), records) in &evidence.topics {
+            for (offset, record) in records {
+                let Ok(message) = record else { continue };
+                let lying = Lying { partition, offset: *offset, message };
+                match &message.payload {
+                    Payload::Inbox(inbox) => {
+                        let placed = wire::partition(inbox.conversation.as_str(), partitions) == partition;
+                        let of = if placed { &mut index.inbox } else { &mut index.misplaced };
+                        of.push(lying);
+                    }
+                    Payload::Artifact(_) => index.artifacts.push(lying),
+                    Payload::Effect(effect) => drop(index.effects.insert(effect.id, effect)),
+                    Payload::Transition(transition) => {
+                        let of = index.transitions.entry(&transition.conversation).or_default();
+                        of.push((partition, *offset, transition));
+                    }
+                    Payload::Registry(_) | Payload::DeadLetter(_) => {}
+                }
+            }
+        }
+        index
+    }
+
+    /// Poison that was not acknowledged may lie there all the same: it is what cannot be read.
+    fn unacknowledged_poison(&mut self, mut unsure: BTreeMap<i32, usize>) {
+        for (&(topic, partition), records) in &self.evidence.topics {
+            let unreadable = records.iter().filter(|(_, record)| topic == Topic::Inbox && record.is_err());
+            for (offset, _) in unreadable {
+                if let Some(left) = unsure.get_mut(&partition)
+                    && *left > 0
+                    && self.poison.insert((partition, *offset))
+                {
+                    *left -= 1;
+                }
+            }
+        }
+    }
+
+    fn of(&self, topic: Topic) -> impl Iterator<Item = (i32, i64, &'e Result<Message, String>)> {
+        let of_topic = self.evidence.topics.iter().filter(move |((of, _), _)| *of == topic);
+        of_topic.flat_map(|(&(_, partition), records)| {
+            records.iter().map(move |(offset, record)| (partition, *offset, record))
+        })
+    }
+
+    /// Effects whose intent is committed.
+    fn claims(&self) -> BTreeSet<Id> {
+        let intents = self.artifacts.iter().filter_map(|lying| match &lying.message.payload {
+            Payload::Artifact(artifact) => match &artifact.body {
+                ArtifactBody::ToolRun(run) if run.phase == "intent" => Some(run.effect),
+                _ => None,
+            },
+            _ => None,
+        });
+        intents.collect()
+    }
+}
+
+/// Compares everything with everything.
+pub(crate) fn check(evidence: &Evidence) -> Verdict {
+    let index = Index::new(evidence);
+    let mut verdict = Verdict::default();
+    log::check(&index, &mut verdict);
+    outside::check(&index, &mut verdict);
+    steps::check(&index, &mut verdict);
+    views::check(&index, &mut verdict);
+    verdict
+}

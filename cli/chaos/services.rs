@@ -1,0 +1,200 @@
+//! The broker and the CQL server of the campaign, started by the scripts in `deploy/dev`.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::process::Command;
+
+use super::plan::Service;
+use crate::engine::{EngineError, EngineResult};
+
+const KAFKA: &str = include_str!("../../deploy/dev/kafka.sh");
+const CASSANDRA: &str = include_str!("../../deploy/dev/cassandra.sh");
+/// How long a server may take until it answers after a start.
+const START_MAX: Duration = Duration::from_secs(600);
+/// How often a start is tried: on a busy machine the scripts give up early.
+const TRIES: usize = 3;
+/// Where the CQL server has its files: jars are kept beside those of the broker.
+const JARS: &str = ".cache/p2engine";
+
+/// One server on loopback.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    service: Service,
+    script: PathBuf,
+    dir: PathBuf,
+    /// Where it listens itself.
+    port: u16,
+    environment: Vec<(String, String)>,
+}
+
+fn failed(what: &str, error: &std::io::Error) -> EngineError {
+    EngineError::Internal(format!("{what}: {error}"))
+}
+
+/// A port that nobody has, and that stays free with the next ones.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn free_port(in_a_row: u16) -> EngineResult<u16> {
+    let bound = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    for _ in 0..1_000 {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.map_err(|error| failed("looking for a free port", &error))?.port();
+        if port < 65_000 && (0..in_a_row).all(|next| bound(port + next)) {
+            return Ok(port);
+        }
+    }
+    Err(EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
+}
+
+/// The script as a file.
+fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = dir.join(name);
+    let written = std::fs::write(&path, text)
+        .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
+    written.map_err(|error| failed(&path.display().to_string(), &error))?;
+    Ok(path)
+}
+
+/// Files of servers are kept where the jars are, so that they are fetched once.
+fn jars() -> String {
+    let home = std::env::var("XDG_CACHE_HOME").map(|dir| format!("{dir}/p2engine"));
+    home.unwrap_or_else(|_| format!("{}/{JARS}", std::env::var("HOME").unwrap_or_default()))
+}
+
+impl Server {
+    /// A broker in a folder of `dir`; clients of `proxied` (a port) are told to stay there.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or there is no free port.
+    pub(crate) fn broker(dir: &Path, listener: u16, proxied: u16) -> EngineResult<Server> {
+        let environment = [
+            ("KAFKA_LISTENER", format!("PROXIED://127.0.0.1:{listener}")),
+            ("KAFKA_ADVERTISED", format!("PROXIED://127.0.0.1:{proxied}")),
+            ("KAFKA_CONTROLLER_PORT", free_port(1)?.to_string()),
+        ];
+        Ok(Server {
+            service: Service::Broker,
+            script: script(dir, "kafka.sh", KAFKA)?,
+            dir: dir.join("kafka"),
+            port: free_port(1)?,
+            environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
+        })
+    }
+
+    /// A CQL server in a folder of `dir`.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or there are no free ports.
+    pub(crate) fn store(dir: &Path) -> EngineResult<Server> {
+        let services = std::env::var("P2_SERVICES_DIR").unwrap_or_else(|_| jars());
+        let environment = [
+            ("P2_SERVICES_DIR", services),
+            ("P2_OWNER", std::process::id().to_string()),
+            // It is started often and lives for minutes.
+            ("P2_CASSANDRA_TIER", "1".to_owned()),
+        ];
+        Ok(Server {
+            service: Service::Store,
+            script: script(dir, "cassandra.sh", CASSANDRA)?,
+            dir: dir.join("cassandra"),
+            port: free_port(3)?,
+            environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it, or starts it again with its data; returns once it answers.
+    ///
+    /// # Errors
+    /// The script's words.
+    pub(crate) async fn start(&self) -> EngineResult<()> {
+        let port = self.port.to_string();
+        let pid = std::process::id().to_string();
+        let dir = self.dir.display().to_string();
+        let arguments = match self.service {
+            Service::Broker => ["start", &dir, &port, &pid],
+            Service::Store => ["start", &dir, &port, "320M"],
+        };
+        let mut tries = 1;
+        loop {
+            match self.script(&arguments).await {
+                Err(error) if tries < TRIES => tracing::warn!(%error, "a server does not start: once more"),
+                ended => return ended,
+            }
+            tries += 1;
+        }
+    }
+
+    /// `kill -9`: nothing is said to anybody.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub(crate) async fn kill(&self) -> EngineResult<()> {
+        let file = self.pid_file();
+        let text =
+            std::fs::read_to_string(&file).map_err(|error| failed(&file.display().to_string(), &error))?;
+        let pid = text.trim().to_owned();
+        signal("KILL", &pid).await?;
+        let begin = Instant::now();
+        while Path::new("/proc").join(&pid).exists() && begin.elapsed() < START_MAX {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::remove_file(&file).map_err(|error| failed(&file.display().to_string(), &error))
+    }
+
+    /// Stops it in order.
+    pub(crate) async fn stop(&self) {
+        let dir = self.dir.display().to_string();
+        if let Err(error) = self.script(&["stop", &dir]).await {
+            tracing::warn!(%error, "a server did not stop");
+        }
+    }
+
+    fn pid_file(&self) -> PathBuf {
+        self.dir.join(match self.service {
+            Service::Broker => "kafka.pid",
+            Service::Store => "pid",
+        })
+    }
+
+    async fn script(&self, arguments: &[&str]) -> EngineResult<()> {
+        let mut command = Command::new(&self.script);
+        command.args(arguments).envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        let name = self.service.name();
+        let output = command.output();
+        let output = tokio::time::timeout(START_MAX, output).await;
+        let Ok(output) = output else {
+            return Err(EngineError::Unavailable(format!(
+                "the {name} does not answer: see {}",
+                self.dir.display()
+            )));
+        };
+        let Output { status, stderr, .. } =
+            output.map_err(|error| failed("the script of a server", &error))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(EngineError::Unavailable(format!("the {name}: {}", String::from_utf8_lossy(&stderr).trim())))
+    }
+}
+
+/// Sends a signal to a process, by its number.
+///
+/// # Errors
+/// It is gone.
+pub(crate) async fn signal(name: &str, pid: &str) -> EngineResult<()> {
+    let sent = Command::new("kill").args(["-s", name, pid]).stderr(Stdio::null()).status().await;
+    match sent.map_err(|error| failed("kill", &error))?.success() {
+        true => Ok(()),
+        false => Err(EngineError::Internal(format!("there is no process {pid} to send {name} to"))),
+    }
+}
