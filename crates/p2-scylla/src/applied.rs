@@ -14,17 +14,18 @@ use crate::store::Inner;
 use crate::write::timestamp;
 
 type Waiting = oneshot::Sender<Result<(), StoreError>>;
+/// By (generation, partition): the highest offset, and who waits for it.
+type Offsets = BTreeMap<(i32, i32), (i64, Vec<Waiting>)>;
 
 /// Applied offsets that wait for their statement, and the turn of who writes them.
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
-    /// By (generation, partition): the highest offset, and who waits for it.
-    waiting: Mutex<BTreeMap<(i32, i32), (i64, Vec<Waiting>)>>,
+    waiting: Mutex<Offsets>,
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Gathering {
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<(i32, i32), (i64, Vec<Waiting>)>> {
+    fn waiting(&self) -> MutexGuard<'_, Offsets> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
