@@ -14,19 +14,18 @@ use crate::store::Inner;
 use crate::write::timestamp;
 
 type Waiting = oneshot::Sender<Result<(), StoreError>>;
-/// (Generation, partition) → (offset, who waits).
-type WaitingFor = BTreeMap<(i32, i32), (i64, Vec<Waiting>)>;
+/// By (generation, partition): the highest offset, and who waits for it.
+type Offsets = BTreeMap<(i32, i32), (i64, Vec<Waiting>)>;
 
 /// Applied offsets that wait for their statement, and the turn of who writes them.
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
-    /// By (generation, partition): the highest offset, and who waits for it.
-    waiting: Mutex<WaitingFor>,
+    waiting: Mutex<Offsets>,
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Gathering {
-    fn waiting(&self) -> MutexGuard<'_, WaitingFor> {
+    fn waiting(&self) -> MutexGuard<'_, Offsets> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
