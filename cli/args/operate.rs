@@ -18,8 +18,8 @@ pub(crate) struct RunArgs {
     /// Most calls (of models, of tools) in flight in each processor.
     #[arg(long)]
     pub calls: Option<usize>,
-    /// Where a group begins that has lost its progress: earliest, latest, or a time (2026-05-01T12:00:00Z). A group
-    /// that has progress goes on where it was.
+    /// Where a group begins that has lost its progress: outputs (where its committed outputs say that it was),
+    /// earliest, latest, or a time (2026-05-01T12:00:00Z). A group that has progress goes on where it was.
     #[arg(long, value_name = "WHERE")]
     pub from: Option<String>,
 }

@@ -97,7 +97,10 @@ impl ProducerContext for Deliveries {
                 reports.error.get_or_insert_with(|| error.clone());
             }
         }
-        self.reports.1.notify_all();
+        // Not for every record: the waiting thread has nothing to do before the last one.
+        if reports.left == 0 || reports.error.is_some() {
+            self.reports.1.notify_all();
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn read(headers: &[Header]) -> Result<(Id, Id, Option<Position>), Wir
 }
 
 /// A header's text; none where it is missing or not UTF-8.
-pub(super) fn text(headers: &[Header], name: &str) -> Option<String> {
+pub(crate) fn text(headers: &[Header], name: &str) -> Option<String> {
     let header = headers.iter().find(|header| header.name == name)?;
     String::from_utf8(header.value.clone()).ok()
 }
