@@ -69,6 +69,8 @@ pub(crate) struct Config {
     pub kafka_slot: Option<String>,
     /// The stack store on CQL, beside a log on Kafka.
     pub scylla: Option<Setting<p2_scylla::Options>>,
+    /// Where the schemas of values on Kafka are registered.
+    pub schema_registry: Option<Setting<p2_registry::RegistryClient>>,
 }
 
 /// (key in the file, environment variable, meaning).
@@ -85,7 +87,7 @@ const KEYS: [(&str, &str, &str); 9] = [
 ];
 
 /// Tables, which have keys of their own.
-const TABLES: [&str; 2] = ["kafka", "scylla"];
+const TABLES: [&str; 3] = ["kafka", "scylla", "schema_registry"];
 
 /// Keys whose value is a path; in a file it is relative to that file.
 const PATHS: [&str; 3] = ["data_dir", "agents_file", "scripts_dir"];
@@ -111,6 +113,13 @@ impl Config {
         let kafka_slot = kafka.as_ref().and_then(|table| Some(table.value.get("slot")?.as_str()?.to_owned()));
         let kafka = cluster::kafka(kafka, env)?;
         let scylla = cluster::scylla(cluster::table("scylla", tables, env)?)?;
+        let schema_registry = cluster::schema_registry(cluster::table("schema_registry", tables, env)?)?;
+        if let (None, Some(registry)) = (&kafka, &schema_registry) {
+            return Err(EngineError::Invalid(format!(
+                "{}: a schema registry goes with a log on Kafka: set [kafka] brokers, or leave [schema_registry] out",
+                registry.source
+            )));
+        }
         if let (None, Some(scylla)) = (&kafka, &scylla) {
             return Err(EngineError::Invalid(format!(
                 "{}: scylla: the store on CQL goes with a log on Kafka: set [kafka] brokers, or leave it out",
@@ -152,6 +161,7 @@ impl Config {
             kafka,
             kafka_slot,
             scylla,
+            schema_registry,
         })
     }
 
@@ -202,8 +212,11 @@ impl Config {
             let p2_scylla::Options { nodes, keyspace, .. } = &set.value;
             (format!("{}, keyspace {keyspace}", nodes.join(", ")), set.source.clone())
         });
-        let (nodes, also_from) = told.unwrap_or(none);
-        vec![("kafka", brokers, from), ("scylla", nodes, also_from)]
+        let (nodes, also_from) = told.unwrap_or_else(|| none.clone());
+        let told =
+            self.schema_registry.as_ref().map(|set| (set.value.place().to_owned(), set.source.clone()));
+        let (place, place_from) = told.unwrap_or(none);
+        vec![("kafka", brokers, from), ("scylla", nodes, also_from), ("schema_registry", place, place_from)]
     }
 }
 

@@ -113,10 +113,6 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         out.line(String::from_utf8_lossy(&script).trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    if let Command::Bench(args::BenchCommand::Conversation(args)) = cli.command {
-        commands::bench::conversation(out, args).await?;
-        return Ok(ExitCode::SUCCESS);
-    }
     if let Command::Chaos(args) = cli.command {
         let mut stops = Stops::new()?;
         return tokio::select! {
@@ -126,6 +122,10 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
     }
     let env = |name: &str| std::env::var(name).ok();
     let config = Config::load(cli.config.as_deref(), cli.data_dir.as_deref(), &env)?;
+    if let Command::Bench(args::BenchCommand::Conversation(args)) = cli.command {
+        commands::bench::conversation(out, &config, cli.config.as_deref(), args).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
         commands::configure::show(&config, out);
         return Ok(ExitCode::SUCCESS);
@@ -172,6 +172,10 @@ async fn before_an_engine(config: &Config, command: &Command, out: Output) -> En
         Command::Topics(TopicsCommand::Diff(wanted)) => {
             commands::cluster::topics(config, wanted, false, out).await?;
         }
+        Command::Topics(TopicsCommand::Copy(from)) => commands::copy::run(config, from, out).await?,
+        Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify && config.kafka.is_some() => {
+            commands::replay::rows(config, what, out).await?;
+        }
         _ => return Ok(false),
     }
     Ok(true)
@@ -182,6 +186,9 @@ async fn open(config: Config, command: &Command) -> EngineResult<Opened> {
     match command {
         Command::Run(args) => commands::run::open(config, args).await,
         Command::Up { port } => wiring::open(&config, *port, Work::All.into()).await,
+        Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify => {
+            commands::replay::open_emptied(&config).await
+        }
         // Whoever talks to agents wants answers, on a laptop too.
         Command::Chat(_) | Command::Demo => wiring::open(&config, 0, Work::WhereNobodyDoes.into()).await,
         _ => wiring::open(&config, 0, Work::None.into()).await,

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anstyle::Style;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::signals::OUTPUT_CLOSED;
@@ -54,6 +55,18 @@ impl Output {
         let style = Style::new().bold().fg_color(Some(anstyle::AnsiColor::Magenta.into()));
         let text = crate::views::wrapped(&format!("? {text}"), usize::from(self.width));
         let _ = writeln!(anstream::stderr(), "{style}{text}{style:#}");
+    }
+
+    /// A bar on stderr for work of known size; hidden where nothing may be animated.
+    pub(crate) fn progress(self, size: u64, unit: &str) -> ProgressBar {
+        if !self.animate {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(size);
+        let style =
+            ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {unit} {{per_sec}} {{eta}}"));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar
     }
 
     /// A remark to stderr.

@@ -85,9 +85,9 @@ fn a_second_terminal_joins_a_running_engine() {
     assert_eq!(entries(&conversation, "agent_alpha")[0].0, "UserMessage");
     let listed = home.p2(&["conversation", "list", "--json"]).exits(0).json();
     assert_eq!(listed[0]["id"], "x");
-    assert!(home.path("data/api.json").exists());
+    assert!(home.api_file().is_some());
     up.interrupt().exits(130);
-    assert!(!home.path("data/api.json").exists());
+    assert!(home.api_file().is_none());
     assert_eq!(home.p2(&["conversation", "list", "--json"]).exits(0).json()[0]["id"], "x");
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -54,6 +55,17 @@ impl Ran {
     }
 }
 
+/// Brokers and CQL nodes that all places share, where the tests run on a cluster: `P2_E2E_KAFKA`, `P2_E2E_CQL`.
+pub(crate) fn cluster() -> Option<(String, String)> {
+    Some((std::env::var("P2_E2E_KAFKA").ok()?, std::env::var("P2_E2E_CQL").ok()?))
+}
+
+/// Places made so far.
+static HOMES: AtomicU64 = AtomicU64::new(0);
+
+/// Commands that write and leave the work to others: on a cluster somebody else has to be there.
+const NEEDS_A_FLEET: [&str; 6] = ["apply", "config", "conversation", "dead-letters", "effects", "trace"];
+
 /// The place of one test.
 pub(crate) struct Home {
     dir: tempfile::TempDir,
@@ -62,16 +74,69 @@ pub(crate) struct Home {
     printed: Arc<Mutex<Vec<u8>>>,
     /// Tokens of HTTP APIs that ran here.
     tokens: Arc<Mutex<Vec<String>>>,
+    /// Processors of this place, on a cluster.
+    fleet: Mutex<Option<Running>>,
 }
 
 impl Home {
     /// An empty place, with the key in the environment and the offline model.
     pub(crate) fn new() -> Home {
         let dir = tempfile::tempdir().unwrap();
-        let mut home = Home { dir, env: Vec::new(), printed: Arc::default(), tokens: Arc::default() };
+        let mut home = Home {
+            dir,
+            env: Vec::new(),
+            printed: Arc::default(),
+            tokens: Arc::default(),
+            fleet: Mutex::default(),
+        };
         home.set("OPENAI_API_KEY", KEY);
         home.set("P2_MODEL", "scripted/demo");
+        if let Some((brokers, nodes)) = cluster() {
+            let name = format!("t{}x{}", std::process::id(), HOMES.fetch_add(1, Ordering::Relaxed));
+            home.set("P2_KAFKA_BROKERS", &brokers);
+            home.set("P2_KAFKA_PREFIX", &format!("{name}."));
+            home.set("P2_SCYLLA_NODES", &nodes);
+            home.set("P2_SCYLLA_KEYSPACE", &name);
+            home.p2(&["topics", "apply", "--partitions", "2"]).exits(0);
+            home.p2(&["store", "apply"]).exits(0);
+        }
         home
+    }
+
+    /// Whether log and store are in the data directory.
+    pub(crate) fn is_embedded(&self) -> bool {
+        cluster().is_none()
+    }
+
+    /// The file that says where the API of this place is.
+    pub(crate) fn api_file(&self) -> Option<PathBuf> {
+        let found = fs::read_dir(self.path("data")).ok()?.flatten().map(|entry| entry.path());
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut files = found.filter(|path| name(path).starts_with("api") && name(path).ends_with(".json"));
+        files.next()
+    }
+
+    /// On a cluster, processors run beside commands that only write.
+    fn with_fleet(&self, args: &[&str]) {
+        if self.is_embedded() {
+            return;
+        }
+        let mut fleet = self.fleet.lock().unwrap();
+        match args.first() {
+            // These run what they need themselves.
+            Some(&("up" | "run")) => {
+                if let Some(running) = fleet.take() {
+                    running.signal("TERM");
+                    running.end();
+                }
+            }
+            Some(first) if NEEDS_A_FLEET.contains(first) && fleet.is_none() && self.api_file().is_none() => {
+                let running = self.spawn(&["run"]);
+                until("the processors run", || (!running.stdout.lines().is_empty()).then_some(()));
+                *fleet = Some(running);
+            }
+            _ => {}
+        }
     }
 
     /// A place with the agents, tools and scripts of `tests/fixtures`, applied.
@@ -86,12 +151,14 @@ impl Home {
 
     /// Sets a variable of the environment.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.with_fleet(&["up"]);
         self.env.retain(|(known, _)| known != name);
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// Removes one.
     pub(crate) fn unset(&mut self, name: &str) {
+        self.with_fleet(&["up"]);
         self.env.retain(|(known, _)| known != name);
     }
 
@@ -141,6 +208,11 @@ impl Home {
 
     /// Starts a command.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
+        self.with_fleet(args);
+        self.spawn(args)
+    }
+
+    fn spawn(&self, args: &[&str]) -> Running {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -155,6 +227,7 @@ impl Home {
 
     /// Starts a command whose standard output nobody reads.
     pub(crate) fn start_unread(&self, args: &[&str]) -> Running {
+        self.with_fleet(args);
         let mut command = self.command(args);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -175,7 +248,7 @@ impl Home {
         });
         let said: Value = serde_json::from_str(&line).unwrap();
         let file: Value =
-            serde_json::from_str(&fs::read_to_string(self.path("data/api.json")).unwrap()).unwrap();
+            serde_json::from_str(&fs::read_to_string(self.api_file().unwrap()).unwrap()).unwrap();
         assert_eq!(said["url"], file["url"]);
         let token = file["token"].as_str().unwrap().to_owned();
         self.tokens.lock().unwrap().push(token.clone());
@@ -208,7 +281,7 @@ impl Home {
         for path in files(self.dir.path()) {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             // The token's own place, for its owner's eyes; the definition's own file.
-            if !name.starts_with("api.json") && !name.starts_with("secret-") {
+            if !name.starts_with("api") && !name.starts_with("secret-") {
                 look(&path.display().to_string(), &fs::read(&path).unwrap_or_default());
             }
         }
@@ -216,8 +289,24 @@ impl Home {
     }
 }
 
+/// A server has room for some dozens of keyspaces, not for one of every test.
+fn drop_keyspace(nodes: &str, keyspace: &str) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let session = scylla::client::session_builder::SessionBuilder::new().known_node(nodes).build().await;
+        if let Ok(session) = session {
+            let _ = session.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), ()).await;
+        }
+    });
+}
+
 impl Drop for Home {
     fn drop(&mut self) {
+        *self.fleet.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        if let Some((_, nodes)) = cluster() {
+            let keyspace = self.env.iter().find(|(name, _)| name == "P2_SCYLLA_KEYSPACE");
+            drop_keyspace(&nodes, &keyspace.unwrap().1);
+        }
         if !std::thread::panicking() {
             assert_eq!(self.leaks(), Vec::<String>::new(), "secrets were written");
         }

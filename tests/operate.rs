@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{DeadLetter, InboxBody, InboxMessage, Message, Payload, Topic, UserText};
 use p2_embedded::{Durability, Embedded, Options};
+use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_stream::ports::{Log, NewRecord};
 use p2_stream::wire;
 use serde_json::{Value, json};
@@ -13,6 +14,16 @@ use crate::home::{Home, entries, until};
 
 /// Writes records past the API, as another program on the topics does. No process may have the directory.
 fn append(home: &Home, make: impl Fn(&dyn Fn(Topic) -> i32) -> Vec<NewRecord>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    if !home.is_embedded() {
+        let of = |name: &str| home.env.iter().find(|(known, _)| known == name).unwrap().1.clone();
+        let (brokers, prefix) = (of("P2_KAFKA_BROKERS"), of("P2_KAFKA_PREFIX"));
+        let config = KafkaConfig { brokers, prefix, ..KafkaConfig::default() };
+        return runtime.block_on(async {
+            let log = KafkaLog::connect(config).await.unwrap();
+            log.append(make(&|topic| log.partitions(topic))).await.unwrap();
+        });
+    }
     let specs = p2_stream::topics::specs().unwrap();
     let partitions: BTreeMap<Topic, i32> =
         Topic::ALL.into_iter().zip(specs.iter().map(|spec| spec.partitions)).collect();
@@ -20,7 +31,6 @@ fn append(home: &Home, make: impl Fn(&dyn Fn(Topic) -> i32) -> Vec<NewRecord>) {
     let embedded = Embedded::open(home.path("data"), &options).unwrap();
     let log = embedded.log();
     let records = make(&|topic| log.partitions(topic));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(log.append(records)).unwrap();
 }
 

@@ -75,7 +75,7 @@ fn sigterm_ends_a_serving_process_in_order() {
     wait_for_call(&home);
     up.running.signal("TERM");
     up.running.end().exits(0);
-    assert!(!home.path("data/api.json").exists());
+    assert!(home.api_file().is_none());
     assert_eq!(home.lines("calls").len(), 2);
     let up = home.up();
     let last = entries(&up.api.settled("x"), "worker").pop().unwrap();

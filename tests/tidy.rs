@@ -60,6 +60,7 @@ const VENDORS: &[&str] = &[
     "p2_embedded",
     "p2_kafka",
     "p2_model",
+    "p2_registry",
     "p2_scylla",
     "rdkafka",
     "redb",
@@ -204,6 +205,8 @@ fn may_name(path: &str, vendor: &str) -> bool {
         "cli/backend",
         "cli/config",
         "cli/commands/cluster",
+        "cli/commands/copy",
+        "cli/commands/replay",
         "cli/commands/doctor",
         "cli/commands/run",
     ];

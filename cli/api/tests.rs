@@ -132,7 +132,7 @@ fn hello() -> InboxMessage {
 async fn start(dir: &Path) -> (Arc<FakeEngine>, Opened, HttpEngine) {
     let fake = Arc::new(FakeEngine::default());
     let opened = serve(fake.clone(), Metrics::new(), &dir.join("api.json"), 0).await.unwrap();
-    let client = HttpEngine::find(dir).await.unwrap().unwrap();
+    let client = HttpEngine::find(&dir.join("api.json")).await.unwrap().unwrap();
     (fake, opened, client)
 }
 

@@ -18,8 +18,8 @@ pub(crate) struct RunArgs {
     /// Most calls (of models, of tools) in flight in each processor.
     #[arg(long)]
     pub calls: Option<usize>,
-    /// Where a group begins that has lost its progress: earliest, latest, or a time (2026-05-01T12:00:00Z). A group
-    /// that has progress goes on where it was.
+    /// Where a group begins that has lost its progress: outputs (where its committed outputs say that it was),
+    /// earliest, latest, or a time (2026-05-01T12:00:00Z). A group that has progress goes on where it was.
     #[arg(long, value_name = "WHERE")]
     pub from: Option<String>,
 }
@@ -72,6 +72,15 @@ pub(crate) struct BenchConversation {
     /// With `durability: interval` instead of `commit`.
     #[arg(long)]
     pub interval: bool,
+    /// On the configured Kafka and CQL store (topics with a prefix and a keyspace of this run's own, which stay).
+    #[arg(long)]
+    pub cluster: bool,
+    /// Partitions of these topics.
+    #[arg(long, default_value_t = 16)]
+    pub partitions: i32,
+    /// Count this process too (broker, CQL server); as often as needed.
+    #[arg(long, value_name = "PID")]
+    pub count_pid: Vec<u32>,
     /// Keep the data directory.
     #[arg(long)]
     pub keep: bool,
@@ -91,6 +100,13 @@ pub(crate) enum TopicsCommand {
     /// What on Kafka differs from what it should be.
     #[command(after_help = "Example:\n  p2engine topics diff")]
     Diff(TopicsApply),
+    /// Copy a stopped system into the empty topics of the configured log on Kafka: from a data directory, or from
+    /// topics with another prefix, e.g. to change the number of partitions. Progress, dead letters and causes go along.
+    #[command(
+        after_help = "Examples:\n  p2engine topics copy --from-data-dir ~/.local/share/p2engine\n  P2_KAFKA_PREFIX=wide. \
+                      p2engine topics copy --from-prefix ''"
+    )]
+    Copy(TopicsCopy),
     /// The partitions of a topic.
     #[command(after_help = "Example:\n  p2engine topics describe inbox")]
     Describe {
@@ -130,16 +146,43 @@ pub(crate) struct TopicsApply {
     pub min_insync: Option<i32>,
 }
 
+/// Where a system is copied from.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct TopicsCopy {
+    /// A data directory that no process has open.
+    #[arg(long, value_name = "DIR")]
+    pub from_data_dir: Option<std::path::PathBuf>,
+    /// Topics with this prefix at the same brokers.
+    #[arg(long, value_name = "PREFIX")]
+    pub from_prefix: Option<String>,
+}
+
 /// `replay`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReplayCommand {
-    /// Fold all state transitions anew and compare with the live view.
-    #[command(after_help = "Example:\n  p2engine replay stacks --verify")]
-    Stacks {
-        /// Compare only; the view is not changed.
-        #[arg(long, required = true)]
-        verify: bool,
-    },
+    /// Fold all state transitions anew.
+    #[command(
+        after_help = "Without --verify and --rebuild, the rows of what happened since --from are written to the view \
+                      again, e.g. where a store lost its newest ones.\n\nExamples:\n  p2engine replay stacks --verify\n  \
+                      p2engine replay stacks --rebuild\n  p2engine replay stacks --from 2026-05-01T12:00:00Z"
+    )]
+    Stacks(ReplayStacks),
+}
+
+/// `replay stacks`.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ReplayStacks {
+    /// Compare with the live view; nothing is changed.
+    #[arg(long)]
+    pub verify: bool,
+    /// Build the view anew beside the live one, and go over to it when it is complete.
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Write the rows since then again: earliest, a time (2026-05-01T12:00:00Z), or an offset of each partition.
+    #[arg(long, value_name = "WHERE")]
+    pub from: Option<String>,
 }
 
 /// `dead-letters`.

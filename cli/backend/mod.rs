@@ -7,9 +7,11 @@ use std::sync::Arc;
 use p2_core::record::Topic;
 use p2_embedded::{Durability, Embedded, OpenError, Options};
 use p2_kafka::{KafkaConfig, KafkaLog};
+use p2_registry::{FramedLog, RegistryClient, RegistryError};
 use p2_scylla::{CqlStore, LogIdentity};
 use p2_stream::memory::MemoryStore;
-use p2_stream::ports::{Log, LogError, StackStore};
+use p2_stream::ports::{Log, LogError, NewRecord, StackStore};
+use p2_stream::wire::SchemaIds;
 
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
@@ -35,6 +37,39 @@ pub(crate) struct Cluster {
     pub kafka: KafkaLog,
     /// The view on CQL; none: it is kept in memory and filled from the log at each start.
     pub cql: Option<CqlStore>,
+    /// Puts the framing of the schema registry on and takes it off; none: there is no registry.
+    framed: Option<FramedLog>,
+}
+
+impl Cluster {
+    /// A handle of the log as processors and readers see it.
+    pub(crate) fn log(&self, kafka: &KafkaLog) -> Arc<dyn Log> {
+        seen(self.framed.as_ref(), kafka)
+    }
+
+    /// A record that was kept elsewhere, as it would be read from the log.
+    pub(crate) async fn readable(&self, record: NewRecord) -> Result<NewRecord, LogError> {
+        match &self.framed {
+            Some(framed) => framed.unframe(record).await,
+            None => Ok(record),
+        }
+    }
+}
+
+/// A handle of the log with the framing of the schema registry taken off, where there is one.
+pub(crate) fn seen(framed: Option<&FramedLog>, kafka: &KafkaLog) -> Arc<dyn Log> {
+    let log = Arc::new(kafka.clone());
+    match framed {
+        Some(framed) => Arc::new(framed.over(log)),
+        None => log,
+    }
+}
+
+/// The framing of the schema registry, where one is set: registers the schemas of all topics.
+pub(crate) async fn framing(config: &Config, kafka: &KafkaLog) -> EngineResult<Option<FramedLog>> {
+    let (Some(registry), Some(settings)) = (&config.schema_registry, &config.kafka) else { return Ok(None) };
+    let ids = register_schemas(&registry.value, &settings.value).await?;
+    Ok(Some(FramedLog::new(Arc::new(kafka.clone()), Arc::new(registry.value.clone()), ids)))
 }
 
 /// Why a backend could not be opened.
@@ -101,8 +136,21 @@ async fn cluster(config: &Config, settings: KafkaConfig) -> EngineResult<Backend
             (Arc::new(store.clone()), Some(store))
         }
     };
-    let log = Arc::new(kafka.clone());
-    Ok(Backend { log, store, cluster: Some(Cluster { config: settings, kafka, cql }) })
+    let framed = framing(config, &kafka).await?;
+    let cluster = Cluster { config: settings, kafka: kafka.clone(), cql, framed };
+    Ok(Backend { log: cluster.log(&kafka), store, cluster: Some(cluster) })
+}
+
+/// Registers the schemas of all topics where they are not yet.
+pub(crate) async fn register_schemas(
+    registry: &RegistryClient,
+    settings: &KafkaConfig,
+) -> EngineResult<SchemaIds> {
+    let name_of = |topic: Topic| format!("{}{}", settings.prefix, topic.name());
+    p2_registry::register(registry, name_of).await.map_err(|error| match error {
+        RegistryError::Unavailable { .. } => EngineError::Unavailable(error.to_string()),
+        RegistryError::Refused(reason) => EngineError::Invalid(reason),
+    })
 }
 
 /// Which log a view belongs to. The client library does not tell the ids of topics: a topic that was deleted and

@@ -11,7 +11,7 @@ use super::plan::Service;
 use crate::engine::{EngineError, EngineResult};
 
 const KAFKA: &str = include_str!("../../deploy/dev/kafka.sh");
-const CASSANDRA: &str = include_str!("../../tests/services/cassandra.sh");
+const CASSANDRA: &str = include_str!("../../deploy/dev/cassandra.sh");
 /// How long a server may take until it answers after a start.
 const START_MAX: Duration = Duration::from_secs(600);
 /// How often a start is tried: on a busy machine the scripts give up early.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use p2_core::conversation::Conversation;
 use p2_core::ids::{AgentId, ConversationId};
 use p2_core::record::{InboxBody, InboxMessage, UserText};
@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 
 use crate::args::BenchConversation;
 use crate::client::HttpEngine;
+use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult, draw_id};
 use crate::output::Output;
 
@@ -34,10 +35,15 @@ const WARM_UP: usize = 20;
 const TICKS_PER_S: f64 = 100.0;
 
 /// Runs `bench conversation`: one line of JSON per run.
-pub(crate) async fn conversation(out: Output, args: BenchConversation) -> EngineResult<()> {
+pub(crate) async fn conversation(
+    out: Output,
+    config: &Config,
+    settings: Option<&Path>,
+    args: BenchConversation,
+) -> EngineResult<()> {
     let dir = std::env::temp_dir().join(format!("p2engine-bench-{}", draw_id().short()));
     std::fs::create_dir_all(&dir).map_err(|error| internal(&dir, &error))?;
-    let measured = measure(out, &args, &dir).await;
+    let measured = measure(out, config, settings, &args, &dir).await;
     if !args.keep {
         let _ = std::fs::remove_dir_all(&dir);
     } else {
@@ -46,35 +52,52 @@ pub(crate) async fn conversation(out: Output, args: BenchConversation) -> Engine
     measured
 }
 
-async fn measure(out: Output, args: &BenchConversation, dir: &Path) -> EngineResult<()> {
-    let mut child = start(args, dir)?;
-    let engine = Arc::new(ready(&mut child, dir).await?);
-    let pid = child.id().unwrap_or_default();
-    drive(&engine, WARM_UP, args.concurrency.min(WARM_UP), &ProgressBar::hidden()).await?;
+async fn measure(
+    out: Output,
+    config: &Config,
+    settings: Option<&Path>,
+    args: &BenchConversation,
+    dir: &Path,
+) -> EngineResult<()> {
+    let system = if args.cluster { Some(cluster(config)?) } else { None };
+    let engine = Measured { args, dir, settings: settings.filter(|_| args.cluster), system: system.as_ref() };
+    if system.is_some() {
+        let partitions = args.partitions.to_string();
+        engine.run_to_end(&["topics", "apply", "--partitions", &partitions]).await?;
+        engine.run_to_end(&["store", "apply"]).await?;
+    }
+    let mut child = engine.start()?;
+    let client = Arc::new(ready(&mut child, dir).await?);
+    let mut pids = vec![child.id().unwrap_or_default()];
+    pids.extend(&args.count_pid);
+    drive(&client, WARM_UP, args.concurrency.min(WARM_UP), &ProgressBar::hidden()).await?;
+    let name = if args.cluster { "kafka+cql" } else { "embedded" };
     let runs = [(args.conversations, args.concurrency, ""), (args.idle, 1, " idle")];
     for (conversations, concurrency, suffix) in runs.into_iter().filter(|(count, ..)| *count > 0) {
-        let before = cpu_s(pid)?;
+        let before = cpu_of(&pids)?;
         let begin = Instant::now();
-        let progress = bar(out, conversations);
-        let mut latencies = drive(&engine, conversations, concurrency, &progress).await?;
+        let progress = out.progress(u64::try_from(conversations).unwrap_or(u64::MAX), "conversations");
+        let mut latencies = drive(&client, conversations, concurrency, &progress).await?;
         progress.finish_and_clear();
         let wall = begin.elapsed().as_secs_f64();
-        let cpu = cpu_s(pid)? - before;
+        let after = cpu_of(&pids)?;
+        let each: Vec<f64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
         latencies.sort_unstable();
         let done = latencies.len();
-        let per_s = ratio(done, wall);
+        let (per_s, shared) = (ratio(done, wall), as_f64(done.max(1)));
         out.data(&json!({
-            "system": format!("p2engine embedded{suffix}"),
+            "system": format!("p2engine {name}{suffix}"),
             "conversations": conversations,
             "concurrency": concurrency,
             "llm_latency_ms": args.llm_latency_ms,
             "wall_s": round(wall, 3),
             "conv_per_s": round(per_s, 2),
             "steps_per_s": round(2.0 * per_s, 2),
-            "cpu_s_per_conv": round(cpu / as_f64(done.max(1)), 5),
+            "cpu_s_per_conv": round(each.iter().sum::<f64>() / shared, 5),
+            "cpu_s_per_conv_by_process": each.iter().map(|cpu| round(cpu / shared, 5)).collect::<Vec<f64>>(),
             "p50_ms": percentile(&latencies, 0.5),
             "p99_ms": percentile(&latencies, 0.99),
-            "peak_rss_mb": round(peak_rss_mb(pid)?, 1),
+            "peak_rss_mb": round(peak_rss_of(&pids)?, 1),
             "completed": done,
             "lost": conversations - done,
             "durability": if args.interval { "interval" } else { "commit" },
@@ -83,38 +106,111 @@ async fn measure(out: Output, args: &BenchConversation, dir: &Path) -> EngineRes
     Ok(())
 }
 
-fn start(args: &BenchConversation, dir: &Path) -> EngineResult<Child> {
-    let program = std::env::current_exe().map_err(|error| internal(dir, &error))?;
-    let log = std::fs::File::create(dir.join("engine.log")).map_err(|error| internal(dir, &error))?;
-    let mut command = Command::new(program);
-    command
-        .arg("--data-dir")
-        .arg(dir.join("data"))
-        .arg("up")
-        .env("OPENAI_BASE_URL", &args.llm_base_url)
-        .env("P2_MODEL", format!("openai/{}", args.model))
-        .env("P2_DURABILITY", if args.interval { "interval" } else { "commit" })
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .kill_on_drop(true);
-    command.spawn().map_err(|error| internal(dir, &error))
+/// Topics and a keyspace of this run's own, on the configured cluster.
+fn cluster(config: &Config) -> EngineResult<Vec<(&'static str, String)>> {
+    let (Some(kafka), Some(scylla)) = (&config.kafka, &config.scylla) else {
+        let text = "--cluster needs [kafka] brokers and [scylla] nodes (P2_KAFKA_BROKERS, P2_SCYLLA_NODES)";
+        return Err(EngineError::Invalid(text.to_owned()));
+    };
+    let name = format!("bench_{}", draw_id().short());
+    Ok(vec![
+        ("P2_KAFKA_BROKERS", kafka.value.brokers.clone()),
+        ("P2_KAFKA_PREFIX", format!("{name}.")),
+        ("P2_SCYLLA_NODES", scylla.value.nodes.join(",")),
+        ("P2_SCYLLA_KEYSPACE", name),
+    ])
+}
+
+/// How the measured program is started.
+struct Measured<'a> {
+    args: &'a BenchConversation,
+    dir: &'a Path,
+    settings: Option<&'a Path>,
+    system: Option<&'a Vec<(&'static str, String)>>,
+}
+
+impl Measured<'_> {
+    fn command(&self) -> EngineResult<Command> {
+        let failed = |error: std::io::Error| internal(self.dir, &error);
+        let program = std::env::current_exe().map_err(failed)?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.join("engine.log"));
+        let mut command = Command::new(program);
+        command.arg("--data-dir").arg(self.dir.join("data"));
+        match self.settings {
+            Some(settings) => {
+                command.arg("--config").arg(settings);
+            }
+            // A settings file that lies about is not meant.
+            None => {
+                command.current_dir(self.dir);
+            }
+        }
+        if self.system.is_none() {
+            for name in ["P2_KAFKA_BROKERS", "P2_KAFKA_PREFIX", "P2_SCYLLA_NODES", "P2_SCYLLA_KEYSPACE"] {
+                command.env_remove(name);
+            }
+        }
+        command
+            .envs(self.system.into_iter().flatten().map(|(name, value)| (*name, value.as_str())))
+            .env("OPENAI_BASE_URL", &self.args.llm_base_url)
+            .env("P2_MODEL", format!("openai/{}", self.args.model))
+            .env("P2_DURABILITY", if self.args.interval { "interval" } else { "commit" })
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log.map_err(failed)?)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    fn start(&self) -> EngineResult<Child> {
+        self.command()?.arg("up").spawn().map_err(|error| internal(self.dir, &error))
+    }
+
+    async fn run_to_end(&self, args: &[&str]) -> EngineResult<()> {
+        let status = self.command()?.args(args).status().await.map_err(|error| internal(self.dir, &error))?;
+        if status.success() { Ok(()) } else { Err(did_not_start(self.dir)) }
+    }
+}
+
+fn did_not_start(dir: &Path) -> EngineError {
+    let log = std::fs::read_to_string(dir.join("engine.log")).unwrap_or_default();
+    EngineError::Unavailable(format!("the engine did not start: {}", log.trim()))
 }
 
 async fn ready(child: &mut Child, dir: &Path) -> EngineResult<HttpEngine> {
     let data = dir.join("data");
     let begin = Instant::now();
     loop {
-        if let Ok(Some(engine)) = HttpEngine::find(&data).await {
+        if let Some(file) = api_file(&data)
+            && let Ok(Some(engine)) = HttpEngine::find(&file).await
+        {
             return Ok(engine);
         }
         let ended = child.try_wait().ok().flatten().is_some();
         if ended || begin.elapsed() > START_MAX {
-            let log = std::fs::read_to_string(dir.join("engine.log")).unwrap_or_default();
-            return Err(EngineError::Unavailable(format!("the engine did not start: {}", log.trim())));
+            return Err(did_not_start(dir));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The only file of its kind in a fresh data directory.
+fn api_file(data: &Path) -> Option<std::path::PathBuf> {
+    let mut paths = std::fs::read_dir(data).ok()?.flatten().map(|entry| entry.path());
+    paths.find(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("api") && name.ends_with(".json")
+    })
+}
+
+/// CPU seconds of each process.
+fn cpu_of(pids: &[u32]) -> EngineResult<Vec<f64>> {
+    pids.iter().map(|pid| cpu_s(*pid)).collect()
+}
+
+/// The sum of the most memory that each process ever had.
+fn peak_rss_of(pids: &[u32]) -> EngineResult<f64> {
+    pids.iter().map(|pid| peak_rss_mb(*pid)).sum()
 }
 
 /// Holds so many conversations, so many at a time; gives the latencies of those that got their answer.
@@ -171,16 +267,6 @@ fn answered(conversation: &Conversation) -> Result<(), String> {
         Some(State::AssistantMessage(said)) => Err(format!("the model answered: {}", said.text)),
         other => Err(format!("it ended with {}", other.map_or("nothing", State::kind))),
     }
-}
-
-fn bar(out: Output, conversations: usize) -> ProgressBar {
-    if !out.animate {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} conversations, {per_sec}");
-    let bar = ProgressBar::new(u64::try_from(conversations).unwrap_or(u64::MAX));
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
 }
 
 /// User and system time of a process, seconds (`proc(5)`, fields 14 and 15 of stat).

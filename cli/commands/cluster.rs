@@ -2,19 +2,21 @@
 
 use std::fmt::Write as _;
 
-use p2_kafka::topics::{self, Difference, TopicSettings};
-use p2_kafka::{Begin, begin_group};
+use p2_core::record::Topic;
+use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
+use p2_stream::ports::Log;
 use p2_stream::topics::specs;
 use serde_json::json;
 
 use crate::args::{StoreCommand, TopicsApply};
-use crate::backend::{INPUTS, engine_error};
+use crate::backend::{INPUTS, engine_error, register_schemas};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
 
 /// What to do about a missing `[kafka]`.
-const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
+pub(super) const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
 /// What to do about a missing `[scylla]`.
 const NO_STORE: &str = "no CQL store is configured: set nodes in [scylla] or P2_SCYLLA_NODES; without one the view is kept in memory";
 
@@ -34,7 +36,10 @@ pub(crate) async fn topics(
         topics::diff(&kafka.value, &settings).await.map_err(engine_error)?
     };
     if is_apply {
-        begin(config, &found).await?;
+        if let Some(registry) = &config.schema_registry {
+            register_schemas(&registry.value, &kafka.value).await?;
+        }
+        begin(&kafka.value).await?;
     }
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     if out.json {
@@ -54,16 +59,19 @@ pub(crate) async fn topics(
     Ok(())
 }
 
-/// The groups of new topics begin at their beginning: from then on a group without progress has lost it.
-async fn begin(config: &Config, found: &[Difference]) -> EngineResult<()> {
-    let Some(kafka) = &config.kafka else { return Ok(()) };
-    for (processor, input) in INPUTS {
-        let name = format!("{}{}", kafka.value.prefix, input.name());
-        let made = found.iter().any(|one| matches!(one, Difference::Missing(wanted) if wanted.name == name));
-        if made {
-            let group = format!("p2.{processor}");
-            begin_group(&kafka.value, &group, input, Begin::Earliest).await.map_err(engine_error)?;
+/// Where nothing was ever processed, the groups begin at the beginning: from then on a group without progress is one
+/// that has lost it.
+async fn begin(config: &KafkaConfig) -> EngineResult<()> {
+    let log = KafkaLog::connect(config.clone()).await.map_err(engine_error)?;
+    for partition in 0..log.partitions(Topic::StateTransitions) {
+        let (_, end) = log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?;
+        if end > 0 {
+            return Ok(());
         }
+    }
+    for (processor, input) in INPUTS {
+        let group = format!("p2.{processor}");
+        begin_group(config, &group, input, Begin::Earliest).await.map_err(engine_error)?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use p2_embedded::OpenError;
 use p2_kafka::topics::{self, TopicSettings};
 use p2_kafka::{KafkaConfig, KafkaLog};
+use p2_registry::Schemas as _;
 use p2_stream::ports::Log;
 use serde::Serialize;
 
@@ -47,6 +48,7 @@ pub(crate) async fn run(config: &Config, out: Output) -> EngineResult<()> {
         Some(kafka) => {
             let log = broker(&kafka.value, &mut found).await;
             store(config, log.as_ref(), &mut found).await;
+            schema_registry(config, &mut found).await;
         }
     }
     model(config, &mut found);
@@ -160,6 +162,15 @@ async fn store(config: &Config, log: Option<&KafkaLog>, found: &mut Findings) {
             found.add("view", Health::Ok, detail);
         }
         Err(error) => found.add("view", Health::Bad, error),
+    }
+}
+
+async fn schema_registry(config: &Config, found: &mut Findings) {
+    let Some(registry) = &config.schema_registry else { return };
+    // Whatever the answer is, it comes from a registry.
+    match registry.value.schema(1).await {
+        Ok(_) => found.add("schema registry", Health::Ok, format!("{} answers", registry.value.place())),
+        Err(error) => found.add("schema registry", Health::Bad, error.to_string()),
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) async fn topics(run: &Run, command: TopicsCommand) -> EngineResult<()
             Ok(())
         }
         // Done before an engine is opened.
-        TopicsCommand::Apply(_) | TopicsCommand::Diff(_) => Ok(()),
+        TopicsCommand::Apply(_) | TopicsCommand::Diff(_) | TopicsCommand::Copy(_) => Ok(()),
         TopicsCommand::Describe { topic } => {
             let topic = parse_topic(&topic)?;
             let counts = run.engine.topic_counts().await?;

@@ -6,10 +6,12 @@ pub(crate) mod chat;
 pub(crate) mod cluster;
 pub(crate) mod configure;
 pub(crate) mod conversation;
+pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod operate;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod trace;
 

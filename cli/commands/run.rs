@@ -1,6 +1,8 @@
 //! `run`: processors of a system on Kafka.
 
-use p2_kafka::{Begin, begin_group};
+use p2_core::record::Topic;
+use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
+use p2_stream::outputs::progress_from_outputs;
 use p2_stream::runtime::Limits;
 use serde_json::json;
 
@@ -24,8 +26,8 @@ pub(crate) async fn open(mut config: Config, args: &RunArgs) -> EngineResult<Ope
     };
     let names = names(args);
     if let Some(from) = &args.from {
-        let begin = begin_of(from)?;
         for (name, input) in INPUTS.into_iter().filter(|(name, _)| names.iter().any(|one| one == name)) {
+            let begin = begin_of(from, &kafka.value, name, input).await?;
             let group = format!("p2.{name}");
             let begun = begin_group(&kafka.value, &group, input, begin).await.map_err(engine_error)?;
             tracing::info!(target: "p2engine", processor = name, partitions = begun, "begins");
@@ -49,13 +51,18 @@ fn names(args: &RunArgs) -> Vec<String> {
     args.processors.clone()
 }
 
-fn begin_of(text: &str) -> EngineResult<Begin> {
+async fn begin_of(text: &str, kafka: &KafkaConfig, processor: &str, input: Topic) -> EngineResult<Begin> {
     match text {
         "earliest" => Ok(Begin::Earliest),
         "latest" => Ok(Begin::Latest),
+        "outputs" => {
+            let log = KafkaLog::connect(kafka.clone()).await.map_err(engine_error)?;
+            let known = progress_from_outputs(&log, processor, input).await;
+            known.map(Begin::Progress).map_err(|error| EngineError::Invalid(error.to_string()))
+        }
         other => views::parse_time(other).map(Begin::Time).ok_or_else(|| {
             EngineError::Invalid(format!(
-                "--from {other}: not one of earliest, latest or a time like 2026-05-01T12:00:00Z"
+                "--from {other}: not one of earliest, latest, outputs or a time like 2026-05-01T12:00:00Z"
             ))
         }),
     }

@@ -1,9 +1,10 @@
-//! The tables `[kafka]` and `[scylla]`: one end of the same system on other engines.
+//! The tables `[kafka]`, `[scylla]` and `[schema_registry]`: one end of the same system on other engines.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use p2_kafka::KafkaConfig;
+use p2_registry::{RegistryClient, RegistryConfig};
 use p2_scylla::{Flavour, Options, Password, Tls};
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -12,7 +13,7 @@ use super::Setting;
 use crate::engine::{EngineError, EngineResult};
 
 /// (table, key, environment variable): what differs from process to process, or is secret.
-const VARIABLES: [(&str, &str, &str); 8] = [
+const VARIABLES: [(&str, &str, &str); 11] = [
     ("kafka", "brokers", "P2_KAFKA_BROKERS"),
     ("kafka", "prefix", "P2_KAFKA_PREFIX"),
     ("kafka", "slot", "P2_KAFKA_SLOT"),
@@ -21,6 +22,9 @@ const VARIABLES: [(&str, &str, &str); 8] = [
     ("scylla", "keyspace", "P2_SCYLLA_KEYSPACE"),
     ("scylla", "user", "P2_SCYLLA_USER"),
     ("scylla", "password", "P2_SCYLLA_PASSWORD"),
+    ("schema_registry", "url", "P2_SCHEMA_REGISTRY_URL"),
+    ("schema_registry", "user", "P2_SCHEMA_REGISTRY_USER"),
+    ("schema_registry", "password", "P2_SCHEMA_REGISTRY_PASSWORD"),
 ];
 
 /// A table of the settings file, with what the environment says on top; none where neither says anything.
@@ -45,7 +49,7 @@ pub(super) fn table(
         let source = format!("env {variable}");
         let setting = found.get_or_insert_with(|| Setting { value: Table::new(), source: source.clone() });
         setting.value.insert(key.to_owned(), Value::String(value));
-        if matches!(key, "brokers" | "nodes") {
+        if matches!(key, "brokers" | "nodes" | "url") {
             setting.source = source;
         }
     }
@@ -152,6 +156,37 @@ pub(super) fn scylla(given: Option<Setting<Table>>) -> EngineResult<Option<Setti
     Ok(Some(Setting { value: options, source }))
 }
 
+/// `[schema_registry]` as people write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SchemaRegistry {
+    url: String,
+    user: Option<String>,
+    password: Option<String>,
+    ca_file: Option<PathBuf>,
+}
+
+/// The schema registry, by which values on Kafka get their framing.
+pub(super) fn schema_registry(
+    given: Option<Setting<Table>>,
+) -> EngineResult<Option<Setting<RegistryClient>>> {
+    let Some(Setting { value, source }) = given else { return Ok(None) };
+    let wrong = |reason: String| EngineError::Invalid(format!("{source}: {reason}"));
+    let read: SchemaRegistry = value
+        .try_into()
+        .map_err(|error: toml::de::Error| wrong(format!("schema_registry: {}", error.message())))?;
+    let ca_pem = match &read.ca_file {
+        None => None,
+        Some(path) => Some(
+            std::fs::read_to_string(path)
+                .map_err(|error| wrong(format!("schema_registry: ca_file {}: {error}", path.display())))?,
+        ),
+    };
+    let config = RegistryConfig { url: read.url, user: read.user, password: read.password, ca_pem };
+    let client = RegistryClient::new(config).map_err(|error| wrong(error.to_string()))?;
+    Ok(Some(Setting { value: client, source }))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -195,6 +230,26 @@ mod tests {
             error,
             "file p2engine.toml: kafka: property 'sasl.password': the environment variable SECRET is not set"
         );
+    }
+
+    #[test]
+    fn a_registry_needs_its_url_and_never_shows_its_password() {
+        let of = |text: &str, env: &[(&str, &str)]| {
+            let parsed: Table = text.parse().unwrap();
+            let table = table("schema_registry", Some((&parsed, Path::new("p2engine.toml"))), &env_of(env));
+            table.and_then(schema_registry).map(|found| format!("{found:?}"))
+        };
+        let secret = [("P2_SCHEMA_REGISTRY_PASSWORD", "hunter2")];
+        let found = of("[schema_registry]\nurl = 'https://r:8081'\nuser = 'u'", &secret).unwrap();
+        assert!(found.contains("https://r:8081") && !found.contains("hunter2"), "{found}");
+        assert!(
+            of("", &[("P2_SCHEMA_REGISTRY_URL", "http://r")]).unwrap().contains("env P2_SCHEMA_REGISTRY_URL")
+        );
+        assert_eq!(of("", &[]).unwrap(), "None");
+        let error = of("[schema_registry]\nurl = 'r:8081'", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("file p2engine.toml: schema_registry: the url must begin with"), "{error}");
+        let error = of("[schema_registry]\nuser = 'u'", &[]).unwrap_err().to_string();
+        assert_eq!(error, "file p2engine.toml: schema_registry: missing field `url`");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use p2_core::record::{
     Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, Outcome, Payload, RegistryRecord, Topic,
 };
 use p2_core::registry::Registry;
-use p2_stream::ports::StackStore;
+use p2_stream::ports::{StackStore, StoredRecord};
 
 use super::live::News;
 use super::read::{READ_RECORDS_MAX, decode};
@@ -23,6 +23,32 @@ use crate::engine::{
 const FRESH: Duration = Duration::from_millis(100);
 
 impl LocalEngine {
+    /// The newest `-from` records of a partition, of which at most `max`. Offsets may have gaps, so it looks back
+    /// further until there are so many.
+    async fn newest(&self, query: &RecordsQuery, partition: i32) -> EngineResult<Vec<StoredRecord>> {
+        let (start, end) = self.log.bounds(query.topic, partition).await.map_err(engine_error)?;
+        let wanted = usize::try_from(-query.from).unwrap_or(0);
+        let mut back = -query.from;
+        loop {
+            let from = (end - back).max(start);
+            let mut records = Vec::new();
+            let mut next = from;
+            while next < end {
+                let more = self.log.read(query.topic, partition, next, READ_RECORDS_MAX).await;
+                let more = more.map_err(engine_error)?;
+                let Some(last) = more.last() else { break };
+                next = last.offset + 1;
+                records.extend(more);
+            }
+            if records.len() >= wanted || from <= start {
+                records.drain(..records.len().saturating_sub(wanted));
+                records.truncate(query.max);
+                return Ok(records);
+            }
+            back = back.saturating_mul(4);
+        }
+    }
+
     /// The conversation once it is as wanted, or as it is after `timeout`.
     async fn wait_for(
         &self,
@@ -152,10 +178,11 @@ impl Engine for LocalEngine {
             if query.partition.is_some_and(|wanted| wanted != partition) {
                 continue;
             }
-            let (start, end) = self.log.bounds(query.topic, partition).await.map_err(engine_error)?;
-            let from = if query.from < 0 { (end + query.from).max(start) } else { query.from };
-            let records =
-                self.log.read(query.topic, partition, from, query.max).await.map_err(engine_error)?;
+            let records = if query.from < 0 {
+                self.newest(query, partition).await?
+            } else {
+                self.log.read(query.topic, partition, query.from, query.max).await.map_err(engine_error)?
+            };
             for stored in records {
                 views.push(match decode(&stored) {
                     Ok(message) => RecordView::new(stored.position(), &message)?,

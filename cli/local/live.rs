@@ -230,4 +230,11 @@ impl StackStore for Live {
         self.applied.send_modify(BTreeMap::clear);
         Ok(())
     }
+
+    async fn follow(&self) -> Result<(), StoreError> {
+        self.store.follow().await?;
+        // Those of the generation before: catch-up says anew how far this one is.
+        self.applied.send_modify(BTreeMap::clear);
+        Ok(())
+    }
 }

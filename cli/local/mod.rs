@@ -155,8 +155,7 @@ impl LocalEngine {
         }
         let (kafka, slot) = take_place(config, &cluster.config).await?;
         for name in names {
-            let log: Arc<dyn Log> = Arc::new(kafka.clone());
-            let ground = Ground { log, store: self.store.clone(), limits: role.limits };
+            let ground = Ground { log: cluster.log(&kafka), store: self.store.clone(), limits: role.limits };
             self.processors.start(name, config, ground)?;
         }
         *self.place.lock().await = Some((kafka, slot));

@@ -12,6 +12,7 @@ use p2_stream::wire;
 
 use super::read::{decode, read_all};
 use super::{LocalEngine, message};
+use crate::backend::engine_error;
 use crate::engine::{Engine, EngineError, EngineResult, InDoubt, Resolution, VerifyReport};
 
 impl LocalEngine {
@@ -32,6 +33,10 @@ impl LocalEngine {
             headers: letter.headers.clone(),
             value: letter.value.clone(),
             time_ms: now_ms(),
+        };
+        let record = match &self.cluster {
+            Some(cluster) => cluster.readable(record).await.map_err(engine_error)?,
+            None => record,
         };
         let original = wire::decode(&StoredRecord { offset: letter.offset, record }).map_err(|error| {
             let code = error.code().to_owned();

@@ -124,7 +124,8 @@ start() {
   CONTROLLER=$(cat "$DIR/controller.port")
   settings >"$DIR/server.properties"
   if [ ! -e "$DIR/log/meta.properties" ]; then
-    id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=')
+    # No '-' and no '_': the formatter takes an id that begins with '-' for an option.
+    id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'xy' | tr -d '=')
     # shellcheck disable=SC2086
     "$java" -Xmx128m -XX:TieredStopAtLevel=1 -cp "$JARS/libs/*" kafka.tools.StorageTool format \
       -t "$id" -c "$DIR/server.properties" ${KAFKA_FORMAT:-} >"$DIR/format.out" 2>&1 ||

@@ -276,7 +276,7 @@ fn a_true_story_breaks_no_promise_and_is_looked_at_whole() {
 fn an_acknowledged_input_that_is_gone_is_lost() {
     says(
         |evidence| {
-            records(evidence, Topic::Inbox, "a").remove(0);
+            let _ = records(evidence, Topic::Inbox, "a").remove(0);
         },
         "and is not there: it is lost",
     );
@@ -355,7 +355,7 @@ fn a_transition_that_is_missing_is_noticed() {
             let records = records(evidence, Topic::StateTransitions, "a");
             let place =
                 records.iter_mut().position(|one| transition(one).conversation.as_str() == "a").unwrap();
-            records.remove(place + 1);
+            let _ = records.remove(place + 1);
         },
         "where 1 was due",
     );
@@ -621,8 +621,18 @@ fn a_store_that_lacks_or_changes_a_row_is_noticed() {
 
 #[test]
 fn lists_of_the_store_that_differ_from_the_log_are_noticed() {
-    says(|evidence| drop(evidence.store.listed.insert(key("z"), 1)), "z: the store lists it");
-    says(|evidence| drop(evidence.store.listed.remove(&key("a"))), "a: the list of the store says None");
+    says(
+        |evidence| {
+            evidence.store.listed.insert(key("z"), 1);
+        },
+        "z: the store lists it",
+    );
+    says(
+        |evidence| {
+            evidence.store.listed.remove(&key("a"));
+        },
+        "a: the list of the store says None",
+    );
     says(
         |evidence| evidence.store.open.values_mut().for_each(|open| open.push(key("a"))),
         "a: it has no open waits and is in the store's list",

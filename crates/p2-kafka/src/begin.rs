@@ -1,7 +1,8 @@
 //! The first progress of a group: written by the one who makes the topics, so that a group without any is always
 //! one that lost it.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use p2_core::record::Topic;
 use p2_stream::ports::LogError;
@@ -18,7 +19,7 @@ use crate::log::{blocking, partition_counts};
 use crate::records::Names;
 
 /// Where a group begins that has no progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begin {
     /// At the first record that is kept.
     Earliest,
@@ -26,6 +27,8 @@ pub enum Begin {
     Latest,
     /// At the first record at or after a time, milliseconds since the epoch.
     Time(i64),
+    /// With this progress, by partition; a partition that is missing begins at its first record.
+    Progress(BTreeMap<i32, Progress>),
 }
 
 /// Commits where `group` (`p2.<processor>`, without prefix) begins on `topic`, for those partitions for which it has
@@ -42,10 +45,22 @@ pub async fn begin_group(
 ) -> Result<usize, LogError> {
     let config = config.clone();
     let group = format!("{}{group}", config.prefix);
-    blocking(move || begin_blocking(&config, &group, topic, begin)).await
+    blocking(move || {
+        let until = Instant::now() + Duration::from_millis(u64::from(config.request_timeout_ms));
+        loop {
+            // The partitions of a new topic have no leader yet for a moment.
+            match begin_blocking(&config, &group, topic, &begin) {
+                Err(LogError::Unavailable(_)) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                done => return done,
+            }
+        }
+    })
+    .await
 }
 
-fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: Begin) -> Result<usize, LogError> {
+fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: &Begin) -> Result<usize, LogError> {
     let names = Names::new(&config.prefix);
     let name = names.of(topic);
     let longest = Duration::from_millis(u64::from(config.request_timeout_ms));
@@ -70,12 +85,16 @@ fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: Begin)
         }
         let partition = element.partition();
         let (low, high) = client.fetch_watermarks(name, partition, longest).map_err(failed)?;
-        let at = match begin {
-            Begin::Earliest => low,
-            Begin::Latest => high,
-            Begin::Time(time_ms) => offset_at(&client, name, partition, time_ms, longest).map_err(failed)?,
+        let at = |offset: i64| Progress::at(offset.clamp(low, high));
+        let progress = match begin {
+            Begin::Earliest => at(low),
+            Begin::Latest => at(high),
+            Begin::Time(time_ms) => {
+                at(offset_at(&client, name, partition, *time_ms, longest).map_err(failed)?)
+            }
+            Begin::Progress(known) => known.get(&partition).cloned().unwrap_or_else(|| at(low)),
         };
-        let progress = Progress::at(at.clamp(low, high)).encode();
+        let progress = progress.encode();
         first.add_partition_offset(name, partition, Offset::Offset(progress.offset)).map_err(failed)?;
         if let Some(mut element) = first.find_partition(name, partition) {
             element.set_metadata(progress.metadata);

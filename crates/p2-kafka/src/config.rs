@@ -115,6 +115,16 @@ const OWN: [(&str, &str); 17] = [
     ("enable.partition.eof", "reading to the end rests on it"),
 ];
 
+/// Whether a property is one for which the client library needs OpenSSL.
+fn needs_tls(key: &str, value: &str) -> bool {
+    let value = value.trim().to_ascii_lowercase();
+    match key {
+        "security.protocol" => matches!(value.as_str(), "ssl" | "sasl_ssl"),
+        "sasl.mechanism" | "sasl.mechanisms" => value.starts_with("scram-") || value == "oauthbearer",
+        _ => key.starts_with("ssl."),
+    }
+}
+
 impl KafkaConfig {
     /// Checks what can be checked without a broker.
     ///
@@ -150,6 +160,16 @@ impl KafkaConfig {
             if self.properties.contains_key(key) {
                 return refused(format!("kafka.properties must not set '{key}': {instead}"));
             }
+        }
+        if !cfg!(feature = "tls")
+            && let Some((key, value)) = self.properties.iter().find(|(key, value)| needs_tls(key, value))
+        {
+            let what =
+                if key.starts_with("ssl.") { format!("'{key}'") } else { format!("'{key}' = '{value}'") };
+            return refused(format!(
+                "kafka.properties: {what} needs TLS, and this program was built without it: build it with \
+                 --features tls"
+            ));
         }
         for (key, value) in &self.properties {
             if key.ends_with(".location") && value != "probe" && !Path::new(value).exists() {

@@ -12,6 +12,7 @@
 //! - `transactor`: one transactional producer. It waits for all delivery reports before the offsets and the
 //!   commit. After a commit that failed or timed out the producer is replaced: the broker then says what became
 //!   of the transaction before anything else is sent.
+//! - `producer`: producers that cost nothing while nothing is sent.
 //! - `committer`: ties these together and settles commits whose outcome is unknown.
 //! - `follower`: reads on outside of any group, from offsets that it keeps itself.
 //! - `reader`: ranges of committed records. "Nothing there" is only said when no open transaction can still
@@ -29,6 +30,7 @@ mod log;
 mod member;
 mod ownership;
 mod poller;
+mod producer;
 mod reader;
 mod records;
 pub mod topics;

@@ -9,15 +9,14 @@ use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
 use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord, search_by_time};
 use p2_stream::topics::CO_PARTITIONED;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 
 use crate::committer::{Settled, settle_by_position};
-use crate::config::{self, KafkaConfig, process_name};
+use crate::config::{KafkaConfig, process_name};
 use crate::context::{Context, lock};
+use crate::producer::{Answers, Polled};
 use crate::reader::{self, READERS_MAX, Readers, SharedReaders};
 use crate::records::{self, Names};
 use crate::transactor::{Outcome, Transactor};
@@ -36,8 +35,9 @@ pub(crate) struct Inner {
     pub(crate) readers: SharedReaders,
     partitions: BTreeMap<Topic, i32>,
     reads: Semaphore,
-    appender: FutureProducer<Context>,
-    appender_context: Context,
+    /// Made for the first record: who only reads needs none.
+    appender: OnceCell<Polled<Answers>>,
+    answers: Answers,
     batches: Arc<tokio::sync::Mutex<Transactor>>,
     slots: Arc<Slots>,
 }
@@ -135,17 +135,14 @@ impl KafkaLog {
         let partitions: BTreeMap<Topic, i32> =
             Topic::ALL.into_iter().map(|topic| (topic, count(topic))).collect();
         check_counts(&names, &partitions)?;
-        let appender_context = Context::default();
-        let appender = FutureProducer::from_config_and_context(&config.appender(), appender_context.clone());
-        let appender = appender.map_err(|error| config::property(&error))?;
         let batches = Transactor::new(&config, format!("{}p2.append-{}", config.prefix, process_name()));
         Ok(KafkaLog {
             inner: Arc::new(Inner {
                 readers: Arc::new(Readers::new(&config, latest)?),
                 partitions,
                 reads: Semaphore::new(READERS_MAX),
-                appender,
-                appender_context,
+                appender: OnceCell::new(),
+                answers: Answers::default(),
                 batches: Arc::new(tokio::sync::Mutex::new(batches)),
                 slots: Arc::default(),
                 names,
@@ -189,23 +186,18 @@ impl KafkaLog {
     }
 
     async fn append_one(&self, record: &NewRecord) -> Result<Position, LogError> {
-        let mut message = FutureRecord::to(self.inner.names.of(record.topic))
-            .partition(record.partition)
-            .key(record.key.as_str())
-            .timestamp(record.time_ms)
-            .headers(records::headers(record));
-        if !record.value.is_empty() {
-            message = message.payload(record.value.as_slice());
-        }
         let longest = Duration::from_millis(u64::from(self.inner.config.request_timeout_ms));
-        let delivered = self.inner.appender.send(message, longest).await;
-        let delivered = delivered.map_err(|(error, _)| self.append_error(record.topic, &error))?;
-        Ok(Position { topic: record.topic, partition: delivered.partition, offset: delivered.offset })
+        let inner = Arc::clone(&self.inner);
+        let start = move || Polled::start(&inner.config.appender(), inner.answers.clone());
+        let appender = self.inner.appender.get_or_try_init(|| blocking(start)).await?;
+        let delivered = appender.send(self.inner.names.of(record.topic), record, longest).await;
+        let (partition, offset) = delivered.map_err(|error| self.append_error(record.topic, &error))?;
+        Ok(Position { topic: record.topic, partition, offset })
     }
 
     fn append_error(&self, topic: Topic, error: &KafkaError) -> LogError {
         let name = self.inner.names.of(topic);
-        if let Some(refusal) = self.inner.appender_context.refusal() {
+        if let Some(refusal) = self.inner.answers.0.refusal() {
             return LogError::Refused(refusal);
         }
         match error.rdkafka_error_code() {

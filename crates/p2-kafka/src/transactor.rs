@@ -4,19 +4,20 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2_core::record::{Position, Topic};
-use p2_stream::ports::{CommittedOffset, NewRecord};
+use p2_stream::ports::{CommittedOffset, LogError, NewRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::Offset;
 
-use crate::config::{self, KafkaConfig};
+use crate::config::KafkaConfig;
 use crate::context::{Context, lock};
-use crate::records::{self, Names};
+use crate::producer::{Polled, message};
+use crate::records::Names;
 
 /// How a transaction ended.
 #[derive(Debug)]
@@ -96,7 +97,10 @@ impl ProducerContext for Deliveries {
                 reports.error.get_or_insert_with(|| error.clone());
             }
         }
-        self.reports.1.notify_all();
+        // Not for every record: the waiting thread has nothing to do before the last one.
+        if reports.left == 0 || reports.error.is_some() {
+            self.reports.1.notify_all();
+        }
     }
 }
 
@@ -132,7 +136,7 @@ impl Deliveries {
     }
 }
 
-type TransactionalProducer = ThreadedProducer<Deliveries>;
+type TransactionalProducer = Polled<Deliveries>;
 
 /// One transactional id and its producer.
 pub(crate) struct Transactor {
@@ -164,12 +168,10 @@ impl Transactor {
         }
     }
 
-    /// Lets go of the producer. Closing one may take as long as a request, so nobody waits for it.
+    /// Lets go of the producer, which waits for nothing.
     pub(crate) fn discard(&mut self) {
         self.is_ready = false;
-        if let Some(producer) = self.producer.take() {
-            std::thread::spawn(move || drop(producer));
-        }
+        self.producer = None;
     }
 
     /// A producer whose transactional id is taken over: whatever was open or undecided under it is settled by
@@ -184,11 +186,15 @@ impl Transactor {
         if self.producer.is_none() {
             let config = self.config.transactional(&self.id);
             self.deliveries = Deliveries::default();
-            let producer = TransactionalProducer::from_config_and_context(&config, self.deliveries.clone());
-            self.producer =
-                Some(producer.map_err(|error| Outcome::Refused(config::property(&error).to_string()))?);
+            let producer = TransactionalProducer::start(&config, self.deliveries.clone());
+            self.producer = Some(producer.map_err(|error| match error {
+                LogError::Unavailable(reason) => Outcome::Aborted(reason),
+                refused => Outcome::Refused(refused.to_string()),
+            })?);
         }
-        let Some(producer) = &self.producer else { return Err(Outcome::Aborted("no producer".to_owned())) };
+        let Some(producer) = self.producer.as_ref().map(Polled::get) else {
+            return Err(Outcome::Aborted("no producer".to_owned()));
+        };
         match producer.init_transactions(longest) {
             Ok(()) => {
                 self.is_ready = true;
@@ -253,7 +259,9 @@ impl Transactor {
         }
         let until = Instant::now() + longest * 9 / 10;
         self.transactions += 1;
-        let Some(producer) = &self.producer else { return Outcome::Aborted("no producer".to_owned()) };
+        let Some(producer) = self.producer.as_ref().map(Polled::get) else {
+            return Outcome::Aborted("no producer".to_owned());
+        };
         if let Err(error) = producer.begin_transaction() {
             let outcome = self.trouble("beginning a transaction", &error);
             self.discard();
@@ -277,7 +285,7 @@ impl Transactor {
         offsets: Option<&Offsets>,
         until: Instant,
     ) -> Result<Vec<Position>, (&'static str, KafkaError)> {
-        let Some(producer) = &self.producer else { return Ok(Vec::new()) };
+        let Some(producer) = self.producer.as_ref().map(Polled::get) else { return Ok(Vec::new()) };
         self.deliveries.begin(self.transactions, outputs.len());
         for (index, record) in outputs.iter().enumerate() {
             self.send(producer, index, record, until).map_err(|error| ("sending a record", error))?;
@@ -299,20 +307,13 @@ impl Transactor {
 
     fn send(
         &self,
-        producer: &TransactionalProducer,
+        producer: &BaseProducer<Deliveries>,
         index: usize,
         record: &NewRecord,
         until: Instant,
     ) -> Result<(), KafkaError> {
         let opaque = Box::new((self.transactions, index));
-        let mut message = BaseRecord::with_opaque_to(self.names.of(record.topic), opaque)
-            .partition(record.partition)
-            .key(record.key.as_str())
-            .timestamp(record.time_ms)
-            .headers(records::headers(record));
-        if !record.value.is_empty() {
-            message = message.payload(record.value.as_slice());
-        }
+        let mut message = message(self.names.of(record.topic), record, opaque);
         loop {
             match producer.send(message) {
                 Ok(()) => return Ok(()),
@@ -328,7 +329,9 @@ impl Transactor {
     }
 
     fn commit(&mut self, longest: Duration, positions: Vec<Position>) -> Outcome {
-        let Some(producer) = &self.producer else { return Outcome::Aborted("no producer".to_owned()) };
+        let Some(producer) = self.producer.as_ref().map(Polled::get) else {
+            return Outcome::Aborted("no producer".to_owned());
+        };
         match producer.commit_transaction(longest) {
             Ok(()) => Outcome::Committed(positions),
             Err(error) => {
@@ -344,7 +347,7 @@ impl Transactor {
     fn abort(&mut self, error: &KafkaError, longest: Duration) {
         let is_fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
         let timed_out = is_retriable(error);
-        let Some(producer) = &self.producer else { return };
+        let Some(producer) = self.producer.as_ref().map(Polled::get) else { return };
         if is_fatal || timed_out || producer.client().fatal_error().is_some() {
             self.discard();
         } else if let Err(error) = producer.abort_transaction(longest) {

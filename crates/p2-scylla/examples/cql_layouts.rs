@@ -1,6 +1,6 @@
 //! Three layouts of the same transitions on a CQL server: what a write costs it and what a tail takes.
 //!
-//! `tests/services/cassandra.sh start DIR PORT`, then
+//! `deploy/dev/cassandra.sh start DIR PORT`, then
 //! `P2_CQL=127.0.0.1:PORT P2_CQL_PID=$(cat DIR/pid) cargo run -p p2-scylla --example cql_layouts`.
 //! The numbers in `docs/decisions/cql-store.md` come from it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout)]

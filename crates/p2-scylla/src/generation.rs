@@ -157,8 +157,8 @@ impl Inner {
             return Ok(current);
         }
         if view.role == Role::Owner {
-            return Err(StoreError::Foreign(format!(
-                "the view was rebuilt: generation {current} is read now, this process writes {}: start it again",
+            return Err(StoreError::Rebuilt(format!(
+                "the view was rebuilt: generation {current} is read now, this process writes {}",
                 view.generation
             )));
         }
@@ -167,9 +167,9 @@ impl Inner {
         Ok(current)
     }
 
-    /// The generation to write; from now on the handle stays with it.
+    /// The generation to write; from now on the handle stays with it, until [`Inner::follow`].
     ///
-    /// That another one became current is noticed within [`CHECK_EVERY`]. What is written meanwhile goes into
+    /// That another one became current is noticed within [`CHECK_EVERY`], and [`StoreError::Rebuilt`] says so. What is written meanwhile goes into
     /// the old generation, which harms nobody: the new one has an applied offset of its own.
     pub(crate) async fn writing(&self) -> Result<i32, StoreError> {
         let generation = self.reading().await?;
@@ -178,6 +178,21 @@ impl Inner {
             self.set_view(View { generation, role: Role::Owner, ..view });
         }
         Ok(generation)
+    }
+
+    /// Goes over to the current generation. What was kept of the old one is forgotten: it is read no more.
+    pub(crate) async fn follow(&self) -> Result<(), StoreError> {
+        let view = self.view();
+        if view.role == Role::Builder {
+            return Ok(());
+        }
+        let current = self.about(true).await?.generation;
+        if current != view.generation {
+            self.clear_heads();
+            self.forget_recent();
+        }
+        self.set_view(View { generation: current, role: view.role, checked: Instant::now() });
+        Ok(())
     }
 
     /// A name that no other asker has.
@@ -236,22 +251,38 @@ impl CqlStore {
         }
         inner.clear_heads();
         inner.set_view(View { generation: next, role: inner.view().role, checked: Instant::now() });
+        inner.set_switched();
         to.inner.set_view(View { generation: next, role: Role::Owner, checked: Instant::now() });
         Ok(())
     }
 
-    /// Removes every row of a generation that is no longer read. Safe to repeat; an interrupted one is finished
-    /// by the next.
+    /// Removes every row of a generation that is no longer read, once nobody can be reading it: handles elsewhere
+    /// ask every second which one is current, and a request may take a while, so that this waits for some seconds
+    /// after the switch. Safe to repeat; an interrupted one is finished by the next.
     ///
     /// # Errors
     /// [`StoreError::Foreign`] where it is the one that is read.
     pub async fn drop_generation(&self, generation: i32) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        if inner.about(true).await?.generation == generation {
+        self.check_unread(generation).await?;
+        let since = self.inner.switched().map_or(Duration::ZERO, |at| at.elapsed());
+        let left = (CHECK_EVERY * 2 + self.inner.connected.request_timeout).saturating_sub(since);
+        tokio::time::sleep(left).await;
+        self.drop_now(generation).await
+    }
+
+    async fn check_unread(&self, generation: i32) -> Result<(), StoreError> {
+        if self.inner.about(true).await?.generation == generation {
             return Err(StoreError::Foreign(format!(
                 "generation {generation} is the one that is read: keep it"
             )));
         }
+        Ok(())
+    }
+
+    /// Drops it while others may still read it.
+    pub(crate) async fn drop_now(&self, generation: i32) -> Result<(), StoreError> {
+        self.check_unread(generation).await?;
+        let inner = &self.inner;
         for partition in inner.partitions(generation).await? {
             for shard in 0..inner.shards {
                 inner.drop_shard(generation, partition, shard).await?;

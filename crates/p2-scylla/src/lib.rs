@@ -5,6 +5,7 @@
 //! record, is one self-describing cell, and carries the record's offset as its write timestamp, so that writing
 //! it again, or late, changes nothing. The reasons for the tables are in `docs/decisions/cql-store.md`.
 
+mod applied;
 mod cache;
 mod cell;
 mod error;

@@ -71,6 +71,8 @@ pub(crate) struct Connected {
     pub(crate) losses: Losses,
     /// The contact points, for sentences.
     pub(crate) nodes: Arc<str>,
+    /// The longest that a request takes.
+    pub(crate) request_timeout: Duration,
 }
 
 /// Connects. Nothing is read or written but what the driver needs and the flavour.
@@ -102,6 +104,7 @@ pub(crate) async fn connect(options: &Options) -> Result<Connected, OpenError> {
         flavour: Flavour::Cassandra,
         losses,
         nodes: options.nodes_text().into(),
+        request_timeout: options.request_timeout,
     };
     connected.flavour = match options.flavour {
         Some(flavour) => flavour,

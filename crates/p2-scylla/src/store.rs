@@ -17,6 +17,7 @@ use scylla::response::PagingState;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 
+use crate::applied::Gathering;
 use crate::cache::Cache;
 use crate::error::{OpenError, failed};
 use crate::flavour::Flavour;
@@ -35,7 +36,8 @@ const PAGE_ROWS: i32 = 500;
 /// The [`StackStore`] on CQL. Clones are handles of the same store, over the same connections.
 ///
 /// A handle follows the generation that is current, until it writes: from then on it stays with the one it
-/// writes, and fails with [`StoreError::Foreign`] once another one is current.
+/// writes, and fails with [`StoreError::Rebuilt`] once another one is current, until [`StackStore::follow`]. One
+/// processor writes through a handle and its clones.
 #[derive(Clone, Debug)]
 pub struct CqlStore {
     pub(crate) inner: Arc<Inner>,
@@ -51,7 +53,10 @@ pub(crate) struct Inner {
     view: Mutex<View>,
     heads: Mutex<Cache<(i32, ConversationId), Head>>,
     announced: Mutex<BTreeSet<(i32, i32)>>,
+    pub(crate) applied: Gathering,
     recent: Mutex<Recent>,
+    /// When another generation was last switched to through this handle.
+    switched: Mutex<Option<Instant>>,
     /// The losses up to which everything recent was written again.
     settled: tokio::sync::Mutex<u64>,
 }
@@ -198,7 +203,9 @@ impl Inner {
             view: Mutex::new(view),
             heads: Mutex::new(Cache::new(HEADS_MAX)),
             announced: Mutex::default(),
+            applied: Gathering::default(),
             recent: Mutex::default(),
+            switched: Mutex::default(),
             settled,
         }
     }
@@ -255,6 +262,18 @@ impl Inner {
 
     pub(crate) fn clear_heads(&self) {
         lock(&self.heads).clear();
+    }
+
+    pub(crate) fn forget_recent(&self) {
+        *lock(&self.recent) = Recent::default();
+    }
+
+    pub(crate) fn switched(&self) -> Option<Instant> {
+        *lock(&self.switched)
+    }
+
+    pub(crate) fn set_switched(&self) {
+        *lock(&self.switched) = Some(Instant::now());
     }
 
     pub(crate) fn is_announced(&self, generation: i32, partition: i32) -> bool {
@@ -392,6 +411,10 @@ impl StackStore for CqlStore {
         let old = self.inner.view().generation;
         let next = self.begin_rebuild().await?;
         self.switch(&next).await?;
-        self.drop_generation(old).await
+        self.drop_now(old).await
+    }
+
+    async fn follow(&self) -> Result<(), StoreError> {
+        self.inner.follow().await
     }
 }

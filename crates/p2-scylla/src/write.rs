@@ -104,12 +104,6 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// The offset is its own timestamp: the applied offset never goes back, whoever writes it late.
-    async fn write_applied(&self, generation: i32, partition: i32, applied: i64) -> Result<(), StoreError> {
-        let values = (generation, partition, applied, timestamp(applied));
-        self.execute(&self.statements.write_applied, values).await
-    }
-
     async fn write_conversation(
         &self,
         generation: i32,

@@ -4,10 +4,12 @@
 //! once (batches, epochs, progress, claims, timers, catch-up) is here, as a value without IO in `runtime`.
 
 pub mod conformance;
+pub mod copy;
 pub mod follow;
 pub mod groups;
 pub mod memory;
 pub mod metrics;
+pub mod outputs;
 pub mod ports;
 pub mod processor;
 pub mod runtime;

@@ -202,15 +202,16 @@ pub async fn search_by_time<L: Log + ?Sized>(
     time_ms: i64,
 ) -> Result<i64, LogError> {
     let (mut low, end) = log.bounds(topic, partition).await?;
-    let mut high = end;
+    let (mut high, mut found_at) = (end, end);
     while low < high {
         let middle = low + (high - low) / 2;
         match log.read(topic, partition, middle, 1).await?.first() {
             Some(found) if found.record.time_ms < time_ms => low = found.offset + 1,
-            _ => high = middle,
+            // Not `middle`: there may be no record, only the end of a transaction.
+            found => (high, found_at) = (middle, found.map_or(end, |found| found.offset)),
         }
     }
-    Ok(low)
+    Ok(found_at)
 }
 
 /// A member of a consumer group.
@@ -249,9 +250,13 @@ pub enum StoreError {
     /// Worth retrying: the processor pauses, says so and goes on when it is back.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-    /// The store belongs to another log or generation.
+    /// The store belongs to another log.
     #[error("{0}")]
     Foreign(String),
+    /// The view was rebuilt: another generation of it is read now than the one that this handle writes. Whoever
+    /// writes drops what it knows of the view, calls [`StackStore::follow`] and catches up.
+    #[error("{0}")]
+    Rebuilt(String),
     /// A row that cannot be read.
     #[error("{0}")]
     Corrupt(String),
@@ -316,6 +321,13 @@ pub trait StackStore: Send + Sync {
 
     /// Removes every row (a rebuild starts from offset 0).
     async fn wipe(&self) -> Result<(), StoreError>;
+
+    /// Goes over to the generation of the view that is read now, after [`StoreError::Rebuilt`]. Its applied offsets
+    /// and rows are its own, so nothing that is known of the old one may be used or written any more: no other
+    /// request of this handle or its clones is under way. Stores without generations have nothing to do.
+    async fn follow(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A model provider.

@@ -49,6 +49,34 @@ fn properties_that_the_promises_rest_on_cannot_be_set() {
 }
 
 #[test]
+#[cfg(not(feature = "tls"))]
+fn what_needs_tls_is_refused_with_the_mend_where_the_build_has_none() {
+    for (key, value, named) in [
+        ("security.protocol", "SSL", "'security.protocol' = 'SSL'"),
+        ("security.protocol", "sasl_ssl", "'security.protocol' = 'sasl_ssl'"),
+        ("sasl.mechanism", "SCRAM-SHA-512", "'sasl.mechanism' = 'SCRAM-SHA-512'"),
+        ("sasl.mechanisms", "OAUTHBEARER", "'sasl.mechanisms' = 'OAUTHBEARER'"),
+        ("ssl.key.password", "hunter2", "'ssl.key.password'"),
+        ("ssl.ca.location", "/no/such/file", "'ssl.ca.location'"),
+    ] {
+        let sentence = refused(&with(key, value));
+        let expected = format!(
+            "kafka.properties: {named} needs TLS, and this program was built without it: build it with \
+             --features tls"
+        );
+        assert_eq!(sentence, expected);
+    }
+    with("sasl.mechanism", "PLAIN").check().unwrap();
+}
+
+#[test]
+#[cfg(feature = "tls")]
+fn what_needs_tls_is_taken_where_the_build_has_it() {
+    with("security.protocol", "SASL_SSL").check().unwrap();
+    with("sasl.mechanism", "SCRAM-SHA-512").check().unwrap();
+}
+
+#[test]
 fn secrets_are_in_no_debug_text_and_in_no_error() {
     let mut config = with("sasl.password", "hunter2");
     config.properties.insert("ssl.key.pem".to_owned(), "hunter2".to_owned());
@@ -71,6 +99,7 @@ fn every_kind_of_client_is_accepted_by_librdkafka() {
     for config in [config(), consumer] {
         config.asker("read_committed").create::<BaseConsumer>().unwrap();
         config.reader().create::<BaseConsumer>().unwrap();
+        config.follower().create::<BaseConsumer>().unwrap();
         config.member("g", "i").create::<BaseConsumer>().unwrap();
         config.transactional("t").create::<BaseProducer>().unwrap();
         config.appender().create::<BaseProducer>().unwrap();

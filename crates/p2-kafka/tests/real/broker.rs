@@ -46,6 +46,19 @@ impl Broker {
 
     /// Starts one with more variables for the script.
     pub fn start_with(environment: &[(&str, String)]) -> Broker {
+        // A free port may be taken by somebody else before the broker has it.
+        let mut said = String::new();
+        for _ in 0..3 {
+            let broker = Broker::prepare(environment);
+            match broker.try_run() {
+                Ok(()) => return broker,
+                Err(error) => said = error,
+            }
+        }
+        panic!("{said}");
+    }
+
+    fn prepare(environment: &[(&str, String)]) -> Broker {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir =
@@ -61,25 +74,24 @@ impl Broker {
             Some((_, lines)) => *lines = format!("{lines}\n{ours}"),
             None => environment.push(("KAFKA_EXTRA".to_owned(), ours.to_owned())),
         }
-        let broker = Broker { dir, port: free_port(), environment };
-        broker.run();
-        broker
+        Broker { dir, port: free_port(), environment }
     }
 
     /// Starts it, or starts it again with its data.
     pub fn run(&self) {
-        let output = self
-            .script()
-            .args([
-                "start",
-                self.dir.to_str().unwrap(),
-                &self.port.to_string(),
-                &std::process::id().to_string(),
-            ])
-            .output()
-            .unwrap();
+        if let Err(said) = self.try_run() {
+            panic!("{said}");
+        }
+    }
+
+    fn try_run(&self) -> Result<(), String> {
+        let (dir, pid) = (self.dir.to_str().unwrap(), std::process::id().to_string());
+        let output = self.script().args(["start", dir, &self.port.to_string(), &pid]).output().unwrap();
+        if output.status.success() {
+            return Ok(());
+        }
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "Kafka does not start: {said} (files in {})", self.dir.display());
+        Err(format!("Kafka does not start: {said} (files in {dir})"))
     }
 
     fn script(&self) -> Command {

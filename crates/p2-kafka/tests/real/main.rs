@@ -7,6 +7,9 @@ mod clients;
 mod conversations;
 mod copier;
 mod faults;
+mod followers;
 mod port;
 mod processes;
 mod proxy;
+#[cfg(feature = "tls")]
+mod secure;

@@ -37,9 +37,14 @@ async fn a_rebuild_fills_a_new_generation_while_the_old_one_is_read() {
     until("a reader follows", async || reader.applied(0).await.unwrap() == log.len() as i64).await;
     until("a writer of the old one is told", async || {
         let said = writer.write(0, old[..3].to_vec(), 3).await;
-        matches!(said, Err(StoreError::Foreign(said)) if said.contains("generation 2 is read now"))
+        matches!(said, Err(StoreError::Rebuilt(said)) if said.contains("generation 2 is read now"))
     })
     .await;
+    let still = writer.load(&log[0].1.conversation).await;
+    assert!(matches!(still, Err(StoreError::Rebuilt(_))), "it reads neither, until it follows: {still:?}");
+    writer.follow().await.unwrap();
+    assert_eq!((writer.generation(), writer.applied(0).await.unwrap()), (2, log.len() as i64));
+    feed(&writer, &log[20..], 3).await;
 
     owner.drop_generation(1).await.unwrap();
     owner.drop_generation(1).await.unwrap();

@@ -76,7 +76,7 @@ impl Server {
     }
 
     fn script(&self, arguments: &[&str]) {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/services/cassandra.sh");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/dev/cassandra.sh");
         let done = Command::new(script)
             .args(arguments)
             .env("P2_CASSANDRA_AUTH", "1")

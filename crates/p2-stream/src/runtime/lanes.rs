@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use p2_core::ids::Id;
-use p2_core::record::{Message, Payload, StateTransition};
+use p2_core::record::{Message, Payload, Position, StateTransition};
 
 use super::{Action, Actions, Epoch, Incoming, OffsetMark, Part, Runtime};
 use crate::processor::{LaneInput, LaneStep, Mark, Processor};
@@ -214,7 +214,12 @@ impl<P: Processor> Runtime<P> {
             // A lane without a view knows its record only through this.
             let _ = self.processor.apply(state, message);
         }
-        let step = self.processor.decide(key, state, input, now_ms);
+        let record = offset.or(lane.record);
+        let mut step = self.processor.decide(key, state, input, now_ms);
+        if let Some(offset) = record {
+            let at = Position { topic: self.processor.input(), partition: index, offset };
+            step.outputs.iter_mut().for_each(|output| output.cause_position = Some(at));
+        }
         let bytes = match self.outputs_bytes(&step) {
             Ok(bytes) => bytes,
             Err((code, reason)) => {
@@ -237,7 +242,6 @@ impl<P: Processor> Runtime<P> {
                 return;
             }
         }
-        let record = offset.or(lane.record);
         let mark = match step.mark {
             Mark::Done => record.map(|offset| (offset, OffsetMark::Done)),
             Mark::Claimed => record.map(|offset| (offset, OffsetMark::Claimed)),

@@ -311,6 +311,18 @@ fn a_record_is_decided_only_once_its_lane_is_loaded_and_its_offset_is_done_with_
 }
 
 #[test]
+fn every_output_of_a_record_names_the_place_of_that_record() {
+    let mut runtime = counting();
+    let epoch = own(&mut runtime, Some(Progress::at(7).encode()));
+    record(&mut runtime, epoch, 7, text("a", "hello", 0));
+    let actions = load(&mut runtime, epoch, "a");
+    let (_, outputs, _) = commit(&actions).unwrap();
+    let place = Position { topic: Topic::Inbox, partition: 0, offset: 7 };
+    assert!(!outputs.is_empty());
+    assert!(outputs.iter().all(|output| output.cause_position == Some(place)), "{outputs:?}");
+}
+
+#[test]
 fn progress_of_a_batch_speaks_only_of_the_steps_in_it() {
     let mut runtime = counting();
     let epoch = own(&mut runtime, None);

@@ -1,29 +1,30 @@
 //! The tokio shell: carries out the actions of a [`Runtime`] over the ports and feeds their answers back.
 //! It decides nothing.
 
+mod commit;
 mod gauge;
+mod rebuilt;
 mod resync;
 mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use p2_core::ids::Id;
 use p2_core::record::{Message, StateTransition, Topic};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
-use crate::ports::{
-    Batch, CommitError, Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord,
-};
+use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord};
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
 use gauge::{Gauge, as_f64, offsets};
+use rebuilt::Note;
 
 /// How often lag and window of the owned partitions are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -85,9 +86,6 @@ pub struct Setup<W> {
     pub metrics: Metrics,
 }
 
-/// Longest pause before an aborted commit is tried again.
-const ABORT_PAUSE_MAX_MS: u64 = 5_000;
-
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
     SystemTime::now()
@@ -130,6 +128,10 @@ where
         committing,
         marks,
         aborts,
+        owned: BTreeSet::new(),
+        views: JoinSet::new(),
+        follows: 0,
+        following: false,
         gauge,
     };
     shell.serve(member, receiver).await
@@ -159,7 +161,7 @@ struct Shell<P: Processor, W, C> {
     setup: Setup<W>,
     port: Arc<C>,
     committer: Arc<dyn Committer>,
-    sender: mpsc::UnboundedSender<Result<Event<P::Reply>, ShellError>>,
+    sender: mpsc::UnboundedSender<Result<Event<P::Reply>, Note>>,
     view: Option<Topic>,
     input: Topic,
     calls: BTreeMap<Id, AbortHandle>,
@@ -169,10 +171,18 @@ struct Shell<P: Processor, W, C> {
     marks: BTreeMap<i32, i64>,
     /// Aborted commits since the last one that went through.
     aborts: Arc<AtomicU32>,
+    /// The partitions that the group gave us, halted ones too.
+    owned: BTreeSet<i32>,
+    /// Reads and writes of the view under way.
+    views: JoinSet<()>,
+    /// How often another generation of the view was gone over to.
+    follows: u64,
+    /// It is being gone over to: nothing is worked on meanwhile.
+    following: bool,
     gauge: Gauge,
 }
 
-type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, ShellError>>;
+type Received<P> = mpsc::UnboundedReceiver<Result<Event<<P as Processor>::Reply>, Note>>;
 
 impl<P, W, C> Shell<P, W, C>
 where
@@ -202,8 +212,11 @@ where
             let timer = self.runtime.next_timer_ms();
             tokio::select! {
                 event = receiver.recv() => {
-                    let Some(event) = event else { break };
-                    self.drive(event?, &mut member, &mut epochs).await?;
+                    match event {
+                        Some(Ok(event)) => self.drive(event, &mut member, &mut epochs).await?,
+                        Some(Err(note)) => self.note(note, &mut member, &mut epochs).await?,
+                        None => break,
+                    }
                 }
                 event = member.next() => self.member_event(event?, &mut member, &mut epochs).await?,
                 () = sleep_until(timer) => self.drive(Event::Tick, &mut member, &mut epochs).await?,
@@ -235,6 +248,11 @@ where
         match event {
             MemberEvent::Assigned { partition, committed, .. } => {
                 self.gauge.assignment("assigned");
+                self.owned.insert(partition);
+                if self.following {
+                    member.pause(self.input, partition);
+                    return Ok(());
+                }
                 let (log, input) = (self.setup.log.clone(), self.input);
                 let (start, end) = patiently(&self.setup.stop, || log.bounds(input, partition)).await?;
                 member.pause(self.input, partition);
@@ -243,6 +261,7 @@ where
             }
             MemberEvent::Revoked { partition, .. } => {
                 epochs.remove(&partition);
+                self.owned.remove(&partition);
                 self.marks.remove(&partition);
                 self.gauge.revoked(partition, self.view.is_some());
                 self.drive(Event::Revoked { partition }, member, epochs).await
@@ -252,6 +271,9 @@ where
                 tracing::error!(partition, start, "records were deleted before they were processed");
                 self.drive(Event::Revoked { partition }, member, epochs).await?;
                 epochs.remove(&partition);
+                if self.following {
+                    return Ok(());
+                }
                 let event =
                     start_over(&self.setup.stop, &self.setup.log, self.input, partition, member).await?;
                 self.drive(event, member, epochs).await
@@ -376,9 +398,9 @@ where
         Ok(None)
     }
 
-    fn send(&self, event: Result<Event<P::Reply>, ShellError>) {
+    fn send(&self, event: Event<P::Reply>) {
         // The receiver outlives every sender but the last moment of a stop.
-        let _ = self.sender.send(event);
+        let _ = self.sender.send(Ok(event));
     }
 
     fn call(&mut self, partition: i32, epoch: Epoch, id: Id, deadline_ms: i64, request: P::Request) {
@@ -395,68 +417,15 @@ where
         self.calls.insert(id, tokio::spawn(work.instrument(span)).abort_handle());
     }
 
-    fn commit(
-        &mut self,
-        batch: u64,
-        messages: Vec<Message>,
-        progress: Vec<(i32, crate::ports::CommittedOffset)>,
-    ) {
-        let encoded: Result<Vec<NewRecord>, _> =
-            messages.iter().map(|message| self.setup.wire.encode(message)).collect();
-        let outputs = match encoded {
-            Ok(outputs) => outputs,
-            Err((code, reason)) => {
-                tracing::error!(batch, code, reason, "an output does not encode");
-                self.send(Ok(Event::Aborted { batch, halve: true }));
-                return;
-            }
-        };
-        self.committing = Some(Arc::new(messages));
-        let input = self.input;
-        let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
-        let (committer, sender, gauge) = (self.committer.clone(), self.sender.clone(), self.gauge.clone());
-        let aborts = self.aborts.clone();
-        tokio::spawn(async move {
-            let begin = Instant::now();
-            let result = committer.commit(Batch { outputs, progress }).await;
-            gauge.commit(&result, begin.elapsed());
-            let event = match result {
-                Ok(positions) => {
-                    aborts.store(0, Ordering::Relaxed);
-                    Event::Committed { batch, positions }
-                }
-                Err(CommitError::Aborted(reason)) => {
-                    // A full disk aborts until there is space: less and less often.
-                    let before = aborts.fetch_add(1, Ordering::Relaxed).min(8);
-                    let pause_ms = (20 << before).min(ABORT_PAUSE_MAX_MS);
-                    tracing::warn!(batch, reason, pause_ms, "commit aborted, trying again");
-                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-                    Event::Aborted { batch, halve: false }
-                }
-                Err(CommitError::Unfit(reason)) => {
-                    tracing::warn!(batch, reason, "commit does not fit");
-                    Event::Aborted { batch, halve: true }
-                }
-                Err(CommitError::Fenced(reason)) => {
-                    tracing::warn!(batch, reason, "commit fenced");
-                    Event::Fenced { batch }
-                }
-                Err(CommitError::Unknown(reason)) => {
-                    tracing::warn!(batch, reason, "commit outcome unknown");
-                    Event::Unknown { batch }
-                }
-            };
-            let _ = sender.send(Ok(event));
-        });
-    }
-
     /// Reads and writes of the view, each in a task of its own; outages are waited out.
-    fn view_action(&self, action: Action<P::Request>) {
+    fn view_action(&mut self, action: Action<P::Request>) {
         let Some(view) = self.view else { return };
         let (log, store, wire) = (self.setup.log.clone(), self.setup.store.clone(), self.setup.wire.clone());
-        let (sender, gauge) = (self.sender.clone(), self.gauge.clone());
-        tokio::spawn(async move {
-            let event = view::event(&action, view, log.as_ref(), store.as_ref(), wire.as_ref(), &gauge).await;
+        let (sender, gauge, follows) = (self.sender.clone(), self.gauge.clone(), self.follows);
+        while self.views.try_join_next().is_some() {}
+        self.views.spawn(async move {
+            let (log, store, wire) = (log.as_ref(), store.as_ref(), wire.as_ref());
+            let event = view::event(&action, view, log, store, wire, &gauge, follows).await;
             let _ = sender.send(event);
         });
     }

@@ -6,7 +6,7 @@ use p2_core::ids::ConversationId;
 use p2_core::record::Topic;
 
 use super::gauge::Gauge;
-use super::{ShellError, Wire, now_ms, resync};
+use super::{Note, ShellError, Wire, now_ms, resync};
 use crate::metrics::Metric;
 use crate::ports::{Log, LogError, StackStore, StoreError};
 use crate::runtime::{Action, Event};
@@ -19,7 +19,7 @@ const RETRY_PAUSE_MS: (u64, u64) = (20, 5_000);
 /// Carries out an action on the view and gives the event that answers it.
 ///
 /// # Errors
-/// Where the view cannot be read, ever.
+/// [`Note::Failed`] where the view cannot be read, ever; [`Note::Rebuilt`] where it was rebuilt.
 pub(super) async fn event<Q, R>(
     action: &Action<Q>,
     view: Topic,
@@ -27,7 +27,8 @@ pub(super) async fn event<Q, R>(
     store: &dyn StackStore,
     wire: &impl Wire,
     gauge: &Gauge,
-) -> Result<Event<R>, ShellError>
+    follows: u64,
+) -> Result<Event<R>, Note>
 where
     Q: Sync,
 {
@@ -41,13 +42,38 @@ where
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(pause_max_ms);
             }
-            Err(ViewError::Broken(reason)) => return Err(ShellError::View(reason)),
+            Err(ViewError::Rebuilt(reason)) => {
+                tracing::warn!(processor = gauge.name, reason, "the view was rebuilt");
+                return Err(Note::Rebuilt(follows));
+            }
+            Err(ViewError::Broken(reason)) => return Err(Note::Failed(ShellError::View(reason))),
+        }
+    }
+}
+
+/// Goes over to the generation of the view that is read now; outages are waited out.
+///
+/// # Errors
+/// Where that is not possible, ever.
+pub(super) async fn follow(store: &dyn StackStore, gauge: &Gauge) -> Result<(), ShellError> {
+    let (mut pause_ms, pause_max_ms) = RETRY_PAUSE_MS;
+    loop {
+        match store.follow().await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Unavailable(reason)) => {
+                gauge.metrics.add(Metric::PortRetries, &[gauge.name], 1.0);
+                tracing::warn!(processor = gauge.name, reason, "store away, trying again");
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms = (pause_ms * 2).min(pause_max_ms);
+            }
+            Err(other) => return Err(ShellError::View(other.to_string())),
         }
     }
 }
 
 enum ViewError {
     Away(String),
+    Rebuilt(String),
     Broken(String),
 }
 
@@ -55,6 +81,7 @@ impl From<StoreError> for ViewError {
     fn from(error: StoreError) -> ViewError {
         match error {
             StoreError::Unavailable(reason) => ViewError::Away(reason),
+            StoreError::Rebuilt(reason) => ViewError::Rebuilt(reason),
             StoreError::Foreign(reason) | StoreError::Corrupt(reason) => ViewError::Broken(reason),
         }
     }
@@ -92,9 +119,14 @@ where
             Ok(Event::ViewBounds { partition, epoch, applied, mark, from })
         }
         Action::ReadView { partition, epoch, from } => {
-            let (_, end) = log.bounds(view, *partition).await?;
-            let records = log.read(view, *partition, *from, VIEW_RECORDS_MAX).await?;
-            let next = records.last().map_or(end, |last| last.offset + 1);
+            let read = || log.read(view, *partition, *from, VIEW_RECORDS_MAX);
+            let (mut records, mut next) = (read().await?, *from);
+            if records.is_empty() {
+                // Nothing is there below the end as it was before a read that found nothing.
+                next = log.bounds(view, *partition).await?.1;
+                records = read().await?;
+            }
+            next = records.last().map_or(next, |last| last.offset + 1);
             let mut transitions = Vec::with_capacity(records.len());
             for stored in records {
                 let transition = wire.transition(&stored).map_err(|reason| {

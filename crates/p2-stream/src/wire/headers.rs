@@ -7,6 +7,9 @@ use p2_core::record::{EffectBody, Header, Message, Payload, Position, Topic};
 
 use super::WireError;
 
+/// Where the cause lies, as `topic/partition/offset`.
+const CAUSE_POSITION: &str = "p2_cause_position";
+
 /// The headers of a message, in a fixed order.
 pub(super) fn write(message: &Message, source: &str) -> Vec<Header> {
     let mut headers = vec![
@@ -19,14 +22,24 @@ pub(super) fn write(message: &Message, source: &str) -> Vec<Header> {
         header("content-type", "application/avro"),
         header("p2_cause", &message.cause.to_string()),
     ];
-    if let Some(at) = message.cause_position {
-        let at = format!("{}/{}/{}", at.topic.name(), at.partition, at.offset);
-        headers.push(header("p2_cause_position", &at));
-    }
+    headers.extend(message.cause_position.map(at_cause));
     if let Some(traceparent) = &message.traceparent {
         headers.push(header("traceparent", traceparent));
     }
     headers
+}
+
+fn at_cause(at: Position) -> Header {
+    header(CAUSE_POSITION, &format!("{}/{}/{}", at.topic.name(), at.partition, at.offset))
+}
+
+/// Says that the cause lies somewhere else; none: that it is not known where.
+pub(crate) fn move_cause(headers: &mut Vec<Header>, to: Option<Position>) {
+    match (headers.iter_mut().find(|header| header.name == CAUSE_POSITION), to) {
+        (Some(header), Some(at)) => *header = at_cause(at),
+        (Some(_), None) => headers.retain(|header| header.name != CAUSE_POSITION),
+        (None, _) => {}
+    }
 }
 
 /// (`ce_id`, cause, where the cause lies).
@@ -36,12 +49,12 @@ pub(super) fn read(headers: &[Header]) -> Result<(Id, Id, Option<Position>), Wir
         reason: "is missing: every record needs an id of 32 hex digits, it is the idempotency key".to_owned(),
     })?;
     let cause = id_or(headers, "p2_cause", id)?;
-    let position = text(headers, "p2_cause_position").map(|text| position(&text)).transpose()?;
+    let position = text(headers, CAUSE_POSITION).map(|text| position(&text)).transpose()?;
     Ok((id, cause, position))
 }
 
 /// A header's text; none where it is missing or not UTF-8.
-pub(super) fn text(headers: &[Header], name: &str) -> Option<String> {
+pub(crate) fn text(headers: &[Header], name: &str) -> Option<String> {
     let header = headers.iter().find(|header| header.name == name)?;
     String::from_utf8(header.value.clone()).ok()
 }
@@ -65,7 +78,7 @@ fn position(text: &str) -> Result<Position, WireError> {
         parts.next().is_none().then_some(Position { topic, partition, offset })
     })();
     parsed.ok_or_else(|| WireError::Header {
-        name: "p2_cause_position",
+        name: CAUSE_POSITION,
         reason: format!("'{text}' is not topic/partition/offset"),
     })
 }

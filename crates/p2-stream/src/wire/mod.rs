@@ -2,28 +2,33 @@
 //!
 //! A value is Avro in single-object encoding: the bytes C3 01, the 8-byte little-endian CRC-64-AVRO fingerprint
 //! of the writer's schema in Parsing Canonical Form, the datum (Avro 1.12, "Single-object encoding"). Headers
-//! follow the Kafka protocol binding of CloudEvents 1.0 in binary mode, and W3C Trace Context.
+//! follow the Kafka protocol binding of CloudEvents 1.0 in binary mode, and W3C Trace Context. The framing of schema
+//! registries is put on and taken off at the log, by [`SchemaIds`].
 
-mod headers;
+mod framing;
+pub(crate) mod headers;
 mod partitioner;
+mod prepared;
 mod schemas;
 #[cfg(test)]
 mod tests;
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::writer::datum::GenericDatumWriter;
 use p2_core::ids::Id;
 use p2_core::record::{DeadLetter, Message, Payload, RECORD_BYTES_MAX, StateTransition, Topic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use framing::{Fingerprint, Framing, SchemaIds, fingerprint, schema};
 pub use partitioner::partition;
 
 use crate::ports::{NewRecord, StoredRecord};
 use crate::runtime::{Codec, Incoming};
 use crate::shell::Wire;
 
+/// More than all headers need beside what they repeat of key and value, and the trace.
+const HEADERS_BYTES_MAX: usize = 16 << 10;
 /// The first two bytes of single-object encoding.
 const MARKER: [u8; 2] = [0xC3, 0x01];
 
@@ -59,6 +64,17 @@ pub enum WireError {
         /// Little-endian hex, as in the value.
         fingerprint: String,
     },
+    /// The value is in the framing of a schema registry, and the id names no schema of the topic.
+    #[error(
+        "schema id {id} of the registry is none of the '{topic}' schemas (where no schema_registry.url is set, no \
+         id is known): write with schemas/{topic}.avsc, registered under the subject of the topic's values"
+    )]
+    UnknownSchemaId {
+        /// The topic.
+        topic: &'static str,
+        /// The id in the value.
+        id: u32,
+    },
     /// The datum does not decode.
     #[error("the value does not decode with the '{topic}' schema: {reason}")]
     Undecodable {
@@ -93,6 +109,7 @@ impl WireError {
             WireError::Schema { .. } => "schema",
             WireError::NotSingleObject => "not_single_object",
             WireError::UnknownSchema { .. } => "unknown_schema",
+            WireError::UnknownSchemaId { .. } => "unknown_schema_id",
             WireError::Undecodable { .. } => "undecodable",
             WireError::Header { .. } => "header",
             WireError::Key { .. } => "key",
@@ -125,13 +142,20 @@ pub fn encode(message: &Message, source: &str, partitions: i32) -> Result<NewRec
 /// What is wrong with it; then it belongs in `dead-letters`.
 pub fn decode(stored: &StoredRecord) -> Result<Message, WireError> {
     let record = &stored.record;
-    let payload = decode_payload(record.topic, &record.value)?;
-    if payload.key() != record.key {
-        return Err(WireError::Key { key: record.key.clone(), value: payload.key().to_owned() });
-    }
+    let payload = decode_checked(record)?;
     let (id, cause, cause_position) = headers::read(&record.headers)?;
     let traceparent = headers::text(&record.headers, "traceparent");
     Ok(Message { id, cause, cause_position, time_ms: record.time_ms, traceparent, payload })
+}
+
+/// The value, where it belongs to the record's key.
+fn decode_checked(record: &NewRecord) -> Result<Payload, WireError> {
+    let payload = decode_payload(record.topic, &record.value)?;
+    if payload.key() == record.key {
+        Ok(payload)
+    } else {
+        Err(WireError::Key { key: record.key.clone(), value: payload.key().to_owned() })
+    }
 }
 
 /// The value of a `state-transitions` record alone, for views that keep it: the same bytes as in the log's record.
@@ -150,7 +174,8 @@ pub fn decode_transition(value: &[u8]) -> Result<StateTransition, WireError> {
     decode_value(Topic::StateTransitions, value)
 }
 
-fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
+/// The value alone.
+pub(crate) fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
     match payload {
         Payload::Inbox(value) => encode_value(Topic::Inbox, value),
         Payload::Transition(value) => encode_value(Topic::StateTransitions, value),
@@ -166,7 +191,7 @@ fn encode_value<T: Serialize>(topic: Topic, value: &T) -> Result<Vec<u8>, WireEr
     let current = &schemas::of(topic).map_err(failed)?.current;
     let mut bytes = MARKER.to_vec();
     bytes.extend(current.fingerprint);
-    let writer = GenericDatumWriter::builder(&current.schema).build().map_err(|e| failed(e.to_string()))?;
+    let writer = prepared::writer(topic).map_err(failed)?;
     writer.write_ser(&mut bytes, value).map_err(|e| failed(e.to_string()))?;
     Ok(bytes)
 }
@@ -183,19 +208,23 @@ fn decode_payload(topic: Topic, value: &[u8]) -> Result<Payload, WireError> {
 }
 
 fn decode_value<T: DeserializeOwned>(topic: Topic, value: &[u8]) -> Result<T, WireError> {
+    if let Some(id) = framing::schema_id(value) {
+        return Err(WireError::UnknownSchemaId { topic: topic.short(), id });
+    }
     let rest = value.strip_prefix(&MARKER).ok_or(WireError::NotSingleObject)?;
     let (fingerprint, mut datum) = rest.split_first_chunk::<8>().ok_or(WireError::NotSingleObject)?;
     let failed = |reason: String| WireError::Undecodable { topic: topic.short(), reason };
     let schemas = schemas::of(topic).map_err(failed)?;
-    let writer = if *fingerprint == schemas.current.fingerprint {
-        &schemas.current.schema
+    let decoded = if *fingerprint == schemas.current.fingerprint {
+        let reader = prepared::reader(topic).map_err(failed)?;
+        reader.read_deser(&mut datum).map_err(|e| failed(e.to_string()))?
     } else {
-        schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
+        let writer = schemas.older.get(fingerprint).ok_or_else(|| WireError::UnknownSchema {
             topic: topic.short(),
             fingerprint: hex::encode(fingerprint),
-        })?
+        })?;
+        read(writer, &mut datum).map_err(failed)?
     };
-    let decoded = read(writer, &mut datum).map_err(failed)?;
     if datum.is_empty() { Ok(decoded) } else { Err(failed(format!("{} bytes are left over", datum.len()))) }
 }
 
@@ -246,7 +275,15 @@ impl ProcessorWire {
 
 impl Codec for ProcessorWire {
     fn size(&self, message: &Message) -> Result<usize, (String, String)> {
-        Wire::encode(self, message).map(|record| record.value.len() + 400)
+        let told = |error: WireError| (error.code().to_owned(), error.to_string());
+        let value = encode_payload(&message.payload).map_err(told)?.len();
+        // Headers are written where they might decide: what they repeat of key and value is as long as these at
+        // most, and the trace is foreign text.
+        let trace = message.traceparent.as_ref().map_or(0, String::len);
+        if 2 * value + 4 * message.payload.key().len() + trace + HEADERS_BYTES_MAX > RECORD_BYTES_MAX {
+            Wire::encode(self, message)?;
+        }
+        Ok(value + 400)
     }
 
     fn letter(&self, at: (i32, i64), message: &Message, code: &str, reason: &str, now_ms: i64) -> DeadLetter {
@@ -292,7 +329,8 @@ impl Wire for ProcessorWire {
     }
 
     fn transition(&self, stored: &StoredRecord) -> Result<StateTransition, String> {
-        match decode(stored).map_err(|error| error.to_string())?.payload {
+        // Headers are not part of the view: most of the time of a catch-up would go into them.
+        match decode_checked(&stored.record).map_err(|error| error.to_string())? {
             Payload::Transition(transition) => Ok(transition),
             other => Err(format!("a record of '{}' among the transitions", other.topic().short())),
         }

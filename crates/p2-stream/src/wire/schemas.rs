@@ -86,10 +86,15 @@ fn parse((topic, current, history): &Source) -> Result<(Topic, Schemas), String>
 
 fn named(topic: &Topic, text: &str) -> Result<Named, String> {
     let schema = Schema::parse_str(text).map_err(|e| format!("schema of '{}': {e}", topic.short()))?;
-    let digest = schema.fingerprint::<Rabin>();
-    let fingerprint = <[u8; 8]>::try_from(digest.bytes.as_slice())
-        .map_err(|_| format!("schema of '{}': a fingerprint that is not 8 bytes", topic.short()))?;
+    let fingerprint =
+        fingerprint(&schema).map_err(|reason| format!("schema of '{}': {reason}", topic.short()))?;
     Ok(Named { schema, fingerprint })
+}
+
+/// What names a schema in single-object encoding.
+pub(super) fn fingerprint(schema: &Schema) -> Result<[u8; 8], String> {
+    let digest = schema.fingerprint::<Rabin>();
+    <[u8; 8]>::try_from(digest.bytes.as_slice()).map_err(|_| "a fingerprint that is not 8 bytes".to_owned())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::*;
 
 mod evolution;
+mod framing;
 
 fn id(text: &str) -> Id {
     Id::of_text(text)
@@ -383,7 +384,8 @@ fn what_is_wrong_with_a_record_has_a_code_and_a_sentence() {
         change(&mut record);
         decode(&stored(record)).unwrap_err()
     };
-    assert_eq!(with(&|record| record.value[0] = 0).code(), "not_single_object");
+    assert_eq!(with(&|record| record.value[0] = 1).code(), "not_single_object");
+    assert_eq!(with(&|record| record.value[0] = 0).code(), "unknown_schema_id");
     assert_eq!(with(&|record| record.value[3] ^= 1).code(), "unknown_schema");
     assert_eq!(with(&|record| record.value.truncate(14)).code(), "undecodable");
     assert_eq!(with(&|record| record.value.push(0)).code(), "undecodable");

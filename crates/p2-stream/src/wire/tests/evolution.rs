@@ -1,9 +1,10 @@
 //! Evolution: what older versions of the program wrote is read for ever.
 //!
-//! There is one published version of each schema so far, so older ones are made: the newest without one of its
+//! There are few published versions so far, so older ones are made: the newest without one of its
 //! optional fields, or without the newest variant of a union or symbol of an enum.
 
 use apache_avro::types::Value;
+use apache_avro::writer::datum::GenericDatumWriter;
 use serde_json::Value as Json;
 
 use super::*;

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# One Apache Cassandra node for tests, from the jars on Maven Central; needs Java 17 and Maven, nothing else.
-# Everything listens on 127.0.0.1, everything it writes is below DIR (jars: below target/).
+# One Apache Cassandra node for development and tests, from the jars on Maven Central; needs Java 17 and Maven,
+# nothing else. Everything listens on 127.0.0.1, everything it writes is below DIR. The jars are fetched once and
+# kept in ~/.cache/p2engine/cassandra-VERSION, or where P2_CASSANDRA_CACHE says.
 #
-#   cassandra.sh jars                      fetch the jars once (kept in target/services)
+#   cassandra.sh jars                      fetch the jars, nothing else
 #   cassandra.sh start DIR PORT [HEAP]     start, wait until CQL answers; PORT, PORT+1 and PORT+2 must be free
 #                                          P2_CASSANDRA_AUTH=1  users and passwords (cassandra/cassandra)
 #                                          P2_CASSANDRA_TLS=1   TLS beside plain text on PORT, certificate in
@@ -13,15 +14,14 @@
 #   cassandra.sh kill DIR                  kill -9 and wait; what it wrote stays, start goes on from it
 set -euo pipefail
 VERSION=${P2_CASSANDRA_VERSION:-5.0.8}
-ROOT=$(cd "$(dirname "$0")/../.." && pwd)
-HOME_DIR=${P2_SERVICES_DIR:-$ROOT/target/services}/cassandra-$VERSION
+HOME_DIR=${P2_CASSANDRA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/p2engine/cassandra-$VERSION}
 
 fail() { echo "cassandra.sh: $*" >&2; exit 1; }
 
 jars() {
   [ -e "$HOME_DIR/complete" ] && return
-  command -v java >/dev/null || fail "Java 17 is needed to run Cassandra: install it, or unset P2_REAL"
-  command -v mvn >/dev/null || fail "Maven is needed to fetch Cassandra: install it, or unset P2_REAL"
+  command -v java >/dev/null || fail "Java 17 is needed to run Cassandra: install it"
+  command -v mvn >/dev/null || fail "Maven is needed to fetch Cassandra: install it"
   mkdir -p "$HOME_DIR"
   (
     flock 9

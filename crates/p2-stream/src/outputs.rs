@@ -1,0 +1,129 @@
+//! The progress of a group that lost it, from what it wrote: every output names the record that led to it.
+
+use std::collections::BTreeMap;
+
+use p2_core::record::{ArtifactBody, Message, Payload, Topic};
+
+use crate::ports::{Log, LogError, StoredRecord};
+use crate::runtime::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
+use crate::wire;
+
+/// Records read at a time.
+const READ_RECORDS: usize = 1_000;
+/// The phase of a tool run that announces a call.
+const INTENT: &str = "intent";
+
+/// Why there is no progress to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutputsError {
+    /// A record that was never processed lies too far before the last one that was.
+    #[error(
+        "{topic} partition {partition}: nothing was written for offset {pending}, but for {last}, which is more than \
+         {WINDOW_OFFSETS_MAX} offsets later: begin at a time instead"
+    )]
+    TooFar {
+        /// The input topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The first offset without an output.
+        pending: i64,
+        /// The last one with.
+        last: i64,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// The progress of a processor in every partition of its input, as its committed outputs tell it: what has an output
+/// is done, what has an announcement alone is claimed. Reads all topics from their start.
+///
+/// # Errors
+/// [`OutputsError`].
+pub async fn progress_from_outputs(
+    log: &dyn Log,
+    processor: &str,
+    input: Topic,
+) -> Result<BTreeMap<i32, Progress>, OutputsError> {
+    let mut marks: BTreeMap<i32, BTreeMap<i64, OffsetMark>> = BTreeMap::new();
+    for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
+        for partition in 0..log.partitions(topic) {
+            let (mut next, _) = log.bounds(topic, partition).await?;
+            loop {
+                let records = log.read(topic, partition, next, READ_RECORDS).await?;
+                let Some(last) = records.last() else { break };
+                next = last.offset + 1;
+                for (at, offset, mark) in records.iter().filter_map(|stored| told(stored, processor, input)) {
+                    let known = marks.entry(at).or_default().entry(offset).or_insert(mark);
+                    if mark == OffsetMark::Done {
+                        *known = mark;
+                    }
+                }
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    for partition in 0..log.partitions(input) {
+        let (start, _) = log.bounds(input, partition).await?;
+        let marks = marks.remove(&partition).unwrap_or_default();
+        let inputs = offsets(log, input, partition).await?;
+        found.insert(partition, progress(start, &inputs, &marks, input, partition)?);
+    }
+    Ok(found)
+}
+
+/// The offsets of a partition that have a record.
+async fn offsets(log: &dyn Log, topic: Topic, partition: i32) -> Result<Vec<i64>, LogError> {
+    let (mut next, _) = log.bounds(topic, partition).await?;
+    let mut found = Vec::new();
+    loop {
+        let records = log.read(topic, partition, next, READ_RECORDS).await?;
+        let Some(last) = records.last() else { return Ok(found) };
+        next = last.offset + 1;
+        found.extend(records.iter().map(|stored| stored.offset));
+    }
+}
+
+/// What an output says of an input: (partition, offset, mark); none where it is another processor's.
+fn told(stored: &StoredRecord, processor: &str, input: Topic) -> Option<(i32, i64, OffsetMark)> {
+    let source = wire::headers::text(&stored.record.headers, "ce_source")?;
+    if source.strip_prefix("/p2/") != Some(processor) {
+        return None;
+    }
+    let Message { payload, cause_position, .. } = wire::decode(stored).ok()?;
+    if let Payload::DeadLetter(letter) = &payload {
+        let ours = letter.topic == input.name();
+        return ours.then_some((letter.partition, letter.offset, OffsetMark::Done));
+    }
+    let at = cause_position.filter(|at| at.topic == input)?;
+    let announces = matches!(&payload, Payload::Artifact(artifact)
+        if matches!(&artifact.body, ArtifactBody::ToolRun(run) if run.phase == INTENT));
+    let mark = if announces { OffsetMark::Claimed } else { OffsetMark::Done };
+    Some((at.partition, at.offset, mark))
+}
+
+/// Progress from marks. Offsets without a record hold nothing up.
+fn progress(
+    start: i64,
+    inputs: &[i64],
+    marks: &BTreeMap<i64, OffsetMark>,
+    topic: Topic,
+    partition: i32,
+) -> Result<Progress, OutputsError> {
+    let done = |offset: &i64| marks.get(offset) == Some(&OffsetMark::Done);
+    let first = inputs.iter().copied().find(|offset| !done(offset));
+    let low = first.or_else(|| inputs.last().map(|last| last + 1)).unwrap_or(start);
+    let last = marks.keys().next_back().copied().unwrap_or(low);
+    if last - low >= WINDOW_OFFSETS_MAX {
+        return Err(OutputsError::TooFar { topic: topic.name(), partition, pending: low, last });
+    }
+    let mut known = Progress::at(low);
+    for (offset, mark) in marks.range(low..) {
+        known.mark(*offset, *mark);
+    }
+    Ok(known)
+}
+
+#[cfg(test)]
+mod tests;
