@@ -16,8 +16,6 @@ const CASSANDRA: &str = include_str!("../../deploy/dev/cassandra.sh");
 const START_MAX: Duration = Duration::from_secs(600);
 /// How often a start is tried: on a busy machine the scripts give up early.
 const TRIES: usize = 3;
-/// Where the CQL server has its files: jars are kept beside those of the broker.
-const JARS: &str = ".cache/p2engine";
 
 /// One server on loopback.
 #[derive(Clone, Debug)]
@@ -60,12 +58,6 @@ fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
     Ok(path)
 }
 
-/// Files of servers are kept where the jars are, so that they are fetched once.
-fn jars() -> String {
-    let home = std::env::var("XDG_CACHE_HOME").map(|dir| format!("{dir}/p2engine"));
-    home.unwrap_or_else(|_| format!("{}/{JARS}", std::env::var("HOME").unwrap_or_default()))
-}
-
 impl Server {
     /// A broker in a folder of `dir`; clients of `proxied` (a port) are told to stay there.
     ///
@@ -91,9 +83,7 @@ impl Server {
     /// # Errors
     /// The folder cannot be written, or there are no free ports.
     pub(crate) fn store(dir: &Path) -> EngineResult<Server> {
-        let services = std::env::var("P2_SERVICES_DIR").unwrap_or_else(|_| jars());
         let environment = [
-            ("P2_SERVICES_DIR", services),
             ("P2_OWNER", std::process::id().to_string()),
             // It is started often and lives for minutes.
             ("P2_CASSANDRA_TIER", "1".to_owned()),
