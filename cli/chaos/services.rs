@@ -32,20 +32,16 @@ fn failed(what: &str, error: &std::io::Error) -> EngineError {
     EngineError::Internal(format!("{what}: {error}"))
 }
 
-/// A port that nobody has, and that stays free with the next ones.
+/// A port that nobody has, with the next ones. Below those that systems give to outgoing connections: a server that is
+/// down for a while must find its port free when it comes back.
 ///
 /// # Errors
 /// There is none.
 pub(crate) fn free_port(in_a_row: u16) -> EngineResult<u16> {
-    let bound = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    for _ in 0..1_000 {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.map_err(|error| failed("looking for a free port", &error))?.port();
-        if port < 65_000 && (0..in_a_row).all(|next| bound(port + next)) {
-            return Ok(port);
-        }
-    }
-    Err(EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let tries = std::iter::repeat_with(|| rand::random_range(20_000_u16..32_000)).take(1_000);
+    let found = { tries }.find(|port| (0..in_a_row).all(|next| is_free(port + next)));
+    found.ok_or_else(|| EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
 }
 
 /// The script as a file.
