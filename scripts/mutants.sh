@@ -2,6 +2,9 @@
 # Applies each of tests/mutants/*.patch to a scratch worktree and runs a simulation until it fails: the one that
 # the patch names in its first line (`test: conversations`, the real processors), else `simulation`.
 # Prints how many seeds each mutant needed; fails on a survivor or on a mutant that does not build.
+# Mutants of the adapters say `test: real <package> <filter>` (a test on the real server) or `test: chaos <seed>
+# <minutes>` (the fault campaign). They need Java 17 and Maven, take minutes each, and are run where they are named or
+# P2_REAL is 1.
 # Usage: scripts/mutants.sh [name…]   P2_SIM_SEEDS (default 4000): how many seeds a mutant may survive.
 set -euo pipefail
 root=$(git rev-parse --show-toplevel)
@@ -14,14 +17,42 @@ cd "$scratch/tree"
 export CARGO_TARGET_DIR="${P2_MUTANTS_TARGET:-$root/target}"
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
-    for patch in "$root"/tests/mutants/*.patch; do names+=("$(basename "$patch" .patch)"); done
+    for patch in "$root"/tests/mutants/*.patch; do
+        if [ "${P2_REAL:-}" != 1 ] && grep -qE '^test: (real|chaos) ' "$patch"; then continue; fi
+        names+=("$(basename "$patch" .patch)")
+    done
 fi
 failed=0
+
+# A mutant of an adapter: builds the test, runs it, and says whether it failed as it should.
+of_adapter() {
+    local name=$1 kind=$2 what=$3 more=$4 build run
+    if [ "$kind" = real ]; then
+        build=(cargo test --quiet -p "$what" --test real --no-run)
+        run=(env P2_REAL=1 cargo test --quiet -p "$what" --test real "$more")
+    else
+        build=(cargo build --quiet -p p2engine)
+        run=("$CARGO_TARGET_DIR/debug/p2engine" chaos --seed "$what" --minutes "$more")
+    fi
+    if ! "${build[@]}" >"$scratch/build" 2>&1; then
+        echo "$name: does not build"; sed -n 1,20p "$scratch/build"; return 1
+    fi
+    if "${run[@]}" >"$scratch/out" 2>&1; then
+        echo "$name: SURVIVED ${run[*]}"; return 1
+    fi
+    echo "$name: killed by ${kind} ${what} ${more}: $(grep -m1 -E '^error: |panicked' "$scratch/out" || true)"
+}
+
 for name in "${names[@]}"; do
     patch="$root/tests/mutants/$name.patch"
     test=$(sed -n '1s/^test: //p' "$patch")
     test=${test:-simulation}
     git checkout --quiet -- . && git apply "$patch"
+    read -r kind what more <<<"$test"
+    if [ "$kind" = real ] || [ "$kind" = chaos ]; then
+        of_adapter "$name" "$kind" "$what" "$more" || failed=1
+        continue
+    fi
     if ! cargo test --quiet -p p2-sim --test "$test" --no-run >"$scratch/build" 2>&1; then
         echo "$name: does not build"; sed -n 1,20p "$scratch/build"; failed=1; continue
     fi

@@ -100,6 +100,8 @@ pub(crate) enum Fault {
     Refuse { service: Service, ms: u64 },
     /// Nothing gets through to a server or back for so long; the connections stay.
     Stall { service: Service, ms: u64 },
+    /// What is sent to a server arrives, its answers do not, for so long; then the connections are closed.
+    Mute { service: Service, ms: u64 },
 }
 
 impl Fault {
@@ -114,6 +116,7 @@ impl Fault {
             Fault::Cut { service, .. } => format!("cut {}", service.name()),
             Fault::Refuse { service, .. } => format!("refuse {}", service.name()),
             Fault::Stall { service, .. } => format!("stall {}", service.name()),
+            Fault::Mute { service, .. } => format!("mute {}", service.name()),
         }
     }
 }
@@ -133,6 +136,9 @@ impl fmt::Display for Fault {
             }
             Fault::Refuse { service, ms } => {
                 write!(f, "refuse connections to the {} for {ms} ms", service.name())
+            }
+            Fault::Mute { service, ms } => {
+                write!(f, "lose every answer of the {} for {ms} ms", service.name())
             }
             Fault::Stall { service, ms } => {
                 write!(f, "let nothing through to the {} for {ms} ms", service.name())
@@ -300,9 +306,10 @@ impl Draft {
             return None;
         }
         let ms = self.rng.random_range(200..9_000).min(left_ms);
-        let fault = match self.rng.random_range(0..5) {
+        let fault = match self.rng.random_range(0..7) {
             0..3 => Fault::Cut { service, percent: if self.rng.random_bool(0.4) { 100 } else { 40 } },
             3 => Fault::Refuse { service, ms },
+            4 | 5 => Fault::Mute { service, ms },
             _ => Fault::Stall { service, ms },
         };
         let takes = if matches!(fault, Fault::Cut { .. }) { 1_000 } else { ms + 5_000 };

@@ -18,8 +18,17 @@ enum Weather {
     Fair,
     /// Connections stay, and nothing gets through.
     Stalled,
+    /// What clients send arrives, the answers do not.
+    Mute,
     /// New connections are closed.
     Refused,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    ToServer,
+    ToClient,
 }
 
 /// The connections that are open.
@@ -82,9 +91,16 @@ impl Proxy {
         self.weather.send_replace(Weather::Stalled);
     }
 
-    /// All is well again.
+    /// Loses every answer until healed: what was asked for meanwhile may well have been done.
+    pub(crate) fn mute(&self) {
+        self.weather.send_replace(Weather::Mute);
+    }
+
+    /// All is well again. Connections on which an answer is missing are closed.
     pub(crate) fn heal(&self) {
-        self.weather.send_replace(Weather::Fair);
+        if self.weather.send_replace(Weather::Fair) == Weather::Mute {
+            self.cut(100);
+        }
     }
 }
 
@@ -116,14 +132,15 @@ async fn pass(client: TcpStream, server: TcpStream, weather: watch::Receiver<Wea
     let (from_server, to_server) = server.into_split();
     // Either end that closes closes both: a half-open connection is no fault of its own here.
     tokio::select! {
-        _ = copy(from_client, to_server, weather.clone()) => {}
-        _ = copy(from_server, to_client, weather.clone()) => {}
+        _ = copy(from_client, to_server, Way::ToServer, weather.clone()) => {}
+        _ = copy(from_server, to_client, Way::ToClient, weather) => {}
     }
 }
 
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    way: Way,
     mut weather: watch::Receiver<Weather>,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
@@ -132,6 +149,9 @@ async fn copy(
         let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else { return Ok(()) };
         // The sender is gone only where the proxy is.
         let _ = weather.wait_for(|weather| *weather != Weather::Stalled).await;
+        if way == Way::ToClient && *weather.borrow() == Weather::Mute {
+            continue;
+        }
         to.write_all(read).await?;
     }
 }
@@ -200,6 +220,22 @@ mod tests {
         assert!(says_back(&mut connect(&proxy).await).await.is_err());
         proxy.heal();
         assert_eq!(says_back(&mut connect(&proxy).await).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_mute_server_is_asked_and_its_answer_never_comes() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let proxy = Proxy::start(0, listener.local_addr().unwrap().port()).await.unwrap();
+        let mut client = connect(&proxy).await;
+        let mut server = listener.accept().await.unwrap().0;
+        proxy.mute();
+        client.write_all(&[3]).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), 3);
+        server.write_all(&[4]).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_u8()).await;
+        assert!(early.is_err(), "{early:?}");
+        proxy.heal();
+        assert!(client.read_u8().await.is_err());
     }
 
     #[tokio::test]

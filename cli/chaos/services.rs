@@ -16,8 +16,6 @@ const CASSANDRA: &str = include_str!("../../deploy/dev/cassandra.sh");
 const START_MAX: Duration = Duration::from_secs(600);
 /// How often a start is tried: on a busy machine the scripts give up early.
 const TRIES: usize = 3;
-/// Where the CQL server has its files: jars are kept beside those of the broker.
-const JARS: &str = ".cache/p2engine";
 
 /// One server on loopback.
 #[derive(Clone, Debug)]
@@ -34,20 +32,16 @@ fn failed(what: &str, error: &std::io::Error) -> EngineError {
     EngineError::Internal(format!("{what}: {error}"))
 }
 
-/// A port that nobody has, and that stays free with the next ones.
+/// A port that nobody has, with the next ones. Below those that systems give to outgoing connections: a server that is
+/// down for a while must find its port free when it comes back.
 ///
 /// # Errors
 /// There is none.
 pub(crate) fn free_port(in_a_row: u16) -> EngineResult<u16> {
-    let bound = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    for _ in 0..1_000 {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.map_err(|error| failed("looking for a free port", &error))?.port();
-        if port < 65_000 && (0..in_a_row).all(|next| bound(port + next)) {
-            return Ok(port);
-        }
-    }
-    Err(EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let tries = std::iter::repeat_with(|| rand::random_range(20_000_u16..32_000)).take(1_000);
+    let found = { tries }.find(|port| (0..in_a_row).all(|next| is_free(port + next)));
+    found.ok_or_else(|| EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
 }
 
 /// The script as a file.
@@ -58,12 +52,6 @@ fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
         .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
     written.map_err(|error| failed(&path.display().to_string(), &error))?;
     Ok(path)
-}
-
-/// Files of servers are kept where the jars are, so that they are fetched once.
-fn jars() -> String {
-    let home = std::env::var("XDG_CACHE_HOME").map(|dir| format!("{dir}/p2engine"));
-    home.unwrap_or_else(|_| format!("{}/{JARS}", std::env::var("HOME").unwrap_or_default()))
 }
 
 impl Server {
@@ -91,9 +79,7 @@ impl Server {
     /// # Errors
     /// The folder cannot be written, or there are no free ports.
     pub(crate) fn store(dir: &Path) -> EngineResult<Server> {
-        let services = std::env::var("P2_SERVICES_DIR").unwrap_or_else(|_| jars());
         let environment = [
-            ("P2_SERVICES_DIR", services),
             ("P2_OWNER", std::process::id().to_string()),
             // It is started often and lives for minutes.
             ("P2_CASSANDRA_TIER", "1".to_owned()),

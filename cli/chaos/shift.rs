@@ -156,6 +156,12 @@ impl Shift {
                 }
                 (ms, Healing::Connect(service))
             }
+            Fault::Mute { service, ms } => {
+                if let Some(behind) = self.behind(service) {
+                    behind.proxy.mute();
+                }
+                (ms, Healing::Connect(service))
+            }
             Fault::Stall { service, ms } => {
                 if let Some(behind) = self.behind(service) {
                     behind.proxy.stall();

@@ -22,6 +22,10 @@ pub(crate) async fn run(out: Output, args: ChaosArgs) -> EngineResult<ExitCode> 
         None => std::env::temp_dir().join(format!("p2engine-chaos-{}", draw_id().short())),
     };
     std::fs::create_dir_all(&dir).map_err(|error| internal(&dir, &error))?;
+    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        let at = dir.display();
+        return Err(EngineError::Invalid(format!("--dir {at}: it is not empty: name a new directory")));
+    }
     let history = Arc::new(History::create(&dir.join("history.jsonl"))?);
     let done = campaign(out, &args, &dir, &history).await;
     let (summary, violations) = match done {

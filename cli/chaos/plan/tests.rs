@@ -21,7 +21,7 @@ fn sixty_minutes_hold_more_than_three_hundred_kills_and_every_kind_of_fault() {
         for due in &plan.faults {
             *kinds.entry(due.fault.kind()).or_default() += 1;
         }
-        assert_eq!(kinds.len(), 13, "seed {seed}: {kinds:?}");
+        assert_eq!(kinds.len(), 15, "seed {seed}: {kinds:?}");
     }
 }
 
@@ -46,7 +46,10 @@ fn faults_are_in_order_and_end_with_the_plan() {
         assert!(plan.faults.is_sorted_by_key(|due| due.at_ms), "seed {seed}");
         for Due { at_ms, fault } in plan.faults {
             let ends = match fault {
-                Fault::Suspend { ms, .. } | Fault::Refuse { ms, .. } | Fault::Stall { ms, .. } => at_ms + ms,
+                Fault::Suspend { ms, .. }
+                | Fault::Refuse { ms, .. }
+                | Fault::Stall { ms, .. }
+                | Fault::Mute { ms, .. } => at_ms + ms,
                 Fault::KillService { down_ms, .. } => at_ms + down_ms,
                 _ => at_ms,
             };
