@@ -212,6 +212,11 @@ impl Home {
         self.spawn(args)
     }
 
+    /// Starts a command beside those that run.
+    pub(crate) fn another(&self, args: &[&str]) -> Running {
+        self.spawn(args)
+    }
+
     fn spawn(&self, args: &[&str]) -> Running {
         let mut child = self
             .command(args)

@@ -6,6 +6,7 @@ mod apply;
 mod branches;
 mod chat;
 mod cli;
+mod cluster;
 mod crash;
 mod home;
 mod human;
