@@ -38,7 +38,9 @@ fn main() -> ExitCode {
     .write_global();
     let out = Output::new(cli.json);
     // The faults are meant: what the clients of the campaign itself say of them is noise.
-    let usual = if matches!(cli.command, Command::Chaos(_)) { "off" } else { "warn" };
+    // What the clients of Kafka and CQL say of an outage, we say ourselves, once and with the mend.
+    let usual =
+        if matches!(cli.command, Command::Chaos(_)) { "off" } else { "warn,librdkafka=off,scylla=off" };
     if let Err(error) = start_log(cli.verbose, usual) {
         return fail(out, &error);
     }
