@@ -16,6 +16,10 @@ use crate::engine::{EngineError, EngineResult};
 /// Topics that are read.
 pub(crate) const TOPICS: [Topic; 5] =
     [Topic::Inbox, Topic::StateTransitions, Topic::Effects, Topic::Artifacts, Topic::DeadLetters];
+/// What people write that is no message.
+pub(crate) const POISON: &[u8] = b"not a message";
+/// How such a record is told from others that cannot be decoded.
+pub(crate) const POISONED: &str = "it is poison that people wrote";
 /// Records that are read at a time.
 const READ_MAX: usize = 2_000;
 
@@ -98,6 +102,13 @@ pub(crate) async fn topics(log: &dyn Log) -> EngineResult<BTreeMap<(Topic, i32),
         }
     }
     Ok(found)
+}
+
+fn decode(record: &StoredRecord) -> Result<Message, String> {
+    wire::decode(record).map_err(|error| match record.record.value == POISON {
+        true => POISONED.to_owned(),
+        false => error.to_string(),
+    })
 }
 
 /// The definitions as applied.
