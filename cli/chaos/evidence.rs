@@ -95,9 +95,7 @@ pub(crate) async fn topics(log: &dyn Log) -> EngineResult<BTreeMap<(Topic, i32),
     for topic in TOPICS {
         for index in 0..log.partitions(topic) {
             let records = partition(log, topic, index).await?;
-            let decoded = records
-                .iter()
-                .map(|record| (record.offset, wire::decode(record).map_err(|error| error.to_string())));
+            let decoded = records.iter().map(|record| (record.offset, decode(record)));
             found.insert((topic, index), decoded.collect());
         }
     }
