@@ -16,6 +16,10 @@ use crate::engine::{EngineError, EngineResult};
 /// Topics that are read.
 pub(crate) const TOPICS: [Topic; 5] =
     [Topic::Inbox, Topic::StateTransitions, Topic::Effects, Topic::Artifacts, Topic::DeadLetters];
+/// What people write that is no message.
+pub(crate) const POISON: &[u8] = b"not a message";
+/// How such a record is told from others that cannot be decoded.
+pub(crate) const POISONED: &str = "it is poison that people wrote";
 /// Records that are read at a time.
 const READ_MAX: usize = 2_000;
 
@@ -91,13 +95,18 @@ pub(crate) async fn topics(log: &dyn Log) -> EngineResult<BTreeMap<(Topic, i32),
     for topic in TOPICS {
         for index in 0..log.partitions(topic) {
             let records = partition(log, topic, index).await?;
-            let decoded = records
-                .iter()
-                .map(|record| (record.offset, wire::decode(record).map_err(|error| error.to_string())));
+            let decoded = records.iter().map(|record| (record.offset, decode(record)));
             found.insert((topic, index), decoded.collect());
         }
     }
     Ok(found)
+}
+
+fn decode(record: &StoredRecord) -> Result<Message, String> {
+    wire::decode(record).map_err(|error| match record.record.value == POISON {
+        true => POISONED.to_owned(),
+        false => error.to_string(),
+    })
 }
 
 /// The definitions as applied.

@@ -24,8 +24,6 @@ pub(crate) enum Event {
     Acknowledged { id: Id, partition: i32, offset: i64 },
     /// It did not: the message may be there all the same.
     Unacknowledged { id: Id, reason: String },
-    /// Somebody is about to write bytes that are no message.
-    Poisoning { partition: i32 },
     /// Bytes that are no message lie here.
     Poisoned { partition: i32, offset: i64 },
     /// The live reader saw a committed record.

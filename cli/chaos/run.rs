@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::check::{Verdict, check};
-use super::evidence::{self, Evidence};
+use super::evidence::{self, Evidence, POISON};
 use super::history::{Event, History};
 use super::people::{Deed, People};
 use super::plan::{Ours, Plan, plan};
@@ -359,9 +359,6 @@ impl Writer {
         let (acknowledged, poisoned) = (Arc::clone(&self.acknowledged), Arc::clone(&self.poisoned));
         tokio::spawn(async move {
             let Some((record, id)) = record(&deed, log.partitions(Topic::Inbox)) else { return };
-            if id.is_none() {
-                history.note(Event::Poisoning { partition: record.partition });
-            }
             if let (Some(id), Deed::Say(message) | Deed::Misplace(message)) = (id, &deed) {
                 let conversation = message.payload.key().to_owned();
                 let kind = if matches!(deed, Deed::Say(_)) { "said" } else { "misplaced" }.to_owned();
@@ -411,7 +408,7 @@ fn record(deed: &Deed, partitions: i32) -> Option<(NewRecord, Option<Id>)> {
                 partition: wire::partition(key.as_str(), partitions),
                 key: key.0.clone(),
                 headers: vec![Header { name: "content-type".to_owned(), value: b"text/plain".to_vec() }],
-                value: b"not a message".to_vec(),
+                value: POISON.to_vec(),
                 time_ms: now_ms(),
             };
             Some((record, None))

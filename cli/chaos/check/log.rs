@@ -42,6 +42,11 @@ fn acknowledged(index: &Index<'_>, verdict: &mut Verdict) {
         .map(|lying| ((lying.partition, lying.offset), lying.message.id))
         .collect();
     for line in &index.evidence.history {
+        if let Event::Poisoned { partition, offset } = &line.event
+            && !index.poison.contains(&(*partition, *offset))
+        {
+            verdict.broken(format!("poison was acknowledged at inbox/{partition}/{offset} and is not there"));
+        }
         let Event::Acknowledged { id, partition, offset } = &line.event else { continue };
         verdict.count("acknowledged inputs", 1);
         match lying.get(&(*partition, *offset)) {

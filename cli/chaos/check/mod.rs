@@ -13,7 +13,7 @@ use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{ArtifactBody, Effect, Message, Payload, StateTransition, Topic};
 use p2_stream::wire;
 
-use super::evidence::Evidence;
+use super::evidence::{Evidence, POISONED};
 use super::history::Event;
 
 /// What the checker found.
@@ -58,7 +58,7 @@ struct Index<'e> {
     transitions: BTreeMap<&'e ConversationId, Vec<(i32, i64, &'e StateTransition)>>,
     /// Messages that people wrote, or tried to.
     sent: BTreeSet<Id>,
-    /// Where people wrote what is no message.
+    /// Where lies what people wrote that is no message: a log may have taken it twice.
     poison: BTreeSet<(i32, i64)>,
 }
 
@@ -74,24 +74,20 @@ impl<'e> Index<'e> {
             sent: BTreeSet::new(),
             poison: BTreeSet::new(),
         };
-        let mut unsure: BTreeMap<i32, usize> = BTreeMap::new();
         for line in &evidence.history {
-            match &line.event {
-                Event::Sent { id, .. } => drop(index.sent.insert(*id)),
-                Event::Poisoning { partition } => *unsure.entry(*partition).or_default() += 1,
-                Event::Poisoned { partition, offset } => {
-                    index.poison.insert((*partition, *offset));
-                    let unsure = unsure.entry(*partition).or_default();
-                    *unsure = unsure.saturating_sub(1);
-                }
-                _ => {}
+            if let Event::Sent { id, .. } = &line.event {
+                index.sent.insert(*id);
             }
         }
-        index.unacknowledged_poison(unsure);
         let partitions = evidence.partitions();
-        for (&(_, partition), records) in &evidence.topics {
+        for (&(topic, partition), records) in &evidence.topics {
             for (offset, record) in records {
-                let Ok(message) = record else { continue };
+                let Ok(message) = record else {
+                    if topic == Topic::Inbox && record.as_ref().is_err_and(|why| why == POISONED) {
+                        index.poison.insert((partition, *offset));
+                    }
+                    continue;
+                };
                 let lying = Lying { partition, offset: *offset, message };
                 match &message.payload {
                     Payload::Inbox(inbox) => {
@@ -110,21 +106,6 @@ impl<'e> Index<'e> {
             }
         }
         index
-    }
-
-    /// Poison that was not acknowledged may lie there all the same: it is what cannot be read.
-    fn unacknowledged_poison(&mut self, mut unsure: BTreeMap<i32, usize>) {
-        for (&(topic, partition), records) in &self.evidence.topics {
-            let unreadable = records.iter().filter(|(_, record)| topic == Topic::Inbox && record.is_err());
-            for (offset, _) in unreadable {
-                if let Some(left) = unsure.get_mut(&partition)
-                    && *left > 0
-                    && self.poison.insert((partition, *offset))
-                {
-                    *left -= 1;
-                }
-            }
-        }
     }
 
     fn of(&self, topic: Topic) -> impl Iterator<Item = (i32, i64, &'e Result<Message, String>)> {

@@ -108,7 +108,12 @@ where
 {
     let group = format!("p2.{}", processor.name());
     let input = processor.input();
-    let member = setup.log.join(&group, &[input]).await?;
+    let inputs = [input];
+    let member = match patiently(&setup.stop, || setup.log.join(&group, &inputs)).await {
+        // Nothing was begun, so there is nothing to finish.
+        Err(LogError::Unavailable(_)) if *setup.stop.borrow() => return Ok(()),
+        joined => joined?,
+    };
     let committer = member.committer();
     let (sender, receiver) = mpsc::unbounded_channel();
     let codec = SharedCodec(setup.wire.clone());

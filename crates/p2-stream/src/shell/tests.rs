@@ -121,10 +121,21 @@ where
     P::Reply: Send + 'static,
     NoCalls: CallPort<P>,
 {
+    start_on(processor, Arc::new(log.clone()), store)
+}
+
+fn start_on<P>(processor: P, log: Arc<dyn Log>, store: Arc<dyn StackStore>) -> Running
+where
+    P: Processor + Send + 'static,
+    P::Lane: Send,
+    P::Request: Send + Sync + 'static,
+    P::Reply: Send + 'static,
+    NoCalls: CallPort<P>,
+{
     let (stop, stopped) = watch::channel(false);
     let metrics = Metrics::new();
     let setup = Setup {
-        log: Arc::new(log.clone()),
+        log,
         store,
         wire: Arc::new(ProcessorWire::new("echo", |_| 4)),
         limits: Limits { start: Start::Earliest, ..Limits::default() },
@@ -358,6 +369,74 @@ async fn records_deleted_before_they_were_processed_stop_their_partition_and_no_
     assert_eq!(answers(&log, 5, lost).await, 1);
     assert_eq!(answers(&log, 5, kept).await, 4);
     assert!(!running.is_finished());
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+/// A log that cannot be joined for a while.
+struct Away {
+    log: MemoryLog,
+    refusals: AtomicUsize,
+}
+
+#[async_trait]
+impl Log for Away {
+    fn partitions(&self, topic: Topic) -> i32 {
+        self.log.partitions(topic)
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<p2_core::record::Position>, LogError> {
+        self.log.append(records).await
+    }
+
+    async fn read(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.log.read(topic, partition, from, records_max).await
+    }
+
+    async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
+        self.log.bounds(topic, partition).await
+    }
+
+    async fn follow(
+        &self,
+        from: Vec<(Topic, i32, i64)>,
+    ) -> Result<Box<dyn crate::ports::Follower>, LogError> {
+        self.log.follow(from).await
+    }
+
+    async fn join(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Member>, LogError> {
+        let left = self.refusals.load(Ordering::SeqCst);
+        if left > 0 {
+            self.refusals.store(left - 1, Ordering::SeqCst);
+            return Err(LogError::Unavailable("the broker went away".to_owned()));
+        }
+        self.log.join(group, topics).await
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_away_when_a_processor_joins_is_waited_for() {
+    let log = MemoryLog::new(4);
+    log.append(vec![text("a", 0)]).await.unwrap();
+    let away = Away { log: log.clone(), refusals: AtomicUsize::new(2) };
+    let (running, stop, _) = start_on(Echo { view: None }, Arc::new(away), Arc::new(MemoryStore::default()));
+    let partition = crate::wire::partition("a", 4);
+    until("an answer", async || !log.read(Topic::Artifacts, partition, 0, 9).await.unwrap().is_empty()).await;
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_while_the_log_is_away_ends_in_order() {
+    let away = Away { log: MemoryLog::new(4), refusals: AtomicUsize::new(usize::MAX) };
+    let (running, stop, _) = start_on(Echo { view: None }, Arc::new(away), Arc::new(MemoryStore::default()));
+    tokio::task::yield_now().await;
     stop.send(true).unwrap();
     running.await.unwrap().unwrap();
 }
