@@ -122,6 +122,13 @@ impl Engine for LocalEngine {
     }
 
     async fn conversations(&self) -> EngineResult<Vec<ConversationLine>> {
+        if self.cluster.is_none() {
+            // What the process before this one decided last may not be in the view yet. On a cluster a list is as
+            // new as the store.
+            for partition in 0..self.log.partitions(Topic::StateTransitions) {
+                self.partition_is_current(partition).await?;
+            }
+        }
         let mut lines: Vec<ConversationLine> = Vec::new();
         loop {
             let after = lines.last().map(|line| line.id.clone());
