@@ -44,6 +44,16 @@ pub(super) fn table(
         }
         None => None,
     };
+    // The parser shows a value of the wrong type, and this one is secret.
+    let secret = found.as_ref().and_then(|set| Some((set, set.value.get("password")?)));
+    if let Some((set, password)) = secret
+        && !password.is_str()
+    {
+        let source = &set.source;
+        return Err(EngineError::Invalid(format!(
+            "{source}: {name}: 'password' takes text: put it in quotes"
+        )));
+    }
     for (_, key, variable) in VARIABLES.into_iter().filter(|(table, ..)| *table == name) {
         let Some(value) = env(variable).filter(|value| !value.is_empty()) else { continue };
         let source = format!("env {variable}");
@@ -260,6 +270,8 @@ mod tests {
         assert_eq!(error, "p2engine.toml: 'kafka' is a table: write it as [kafka]");
         let error = both("[scylla]\nnodes='n'\nuser='u'", &[]).1.unwrap_err().to_string();
         assert_eq!(error, "file p2engine.toml: scylla: a user needs a password: P2_SCYLLA_PASSWORD");
+        let error = both("[scylla]\nnodes='n'\nuser='u'\npassword=424242", &[]).1.unwrap_err().to_string();
+        assert_eq!(error, "file p2engine.toml: scylla: 'password' takes text: put it in quotes");
         let error = both("[scylla]\nnodes='n'\nkeyspace='P-2'", &[]).1.unwrap_err().to_string();
         assert!(error.contains("is not a keyspace name"), "{error}");
     }
