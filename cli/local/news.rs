@@ -116,6 +116,12 @@ impl Listener {
             let Err(error) = self.follow_once(log, &mut next, &mut pause_ms).await;
             tracing::warn!(target: "p2engine", %error, "no news, trying again");
             tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+            // What retention took is no news any more, and must not stand between us and what is.
+            for ((topic, partition), offset) in &mut next {
+                if let Ok((start, _)) = log.bounds(*topic, *partition).await {
+                    *offset = start.max(*offset);
+                }
+            }
             pause_ms = (pause_ms * 2).min(AGAIN_MS.1);
         }
     }
@@ -183,5 +189,57 @@ async fn take_transitions(live: &Live, records: &[StoredRecord], fills_view: boo
             tracing::error!(target: "p2engine", %error, "the view in memory is not written");
         }
         live.hear(partition, &transitions, next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use p2_core::ids::Id;
+    use p2_core::record::{DeadLetter, Header, Message};
+    use p2_core::registry::Registry;
+    use p2_stream::memory::{MemoryLog, MemoryStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn news_come_in_although_older_ones_were_deleted_before_they_were_read() {
+        let log = MemoryLog::new(1);
+        for name in ["one", "two"] {
+            let id = Id::of_text(name);
+            let letter = DeadLetter {
+                id,
+                key: "c".to_owned(),
+                topic: Topic::Inbox.name(),
+                partition: 0,
+                offset: 0,
+                group: "p2.agent-step".to_owned(),
+                code: "poison".to_owned(),
+                reason: "it cannot be read".to_owned(),
+                headers: vec![Header { name: "ce_id".to_owned(), value: id.to_string().into_bytes() }],
+                value: Vec::new(),
+                time_ms: 1,
+            };
+            let payload = Payload::DeadLetter(letter);
+            let message =
+                Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload };
+            log.append(vec![wire::encode(&message, "/test", 1).unwrap()]).await.unwrap();
+        }
+        log.delete_before(Topic::DeadLetters, 0, 1);
+        let live = Arc::new(Live::new(Arc::new(MemoryStore::default())));
+        let registry = RegistryHandle::new(Registry::default());
+        let listener = Listener { live: live.clone(), registry, fills_view: false };
+        let from = vec![(Topic::DeadLetters, 0, 0)];
+        let heard = async {
+            while live.outcome(Id::of_text("two")).is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            () = listener.listen(&log, from) => {}
+            heard = tokio::time::timeout(Duration::from_secs(60), heard) => heard.unwrap(),
+        }
+        assert!(live.outcome(Id::of_text("one")).is_none());
     }
 }
