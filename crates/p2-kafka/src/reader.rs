@@ -100,6 +100,18 @@ fn is_moving(error: &KafkaError) -> bool {
     )
 }
 
+/// A broker that has just started or taken over a group: soon over.
+fn is_loading(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::NotCoordinator
+        )
+    )
+}
+
 /// A member id is made by the broker: the instance id or else the client id, '-' and a UUID.
 fn member_name(id: &str) -> &str {
     const UUID: usize = 36;
@@ -163,8 +175,18 @@ impl Readers {
 
     /// The names of the members of a group.
     pub(crate) fn group_members(&self, group: &str) -> Result<Vec<String>, LogError> {
-        let found = self.latest.fetch_group_list(Some(group), self.longest());
-        serve(&self.latest);
+        let until = Instant::now() + self.longest();
+        let found = loop {
+            let found = self.latest.fetch_group_list(Some(group), self.longest());
+            serve(&self.latest);
+            match found {
+                // A broker that has just started still reads its groups, and says so for any group.
+                Err(error) if is_loading(&error) && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                found => break found,
+            }
+        };
         let found =
             found.map_err(|error| away(&format!("members of the group {group}"), &self.latest, &error))?;
         let mut names = Vec::new();
