@@ -45,6 +45,23 @@ pub(crate) enum BenchCommand {
                             --llm-base-url http://127.0.0.1:8080/v1 --conversations 2000 --concurrency 100"
     )]
     Conversation(BenchConversation),
+    /// How long messages wait when one of two agent-step processes is killed or stopped.
+    #[command(
+        after_help = "On the configured Kafka and CQL store, in topics and a keyspace of this run's own, which stay. \
+                            Prints one line of JSON per fault.\n\nExample:\n  p2engine bench recovery --rounds 5"
+    )]
+    Recovery(BenchRecovery),
+}
+
+/// `bench recovery`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchRecovery {
+    /// How often each fault is caused.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+    /// Partitions of the topics.
+    #[arg(long, default_value_t = 8)]
+    pub partitions: i32,
 }
 
 /// `bench conversation`.

@@ -3,6 +3,8 @@
 //! The engine is a process of its own on a fresh data directory, driven over its HTTP API as any client would;
 //! its CPU and memory are read from `/proc`, so that the load generator is left out.
 
+mod recovery;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::client::HttpEngine;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult, draw_id};
 use crate::output::Output;
+
+pub(crate) use recovery::recovery;
 
 /// The agent and what it is asked: one tool call, then an answer.
 const AGENT: &str = "agent_alpha";

@@ -11,16 +11,13 @@ use p2_core::record::{
 use p2_core::registry::Registry;
 use p2_stream::ports::{StackStore, StoredRecord};
 
-use super::live::News;
+use super::live::{FRESH, News};
 use super::read::{READ_RECORDS_MAX, decode};
 use super::{LocalEngine, engine_error, internal, message};
 use crate::engine::{
     ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
     Resolution, TopicCount, VerifyReport, rests,
 };
-
-/// How long an outcome is awaited before the store is asked whether it is an old one.
-const FRESH: Duration = Duration::from_millis(100);
 
 impl LocalEngine {
     /// The newest `-from` records of a partition, of which at most `max`. Offsets may have gaps, so it looks back
@@ -62,6 +59,12 @@ impl LocalEngine {
         loop {
             let mut changed = std::pin::pin!(waiter.notify.notified());
             changed.as_mut().enable();
+            if self.store.is_to_move(id) {
+                let soon = deadline.min(tokio::time::Instant::now() + FRESH);
+                let _ = tokio::time::timeout_at(soon, changed.as_mut()).await;
+                changed.set(waiter.notify.notified());
+                changed.as_mut().enable();
+            }
             let now = self.conversation(id).await?;
             if now.as_ref().is_some_and(&wanted) || tokio::time::timeout_at(deadline, changed).await.is_err()
             {
@@ -83,6 +86,10 @@ impl Engine for LocalEngine {
             return Err(EngineError::Invalid(format!(
                 "a text of {text} bytes is over the limit of {ENTRY_BYTES_MAX}: send less, or a reference to it"
             )));
+        }
+        let conversation = inbox.conversation.clone();
+        if self.cluster.is_some() {
+            self.store.will_move(&conversation);
         }
         self.append_messages(&[message(id, Payload::Inbox(inbox))]).await.map(drop)
     }
@@ -117,6 +124,9 @@ impl Engine for LocalEngine {
     }
 
     async fn conversation(&self, id: &ConversationId) -> EngineResult<Option<Conversation>> {
+        if let Some(known) = self.store.recent(id) {
+            return Ok(Some(known));
+        }
         self.store_is_current(id).await?;
         self.fold_of_store(id).await
     }

@@ -7,6 +7,7 @@ mod news;
 mod operate;
 mod processors;
 mod read;
+mod recent;
 mod setup;
 
 use std::sync::Arc;

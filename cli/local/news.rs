@@ -115,6 +115,7 @@ impl Listener {
         loop {
             let Err(error) = self.follow_once(log, &mut next, &mut pause_ms).await;
             tracing::warn!(target: "p2engine", %error, "no news, trying again");
+            self.live.forget_recent();
             tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
             // What retention took is no news any more, and must not stand between us and what is.
             for ((topic, partition), offset) in &mut next {

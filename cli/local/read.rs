@@ -19,6 +19,8 @@ pub(super) const READ_RECORDS_MAX: usize = 1_000;
 const STORE_LAG_MAX: Duration = Duration::from_secs(5);
 /// Pause between two looks at a store whose rows others write: the first and the longest.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// How long rows of this process's own are waited for before the store is asked.
+const ROWS_FOLLOW: Duration = Duration::from_millis(5);
 
 impl LocalEngine {
     /// Waits until the store shows everything that is committed for a conversation's partition.
@@ -29,25 +31,41 @@ impl LocalEngine {
 
     /// Waits until the store shows everything that is committed in a partition.
     pub(super) async fn partition_is_current(&self, partition: i32) -> EngineResult<()> {
-        let end = match self.store.heard(partition) {
-            Some(heard) => heard,
-            None => self.log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?.1,
+        let (end, is_record) = match self.store.heard(partition) {
+            Some(heard) => (heard.next, heard.is_record),
+            None => {
+                (self.log.bounds(Topic::StateTransitions, partition).await.map_err(engine_error)?.1, false)
+            }
         };
         let mut known = self.store.applied_known();
         let reached = |known: &BTreeMap<i32, i64>| known.get(&partition).is_some_and(|at| *at >= end);
         let until = Instant::now() + STORE_LAG_MAX;
         let mut pause = LOOK_EVERY.0;
+        if reached(&known.borrow_and_update()) {
+            return Ok(());
+        }
+        // Rows follow their news within milliseconds.
+        if is_record && tokio::time::timeout(ROWS_FOLLOW, known.wait_for(reached)).await.is_ok() {
+            return Ok(());
+        }
+        // One looks for all who wait; the others learn what it finds.
+        let look = self.store.look(partition);
+        let _looking = tokio::select! {
+            _ = known.wait_for(reached) => return Ok(()),
+            looking = look.lock() => looking,
+        };
         loop {
             if reached(&known.borrow_and_update()) {
                 return Ok(());
             }
             // Rows of an earlier process, or of another one.
             let applied = self.store.applied(partition).await.map_err(internal)?;
-            let looks = pause == LOOK_EVERY.0 || pause == LOOK_EVERY.1;
+            let looks = (pause == LOOK_EVERY.0 && !is_record) || pause == LOOK_EVERY.1;
             if applied >= end || (looks && self.is_gap(partition, applied, end).await?) {
-                self.store.note_applied(partition, end);
+                self.store.note_applied(partition, end.max(applied));
                 return Ok(());
             }
+            self.store.note_applied(partition, applied);
             if Instant::now() >= until {
                 return Err(EngineError::Timeout(format!(
                     "the view of partition {partition} is at offset {applied}, the log at {end}, and nobody \

@@ -66,7 +66,10 @@ impl ClientContext for Context {
         }
     }
 
-    fn stats_raw(&self, _statistics: &[u8]) {}
+    fn stats_raw(&self, statistics: &[u8]) {
+        let statistics = String::from_utf8_lossy(statistics);
+        tracing::trace!(target: "librdkafka", %statistics, "statistics");
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
