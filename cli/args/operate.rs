@@ -95,6 +95,9 @@ pub(crate) struct BenchConversation {
     /// Partitions of these topics.
     #[arg(long, default_value_t = 16)]
     pub partitions: i32,
+    /// Conversations that were held before, in log and store.
+    #[arg(long, default_value_t = 0)]
+    pub stored: usize,
     /// Count this process too (broker, CQL server); as often as needed.
     #[arg(long, value_name = "PID")]
     pub count_pid: Vec<u32>,

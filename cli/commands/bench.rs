@@ -4,6 +4,7 @@
 //! its CPU and memory are read from `/proc`, so that the load generator is left out.
 
 mod recovery;
+mod stored;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -70,6 +71,11 @@ async fn measure(
         engine.run_to_end(&["topics", "apply", "--partitions", &partitions]).await?;
         engine.run_to_end(&["store", "apply"]).await?;
     }
+    if args.stored > 0 {
+        let progress = out.progress(u64::try_from(args.stored).unwrap_or(u64::MAX), "conversations stored");
+        stored::fill(&of_run(config, dir, system.as_ref()), args.stored, &progress).await?;
+        progress.finish_and_clear();
+    }
     let mut child = engine.start()?;
     let client = Arc::new(ready(&mut child, dir).await?);
     let mut pids = vec![child.id().unwrap_or_default()];
@@ -94,6 +100,7 @@ async fn measure(
             "conversations": conversations,
             "concurrency": concurrency,
             "llm_latency_ms": args.llm_latency_ms,
+            "stored": args.stored,
             "wall_s": round(wall, 3),
             "conv_per_s": round(per_s, 2),
             "steps_per_s": round(2.0 * per_s, 2),
@@ -123,6 +130,29 @@ fn cluster(config: &Config) -> EngineResult<Vec<(&'static str, String)>> {
         ("P2_SCYLLA_NODES", scylla.value.nodes.join(",")),
         ("P2_SCYLLA_KEYSPACE", name),
     ])
+}
+
+/// The settings of the measured system, for this process.
+fn of_run(config: &Config, dir: &Path, system: Option<&Vec<(&'static str, String)>>) -> Config {
+    let mut config = config.clone();
+    config.data_dir.value = dir.join("data");
+    let of = |name: &str| {
+        system
+            .into_iter()
+            .flatten()
+            .find(|(of, _)| *of == name)
+            .map_or_else(String::new, |(_, value)| value.clone())
+    };
+    if system.is_none() {
+        (config.kafka, config.scylla) = (None, None);
+    }
+    if let Some(kafka) = &mut config.kafka {
+        kafka.value.prefix = of("P2_KAFKA_PREFIX");
+    }
+    if let Some(scylla) = &mut config.scylla {
+        scylla.value.keyspace = of("P2_SCYLLA_KEYSPACE");
+    }
+    config
 }
 
 /// How the measured program is started.
