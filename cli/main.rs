@@ -150,6 +150,10 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         opened = open(config.clone(), &cli.command) => opened?,
         stop = stops.next() => return Ok(stop.code(service)),
     };
+    if !opened.stands_in_for().is_empty() {
+        let names = opened.stands_in_for().join(", ");
+        out.remark(&format!("Nobody in the cluster runs {names}: this process does, as long as it lives."));
+    }
     let run = Run { engine: opened.engine.clone(), out };
     let served = opened.served.as_ref().map(|served| served.url.clone());
     // Every write is one durable message: stopping between two of them leaves nothing half done.

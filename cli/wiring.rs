@@ -47,6 +47,11 @@ pub(crate) struct Served {
 }
 
 impl Opened {
+    /// The processors that run here because nobody in the cluster ran them.
+    pub(crate) fn stands_in_for(&self) -> &[&'static str] {
+        self.local.as_ref().map_or(&[], |local| local.stands_in_for())
+    }
+
     /// Ends when a processor of this process has failed, with the reason.
     pub(crate) async fn failed(&self) -> EngineError {
         match &self.local {

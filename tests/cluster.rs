@@ -1,6 +1,6 @@
 //! What there is on Kafka and CQL only: copies, rebuilt views, many processes. Skipped without a cluster.
 
-use crate::home::{Home, cluster, until};
+use crate::home::{Home, STANDS_IN, cluster, until};
 
 /// The variable of a place.
 fn of(home: &Home, name: &str) -> String {
@@ -71,6 +71,28 @@ fn a_view_is_rebuilt_under_running_processors_and_they_go_on() {
     home.p2(&["replay", "stacks", "--verify"]).exits(0);
     home.p2(&["replay", "stacks", "--from", "earliest"]).exits(0);
     home.p2(&["replay", "stacks", "--verify"]).exits(0);
+    fleet.signal("TERM");
+    assert_eq!(fleet.end().code, Some(0));
+}
+
+#[test]
+fn a_chat_says_where_it_runs_the_processors_itself() {
+    if skipped() {
+        return;
+    }
+    let home = Home::new();
+    let mut alone = home.start(&["chat", "with", "agent_alpha", "--name", "x"]);
+    let said = format!("{STANDS_IN}agent-step, tool-exec");
+    until("it says so", || alone.stderr().starts_with(&said).then_some(()));
+    alone.close_input();
+    alone.end().exits(0);
+    let fleet = home.start(&["run", "--json"]);
+    until("the processors run", || (!fleet.stdout().is_empty()).then_some(()));
+    let mut beside = home.start(&["chat", "with", "agent_alpha", "--name", "x"]);
+    until("it begins", || beside.stderr().contains("conversation 'x'").then_some(()));
+    assert!(!beside.stderr().contains(STANDS_IN), "{}", beside.stderr());
+    beside.close_input();
+    beside.end().exits(0);
     fleet.signal("TERM");
     assert_eq!(fleet.end().code, Some(0));
 }

@@ -10,7 +10,7 @@ mod read;
 mod recent;
 mod setup;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agent_step::RegistryHandle;
@@ -74,6 +74,8 @@ pub(crate) struct LocalEngine {
     registry: RegistryHandle,
     processors: Processors,
     applying: tokio::sync::Mutex<()>,
+    /// Processors that run here because nobody in the cluster ran them.
+    stands_in_for: OnceLock<Vec<&'static str>>,
     /// The log and slot under which the processors work on a cluster.
     place: tokio::sync::Mutex<Option<(KafkaLog, Slot)>>,
 }
@@ -100,6 +102,7 @@ impl LocalEngine {
             processors: Processors::new(registry.clone()),
             registry,
             applying: tokio::sync::Mutex::default(),
+            stands_in_for: OnceLock::new(),
             place: tokio::sync::Mutex::default(),
         });
         engine.append_definitions(&from_file).await?;
@@ -112,6 +115,11 @@ impl LocalEngine {
     /// What the processors of this process count.
     pub(crate) fn metrics(&self) -> &Metrics {
         self.processors.metrics()
+    }
+
+    /// The processors that run here because nobody in the cluster ran them.
+    pub(crate) fn stands_in_for(&self) -> &[&'static str] {
+        self.stands_in_for.get().map_or(&[], Vec::as_slice)
     }
 
     /// Ends when a processor has failed, with the reason.
@@ -152,7 +160,7 @@ impl LocalEngine {
             return Ok(());
         }
         if role.work == Work::WhereNobodyDoes {
-            tracing::info!(target: "p2engine", ?names, "nobody runs them: this process does while it lives");
+            let _ = self.stands_in_for.set(names.clone());
         }
         let (kafka, slot) = take_place(config, &cluster.config).await?;
         for name in names {
