@@ -209,6 +209,7 @@ fn may_name(path: &str, vendor: &str) -> bool {
         "cli/commands/replay",
         "cli/commands/doctor",
         "cli/commands/run",
+        "cli/commands/bench/recovery",
     ];
     path.starts_with(&own) || path.starts_with(behind) || wiring.iter().any(|start| path.starts_with(start))
 }
