@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("tools.yml", include_str!("builtin/tools.yml")),
     ("personas.yml", include_str!("builtin/personas.yml")),
     ("prices.yml", include_str!("builtin/prices.yml")),
+    ("evaluators.yml", include_str!("builtin/evaluators.yml")),
 ];
 
 static DEFINITIONS: LazyLock<Result<Vec<Definition>, ApplyError>> = LazyLock::new(parse);
