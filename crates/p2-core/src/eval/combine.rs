@@ -64,8 +64,8 @@ pub fn combine(panel: &[Panelist], into: &mut Evaluation) {
     for (name, number) in panel.iter().flat_map(|panelist| &panelist.judgements).flat_map(|one| &one.metrics) {
         numbers.entry(name).or_default().push(*number);
     }
-    into.metrics =
-        numbers.into_iter().filter_map(|(name, of)| Some((name.clone(), mean(&of)?))).collect();
+    let means = numbers.into_iter().filter_map(|(name, of)| Some((name.clone(), mean(&of)?)));
+    into.metrics = means.take(super::METRICS_MAX).collect();
     into.comment = comment(panel, into.score.unwrap_or_default());
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::Place;
 use crate::conversation::Conversation;
+use crate::ids::{BranchId, Id};
 use crate::state::{AnswerKind, Entry, State};
 
 /// Longest text of one line of the transcript, characters; what is over is cut out of its middle.
@@ -63,14 +64,15 @@ pub struct Trajectory {
     /// Tools that were called since the question, in order.
     pub tools: Vec<ToolOutcome>,
     /// The id of the judged entry.
-    pub entry_id: crate::ids::Id,
+    pub entry_id: Id,
 }
 
 impl Trajectory {
-    /// The trajectory that ends at a place; none where the branch does not show such an entry (not yet, or it was
-    /// hidden by a rewind).
-    pub fn of(conversation: &Conversation, place: &Place) -> Option<Trajectory> {
-        let mut entries = conversation.visible(&place.agent, &place.branch);
+    /// The trajectory that ends at a place, as a branch shows it that has the entry; none where it does not (not yet,
+    /// or hidden by a rewind). A fork keeps what its parent hides after it, so the owner of an entry is not always
+    /// the one to be asked.
+    pub fn of(conversation: &Conversation, place: &Place, branch: &BranchId) -> Option<Trajectory> {
+        let mut entries = conversation.visible(&place.agent, branch);
         entries.retain(|entry| entry.seq <= place.entry);
         let judged = *entries.last().filter(|entry| entry.seq == place.entry)?;
         let asked = entries.iter().rposition(|entry| matches!(entry.state, State::UserMessage(_)));
@@ -83,7 +85,7 @@ impl Trajectory {
         let mut lines: Vec<Line> = entries.iter().filter_map(|entry| line(entry)).collect();
         let left_out = shorten(&mut lines);
         let replies = entries.iter().filter(|entry| is_reply(entry)).count();
-        let branch = conversation.branch(&place.agent, &place.branch);
+        let owner = conversation.branch(&place.agent, &place.branch);
         Some(Trajectory {
             place: place.clone(),
             time_ms: judged.time_ms,
@@ -92,7 +94,7 @@ impl Trajectory {
             answer,
             failure,
             replies: i64::try_from(replies).unwrap_or(i64::MAX),
-            is_child: place.agent != conversation.root || branch.is_some_and(|branch| branch.call.is_some()),
+            is_child: place.agent != conversation.root || owner.is_some_and(|branch| branch.call.is_some()),
             lines,
             left_out,
             tools: since.iter().filter_map(|entry| tool(entry)).collect(),
