@@ -373,11 +373,11 @@ fn tools_personas_and_prices_are_checked_too() {
 fn a_text_that_is_no_set_of_definitions_is_refused() {
     refused(
         "",
-        expect!["a.yml: holds no definition; write documents with kind: agent, tool, persona or price"],
+        expect!["a.yml: holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric"],
     );
     refused(
         "id: a\ntype: human\n",
-        expect!["a.yml: document 1: has no 'kind'; add kind: agent, tool, persona or price"],
+        expect!["a.yml: document 1: has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"],
     );
     refused(
         "just words",
@@ -489,8 +489,11 @@ fn a_registry_record_that_contradicts_itself_is_refused() {
     let other = RegistryRecord { id: "you".to_owned(), ..record.clone() };
     expect!["registry record 'agent/me@1': its body defines 'me' instead of 'you'"]
         .assert_eq(&apply(&mut registry, &other));
-    let kind = RegistryRecord { kind: "rubric".to_owned(), ..record };
-    expect!["rubric 'me': the kind 'rubric' is not known; the nearest is 'price' (there are agent, tool, persona, price, evaluator, rubric)"].assert_eq(&apply(&mut registry, &kind));
+    let kind = RegistryRecord { kind: "team".to_owned(), ..record };
+    expect![
+        "team 'me': the kind 'team' is not known; the nearest is 'agent' (there are agent, tool, persona, price, evaluator, rubric)"
+    ]
+    .assert_eq(&apply(&mut registry, &kind));
     assert_eq!(registry, Registry::default());
 }
 

@@ -90,6 +90,9 @@ pub fn parse_text(text: &str, wanted: &[String]) -> Result<Judgement, String> {
     if text.is_empty() {
         return Err("it is empty".to_owned());
     }
+    if !text.starts_with('{') {
+        return Err("it is not the JSON object: it must begin with {".to_owned());
+    }
     let raw: Raw = serde_json::from_str(text).map_err(|error| format!("it is not the JSON object: {error}"))?;
     if !(0.0..=1.0).contains(&raw.score) {
         return Err(format!("\"score\" must be from 0 to 1, found {}", raw.score));
