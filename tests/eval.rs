@@ -15,7 +15,8 @@ fn home() -> Home {
     home.write("scripts/judge.yml", &text("eval/judge.yml"));
     home.set("P2_SCRIPTS_DIR", &home.path("scripts").display().to_string());
     home.set("P2_DEV_TOOLS", &home.path("calls").display().to_string());
-    let files = ["definitions.yml", "eval/evaluators.yml"].map(|name| fixtures.join(name).display().to_string());
+    let files =
+        ["definitions.yml", "eval/evaluators.yml"].map(|name| fixtures.join(name).display().to_string());
     home.p2(&["apply", &files[0], &files[1]]).exits(0);
     home
 }
@@ -56,7 +57,10 @@ fn a_root_and_its_delegated_child_are_both_judged_and_every_metric_can_be_read()
     agents.sort_unstable();
     assert_eq!(agents, ["helper", "worker"]);
     for one in &found {
-        assert_eq!((body(one)["score"].as_f64(), body(one)["metrics"]["wit"].as_f64()), (Some(0.25), Some(0.75)));
+        assert_eq!(
+            (body(one)["score"].as_f64(), body(one)["metrics"]["wit"].as_f64()),
+            (Some(0.25), Some(0.75))
+        );
         assert_eq!((&body(one)["evaluator"], &body(one)["error"]), (&json!("style"), &Value::Null));
         assert_eq!(one["parents"].as_array().unwrap().len(), 1, "linked to what it judged");
     }
@@ -86,7 +90,10 @@ fn branches_are_compared_by_their_means_and_evaluations_by_their_numbers() {
     let [left, right] = [0, 1].map(|at| found[at]["id"].as_str().unwrap());
     let diff = json_of(&home, &["eval", "diff", left, right]);
     let score = diff["metrics"].as_array().unwrap().iter().find(|one| one["metric"] == "score").unwrap();
-    assert_eq!((&score["left"], &score["right"], &score["change"]), (&json!(0.25), &json!(1.0), &json!(0.75)));
+    assert_eq!(
+        (&score["left"], &score["right"], &score["change"]),
+        (&json!(0.25), &json!(1.0), &json!(0.75))
+    );
     up.interrupt().exits(130);
 }
 
@@ -99,9 +106,20 @@ fn a_judge_that_answers_garbage_is_repaired_or_ends_in_an_error_that_people_see(
     assert_eq!((&body(&found[0])["score"], &body(&found[0])["calls"]), (&json!(0.5), &json!(3)));
     answered(&up, "broken", "one #never thing");
     let found = evaluations(&home, "broken", 1);
-    assert_eq!((&body(&found[0])["score"], &body(&found[0])["error"]["code"]), (&Value::Null, &json!("unreadable_reply")));
+    assert_eq!(
+        (&body(&found[0])["score"], &body(&found[0])["error"]["code"]),
+        (&Value::Null, &json!("unreadable_reply"))
+    );
     let listed = home.p2(&["eval", "list", "--conversation", "broken"]).exits(0).stdout;
     assert!(listed.contains("unreadable_reply: scripted/judge: no judgement after 3 repairs"), "{listed}");
+    let again = ["eval", "backfill", "--evaluator", "style", "--failed", "--again", "once more"];
+    let said = json_of(&home, &again);
+    assert_eq!(
+        (&said["targets"], &said["asked"], &said["failed"]),
+        (&json!(1), &json!(1), &json!(1)),
+        "{said}"
+    );
+    assert_eq!(json_of(&home, &again)["asked"], json!(0));
     let top = json_of(&home, &["eval", "top", "broken"]);
     assert_eq!((&top["best"], &top["branches"]), (&Value::Null, &json!([])), "no score is not a score of 0");
     up.interrupt().exits(130);
@@ -113,7 +131,8 @@ fn on_demand_a_target_is_judged_once_and_again_only_where_that_is_asked_for() {
     let up = home.up();
     answered(&up, "x", "hello");
     let asked = |more: &[&str]| {
-        let words: Vec<&str> = ["eval", "run", "x", "--evaluator", "asked"].iter().chain(more).copied().collect();
+        let words: Vec<&str> =
+            ["eval", "run", "x", "--evaluator", "asked"].iter().chain(more).copied().collect();
         json_of(&home, &words)
     };
     let first = asked(&[]);
@@ -127,7 +146,11 @@ fn on_demand_a_target_is_judged_once_and_again_only_where_that_is_asked_for() {
     let question = json_of(&home, &["eval", "run", "x", "0", "--evaluator", "said"]);
     assert_eq!((&question["entry"], &body(&question)["score"]), (&json!(0), &json!(0.0)));
     let refused = home.p2(&["eval", "top", "x"]).exits(2);
-    assert!(refused.stderr.contains("choose one of asked, said, style with --evaluator"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("choose one of asked, said, style with --evaluator"),
+        "{}",
+        refused.stderr
+    );
     for (words, code, text) in [
         (["x", "--evaluator", "nobody"].as_slice(), 4, "there is no evaluator 'nobody'"),
         (&["nowhere", "--evaluator", "asked"], 4, "there is no conversation 'nowhere'"),
@@ -164,7 +187,11 @@ fn a_backfill_judges_the_past_once() {
     assert_eq!(fill(&[]), [6, 6, 0, 0, 0], "a second one finds nothing to do");
     assert_eq!(fill(&["--since", "2199-01-01T00:00:00Z"]), [0, 0, 0, 0, 0]);
     let style = json_of(&home, &["eval", "backfill", "--evaluator", "style"]);
-    assert_eq!((&style["targets"], &style["judged_before"]), (&json!(6), &json!(6)), "its trigger was faster");
+    assert_eq!(
+        (&style["targets"], &style["judged_before"]),
+        (&json!(6), &json!(6)),
+        "its trigger was faster"
+    );
     let listed = json_of(&home, &["eval", "list", "--evaluator", "asked", "--limit", "0"]);
     assert_eq!(listed.as_array().unwrap().len(), 6);
     up.interrupt().exits(130);

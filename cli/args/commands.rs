@@ -90,7 +90,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  p2engine up\n  p2engine up --port 7070 --json\n\nThe API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
                             POST /v1/inbox[?wait=outcome]\n  GET  /v1/conversations[/ID[?seen_seq=N&\
-                            timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  \
+                            timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  POST /v1/evaluations/requests\n  \
                             GET  /v1/topics[/TOPIC/records]\n  GET, POST /v1/registry\n  GET  /v1/dead-letters, \
                             POST /v1/dead-letters/ID/replay\n  GET  /v1/effects/in-doubt, POST \
                             /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics"

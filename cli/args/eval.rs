@@ -17,7 +17,8 @@ pub(crate) enum EvalCommand {
     /// has none. What was judged before is left out.
     #[command(
         after_help = "Examples:\n  p2engine eval backfill --evaluator gpt4_judge --since 2026-05-01T00:00:00Z\n  p2engine eval \
-                      backfill --evaluator gpt4_judge --dry-run"
+                      backfill --evaluator gpt4_judge --dry-run\n  p2engine eval backfill --evaluator gpt4_judge --failed --again 'after \
+                      the outage'"
     )]
     Backfill(EvalBackfill),
     /// The branches by the mean of a metric, best first; or the single evaluations.
@@ -87,6 +88,9 @@ pub(crate) struct EvalBackfill {
     /// Judge again what was judged before, on this occasion (any text). The same occasion twice judges once.
     #[arg(long, value_name = "WHY")]
     pub again: Option<String>,
+    /// Only what was judged before and ended in an error; needs --again.
+    #[arg(long, requires = "again")]
+    pub failed: bool,
     /// Only say how many there are.
     #[arg(long)]
     pub dry_run: bool,

@@ -30,6 +30,7 @@ const READ_RECORDS: usize = 1_000;
 const ASK_AT_ONCE: usize = 200;
 
 /// What is asked for.
+#[derive(Clone, Copy)]
 struct Wanted<'a> {
     evaluator: &'a str,
     version: i32,
@@ -41,8 +42,7 @@ impl Wanted<'_> {
         evaluation_id(&place.target(), self.evaluator, self.version, self.occasion)
     }
 
-    /// The event that asks; its id follows from what it asks for and is the same however often that is asked, but for
-    /// `turn`.
+    /// The event that asks.
     fn event(&self, place: &Place, parent: Option<Id>) -> EngineResult<Artifact> {
         let request = Request {
             evaluator: self.evaluator.to_owned(),
@@ -114,7 +114,9 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
                 ArtifactBody::Evaluation(evaluation) if artifact.id == id => {
                     return super::show_one(run, &Judged { artifact: &artifact, evaluation });
                 }
-                ArtifactBody::Event(event) if event.name == ANSWERED && event.data.0["request"] == json!(asked) => {
+                ArtifactBody::Event(event)
+                    if event.name == ANSWERED && event.data.0["request"] == json!(asked) =>
+                {
                     return answered(run, &event.data.0, &args.stack.name, &id).await;
                 }
                 _ => {}
@@ -145,7 +147,9 @@ fn target(conversation: &Conversation, args: &EvalRun) -> EngineResult<(Place, I
     };
     let entry = entry.ok_or_else(|| {
         EngineError::NotFound(match args.index {
-            Some(index) => format!("{agent} on {branch} of '{name}' has no entry {index}; there are {}", entries.len()),
+            Some(index) => {
+                format!("{agent} on {branch} of '{name}' has no entry {index}; there are {}", entries.len())
+            }
             None => format!("{agent} on {branch} of '{name}' has no entries"),
         })
     })?;
@@ -196,7 +200,9 @@ impl Reader {
                 let records = run.engine.records(&query).await?;
                 let Some(last) = records.last() else { break };
                 *from = last.offset + 1;
-                found.extend(records.into_iter().filter_map(|record| serde_json::from_value(record.value).ok()));
+                found.extend(
+                    records.into_iter().filter_map(|record| serde_json::from_value(record.value).ok()),
+                );
             }
         }
         Ok(found)
@@ -234,9 +240,16 @@ pub(super) async fn backfill(run: &Run, args: EvalBackfill) -> EngineResult<()> 
     let conversation = args.conversation.as_deref().map(ConversationId::from);
     let filter = ArtifactFilter { conversation, since_ms, ..ArtifactFilter::default() };
     let past = run.engine.artifacts(&filter).await?;
-    let places = places(run, evaluator, &past).await?;
-    let known: BTreeSet<Id> =
-        aggregate::evaluations(&past).iter().map(|judged| judged.artifact.id).collect();
+    let evaluations = aggregate::evaluations(&past);
+    let mut places = places(run, evaluator, &past).await?;
+    if args.failed {
+        let failed = |place: &Place| {
+            let first = Wanted { occasion: FIRST, ..wanted }.id(place);
+            evaluations.iter().any(|one| one.artifact.id == first && one.evaluation.error.is_some())
+        };
+        places.retain(|(place, _)| failed(place));
+    }
+    let known: BTreeSet<Id> = evaluations.iter().map(|judged| judged.artifact.id).collect();
     let mut found = Found { targets: places.len(), ..Found::default() };
     let open: Vec<(Place, Id)> =
         places.into_iter().filter(|(place, _)| !known.contains(&wanted.id(place))).collect();
@@ -278,7 +291,11 @@ async fn wait(
         for artifact in reader.more(run).await? {
             match &artifact.body {
                 ArtifactBody::Evaluation(evaluation) if missing.remove(&artifact.id) => {
-                    if evaluation.error.is_none() { found.scored += 1 } else { found.failed += 1 }
+                    if evaluation.error.is_none() {
+                        found.scored += 1
+                    } else {
+                        found.failed += 1
+                    }
                     bar.inc(1);
                 }
                 // Somebody else's request was met first.

@@ -100,8 +100,7 @@ fn show_one(run: &Run, judged: &Judged<'_>) -> EngineResult<()> {
 fn find<'a>(all: &'a [Artifact], id: &str) -> EngineResult<Judged<'a>> {
     let found = aggregate::evaluations(all);
     let id = by_beginning("evaluation", id, found.iter().map(|judged| judged.artifact.id))?;
-    aggregate::find(&found, &id)
-        .ok_or_else(|| EngineError::NotFound(format!("there is no evaluation {id}")))
+    aggregate::find(&found, &id).ok_or_else(|| EngineError::NotFound(format!("there is no evaluation {id}")))
 }
 
 async fn diff(run: &Run, left: &str, right: &str) -> EngineResult<()> {
@@ -115,9 +114,9 @@ async fn diff(run: &Run, left: &str, right: &str) -> EngineResult<()> {
         "comments": [left.evaluation.comment, right.evaluation.comment],
     });
     run.show(&data, || {
-        let rows = differences.iter().map(|one| {
-            vec![one.metric.clone(), number(one.left), number(one.right), number(one.change)]
-        });
+        let rows = differences
+            .iter()
+            .map(|one| vec![one.metric.clone(), number(one.left), number(one.right), number(one.change)]);
         let header = ["METRIC", &listed(left.artifact.id), &listed(right.artifact.id), "CHANGE"];
         let numbers = table::render(&header, rows.collect(), run.out.width);
         let said = |of: &Judged<'_>| format!("{}: {}", listed(of.artifact.id), of.evaluation.comment);
@@ -138,7 +137,9 @@ async fn top(run: &Run, args: EvalTop) -> EngineResult<()> {
     names.dedup();
     if names.len() > 1 {
         let names = names.join(", ");
-        let text = format!("several evaluators judged here, and their numbers do not compare: choose one of {names} with --evaluator");
+        let text = format!(
+            "several evaluators judged here, and their numbers do not compare: choose one of {names} with --evaluator"
+        );
         return Err(EngineError::Invalid(text));
     }
     if args.evaluations {
@@ -149,7 +150,12 @@ async fn top(run: &Run, args: EvalTop) -> EngineResult<()> {
             .collect();
         run.show(&Value::Array(data), || {
             let rows = best.iter().map(|(value, judged)| {
-                vec![listed(judged.artifact.id), place(judged.artifact), number(Some(*value)), comment(judged.evaluation)]
+                vec![
+                    listed(judged.artifact.id),
+                    place(judged.artifact),
+                    number(Some(*value)),
+                    comment(judged.evaluation),
+                ]
             });
             table::render(&["ID", "JUDGED", "VALUE", "SAID"], rows.collect(), run.out.width)
         });
@@ -157,7 +163,9 @@ async fn top(run: &Run, args: EvalTop) -> EngineResult<()> {
     }
     let mut branches = aggregate::branches(&found, &args.metric);
     branches.truncate(args.k);
-    let best = branches.first().map(|best| json!({"conversation": best.conversation, "agent": best.agent, "branch": best.branch}));
+    let best = branches
+        .first()
+        .map(|best| json!({"conversation": best.conversation, "agent": best.agent, "branch": best.branch}));
     run.show(&json!({"metric": args.metric, "best": best, "branches": branches}), || {
         let rows = branches.iter().enumerate().map(|(at, one)| {
             let mark = if at == 0 { "*" } else { "" };

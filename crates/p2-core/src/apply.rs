@@ -160,7 +160,10 @@ fn bodies(document: Value) -> Result<Vec<Body>, String> {
                 },
                 Some(Value::Null) => Ok(Vec::new()),
                 Some(other) => Err(format!("'agents' must be a list, found {}", fields::describe(&other))),
-                None => Err("has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric".to_owned()),
+                None => {
+                    Err("has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"
+                        .to_owned())
+                }
             }
         }
         other => Err(format!("must be a mapping or a list of agents, found {}", fields::describe(&other))),

@@ -68,7 +68,8 @@ impl Asking<'_> {
             return;
         }
         let samples = usize::try_from(self.judge.samples).unwrap_or(1).max(1);
-        let asked = requests.iter().enumerate().flat_map(|(at, request)| (0..samples).map(move |_| (at, request)));
+        let asked =
+            requests.iter().enumerate().flat_map(|(at, request)| (0..samples).map(move |_| (at, request)));
         let asked = futures::stream::iter(asked.map(|(at, request)| {
             let tally = &tally;
             async move { (at, self.sample(request, tally, cap).await) }
@@ -127,7 +128,8 @@ impl Asking<'_> {
         let left = self.deadline_ms.saturating_sub((self.clock)());
         let late = || error("deadline", &format!("{}: no judgement before the deadline", request.model));
         let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return Err(late()) };
-        let asked = tokio::time::timeout(Duration::from_millis(left), self.model.ask(request, self.deadline_ms));
+        let asked =
+            tokio::time::timeout(Duration::from_millis(left), self.model.ask(request, self.deadline_ms));
         let outcome = asked.await.map_err(|_| late())?;
         outcome.result.map_err(|failure| match failure.class {
             ModelErrorClass::Timeout => late(),
@@ -182,7 +184,8 @@ fn settle(
 ) {
     let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     tally.reserved = tally.reserved.saturating_sub(estimate);
-    let usage = outcome.as_ref().ok().and_then(|reply| Some((reply.prompt_tokens?, reply.completion_tokens?)));
+    let usage =
+        outcome.as_ref().ok().and_then(|reply| Some((reply.prompt_tokens?, reply.completion_tokens?)));
     if let Some((prompt, completion)) = usage {
         tally.prompt_tokens = Some(tally.prompt_tokens.unwrap_or(0).saturating_add(prompt));
         tally.completion_tokens = Some(tally.completion_tokens.unwrap_or(0).saturating_add(completion));

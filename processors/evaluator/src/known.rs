@@ -141,13 +141,7 @@ impl Known {
 
     /// Takes in the evaluations of [from, to), or up to where the log has committed records; gives the offset after
     /// the last one read.
-    async fn read(
-        &self,
-        partition: &mut Partition,
-        index: i32,
-        from: i64,
-        to: i64,
-    ) -> Result<i64, LogError> {
+    async fn read(&self, partition: &mut Partition, index: i32, from: i64, to: i64) -> Result<i64, LogError> {
         let mut next = from;
         while next < to {
             let records = self.log.read(Topic::Artifacts, index, next, READ_RECORDS).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2_core::conversation::Conversation;
-use p2_core::definition::EvaluatorKind;
+use p2_core::definition::{EvaluatorKind, Run};
 use p2_core::eval::trajectory::Trajectory;
 use p2_core::eval::trigger::{Spot, entry_artifact};
 use p2_core::eval::{FIRST, Place, evaluation_id, money, prompt};
@@ -110,15 +110,16 @@ impl JudgePort {
         Ok(conversation)
     }
 
-    /// A target that cannot be found is a visible failure of those that judge whatever it is. The others cannot even
-    /// be said to have been meant.
+    /// A target that cannot be read is a visible failure. Whose run has ended is told by the branch then; what is
+    /// meant at every so many replies cannot be told at all.
     fn without_target(&self, request: &JudgeRequest, begun_ms: i64, why: &str) -> Vec<Ruling> {
         let Spot { conversation, agent, branch, entry } = request.spot.clone();
+        let run = if branch.as_str().starts_with("call-") { Run::Children } else { Run::Root };
         let place = Place { conversation, agent, branch, entry: entry.unwrap_or(-1) };
-        let certain = request.candidates.iter().filter(|candidate| {
-            let trigger = &candidate.when;
-            trigger.always || trigger.finished.len() > 1
-        });
+        let certain = request
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.when.always || candidate.when.finished.contains(&run));
         certain
             .map(|candidate| {
                 let mut evaluation = blank(&place, candidate);
@@ -133,7 +134,8 @@ impl JudgePort {
 
     async fn rule(&self, target: &Target, candidate: &Candidate, deadline_ms: i64) -> Ruling {
         let place = target.place.clone();
-        let id = evaluation_id(&place.target(), &candidate.evaluator.id, candidate.version, &candidate.occasion);
+        let id =
+            evaluation_id(&place.target(), &candidate.evaluator.id, candidate.version, &candidate.occasion);
         let lock = self.known.lock(id);
         let _alone = lock.lock().await;
         let kept = Ruling::Kept { place: place.clone(), evaluation: id, request: candidate.request };
@@ -147,7 +149,8 @@ impl JudgePort {
             Ok(false) => {}
             Err(why) => {
                 let mut evaluation = blank(&place, candidate);
-                evaluation.error = Some(error("deadline", &format!("earlier evaluations cannot be read: {why}")));
+                evaluation.error =
+                    Some(error("deadline", &format!("earlier evaluations cannot be read: {why}")));
                 return judged(evaluation);
             }
         }
@@ -262,7 +265,8 @@ impl JudgePort {
         let mut total: u128 = 0;
         for artifact in artifacts {
             let ArtifactBody::ModelCall(call) = &artifact.body else { continue };
-            let own = artifact.agent.as_ref() == Some(&place.agent) && artifact.branch.as_ref() == Some(&place.branch);
+            let own = artifact.agent.as_ref() == Some(&place.agent)
+                && artifact.branch.as_ref() == Some(&place.branch);
             if !own || !turn.contains(&artifact.time_ms) {
                 continue;
             }

@@ -13,9 +13,9 @@ const SHOWN_CHARS_MAX: usize = 300;
 pub(crate) fn needs_cost(kind: &EvaluatorKind) -> bool {
     match kind {
         EvaluatorKind::Cost(_) => true,
-        EvaluatorKind::Expression(rule) => {
-            std::iter::once(&rule.score).chain(rule.metrics.values()).any(|formula| formula.contains("cost_usd"))
-        }
+        EvaluatorKind::Expression(rule) => std::iter::once(&rule.score)
+            .chain(rule.metrics.values())
+            .any(|formula| formula.contains("cost_usd")),
         _ => false,
     }
 }
@@ -53,7 +53,9 @@ fn json_schema(rule: &Shape, answer: &str) -> Result<Judgement, String> {
         format!("{place}: {}", cut(&error.to_string()))
     });
     Ok(match first {
-        None => Judgement { score: 1.0, comment: "the answer fits the schema".to_owned(), ..Judgement::default() },
+        None => {
+            Judgement { score: 1.0, comment: "the answer fits the schema".to_owned(), ..Judgement::default() }
+        }
         Some(comment) => no(comment),
     })
 }

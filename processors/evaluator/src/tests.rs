@@ -75,14 +75,23 @@ impl Model for Scripted {
         if self.silent {
             std::future::pending::<()>().await;
         }
-        let none = Err(ModelError { class: ModelErrorClass::Permanent, code: "no_answer".into(), message: "none left".into() });
+        let none = Err(ModelError {
+            class: ModelErrorClass::Permanent,
+            code: "no_answer".into(),
+            message: "none left".into(),
+        });
         let result = self.answers.lock().unwrap().pop_front().unwrap_or(none);
         ModelOutcome { result, latency_ms: 1, attempts: 1 }
     }
 }
 
 fn says(text: &str) -> Result<ModelReply, ModelError> {
-    Ok(ModelReply { text: Some(text.into()), prompt_tokens: Some(100), completion_tokens: Some(10), ..ModelReply::default() })
+    Ok(ModelReply {
+        text: Some(text.into()),
+        prompt_tokens: Some(100),
+        completion_tokens: Some(10),
+        ..ModelReply::default()
+    })
 }
 
 struct Rig {
@@ -123,7 +132,12 @@ impl Rig {
     async fn talk(&self, name: &str, states: Vec<State>) {
         let entries = states.into_iter().zip(0..);
         let entries = entries
-            .map(|(state, seq)| Entry { seq, id: Id::of_text(&format!("{name}{seq}")), time_ms: NOW + seq, state })
+            .map(|(state, seq)| Entry {
+                seq,
+                id: Id::of_text(&format!("{name}{seq}")),
+                time_ms: NOW + seq,
+                state,
+            })
             .collect();
         let transition = StateTransition {
             id: Id::of_text(name),
@@ -135,7 +149,13 @@ impl Rig {
             input: Id::of_text("input"),
             changes: vec![
                 Change::Opened(Opened { root: "alpha".into() }),
-                Change::Forked(Forked { parent: None, at: -1, name: None, creator: "open".into(), call: None }),
+                Change::Forked(Forked {
+                    parent: None,
+                    at: -1,
+                    name: None,
+                    creator: "open".into(),
+                    call: None,
+                }),
                 Change::CheckedOut(CheckedOut { from: BranchId::main() }),
                 Change::Appended(Appended { entries }),
             ],
@@ -148,7 +168,8 @@ impl Rig {
 
     /// Commits records of this processor.
     async fn commit(&self, messages: &[Message]) {
-        let records = messages.iter().map(|message| wire::encode(message, "/p2/evaluator", PARTITIONS).unwrap());
+        let records =
+            messages.iter().map(|message| wire::encode(message, "/p2/evaluator", PARTITIONS).unwrap());
         self.log.append(records.collect()).await.unwrap();
     }
 
@@ -157,7 +178,11 @@ impl Rig {
         let mut lane = Driver::default();
         let step = lane.on(LaneInput::Record(record.clone()));
         let Some(call) = step.calls.first() else { return step.outputs };
-        assert_eq!((step.mark, step.outputs.len()), (Mark::Pending, 0), "nothing is written before it is judged");
+        assert_eq!(
+            (step.mark, step.outputs.len()),
+            (Mark::Pending, 0),
+            "nothing is written before it is judged"
+        );
         let reply = self.port.judge(&call.request, call.deadline_ms).await;
         let step = lane.on(LaneInput::Reply { call: call.id, reply });
         assert_eq!(step.mark, Mark::Done);
@@ -213,7 +238,14 @@ fn record(name: &str, conversation: &str, entry: Option<i64>, body: ArtifactBody
         body,
     };
     let payload = Payload::Artifact(artifact);
-    Message { id, cause: id, cause_position: None, time_ms: NOW + 50, traceparent: Some("00-aa-bb-01".into()), payload }
+    Message {
+        id,
+        cause: id,
+        cause_position: None,
+        time_ms: NOW + 50,
+        traceparent: Some("00-aa-bb-01".into()),
+        payload,
+    }
 }
 
 fn event(name: &str, conversation: &str, kind: &str, data: Value) -> Message {
@@ -238,7 +270,9 @@ fn evaluation(message: &Message) -> &Evaluation {
 
 fn answer(message: &Message) -> &Value {
     match &message.payload {
-        Payload::Artifact(Artifact { body: ArtifactBody::Event(event), .. }) if event.name == ANSWERED => &event.data.0,
+        Payload::Artifact(Artifact { body: ArtifactBody::Event(event), .. }) if event.name == ANSWERED => {
+            &event.data.0
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -269,7 +303,10 @@ async fn a_finished_run_is_judged_by_those_that_wait_for_it_and_the_result_says_
     assert_eq!((written[0].id, written[0].cause), (id, Id::of_text("end")));
     assert_eq!(written[0].traceparent.as_deref(), Some("00-aa-bb-01"));
     let Payload::Artifact(artifact) = &written[0].payload else { panic!() };
-    assert_eq!((artifact.id, artifact.agent.as_ref().unwrap().as_str(), artifact.entry), (id, "alpha", Some(1)));
+    assert_eq!(
+        (artifact.id, artifact.agent.as_ref().unwrap().as_str(), artifact.entry),
+        (id, "alpha", Some(1))
+    );
     assert_eq!(artifact.parents, [p2_core::eval::trigger::entry_artifact(&Id::of_text("talk1"))]);
 }
 
@@ -301,7 +338,10 @@ async fn a_panel_is_asked_for_all_its_samples_and_agrees_more_or_less() {
     let written = rig.take(&asks("ask", "panel", FIRST)).await;
     let found = evaluation(&written[0]);
     let rounded = |value: Option<f64>| value.map(|value| (value * 100.0).round() / 100.0);
-    assert_eq!((rounded(found.score), found.samples, rounded(found.metric("wit"))), (Some(0.6), 4, Some(0.6)));
+    assert_eq!(
+        (rounded(found.score), found.samples, rounded(found.metric("wit"))),
+        (Some(0.6), 4, Some(0.6))
+    );
     assert_eq!((rounded(found.agreement), found.judges.len()), (Some(0.4), 2));
     assert!(found.spread.is_some());
     assert_eq!(found.cost_usd, None, "one of the models has no price");
@@ -310,7 +350,9 @@ async fn a_panel_is_asked_for_all_its_samples_and_agrees_more_or_less() {
 
 #[tokio::test(start_paused = true)]
 async fn no_call_is_made_that_might_go_beyond_the_cap_or_cannot_be_priced() {
-    for (evaluator, code, calls) in [("capped", "cost_cap", 0), ("unpriced", "no_price", 0), ("roomy", "scored", 1)] {
+    for (evaluator, code, calls) in
+        [("capped", "cost_cap", 0), ("unpriced", "no_price", 0), ("roomy", "scored", 1)]
+    {
         let rig = rig(&[GOOD]);
         rig.talk("talk", chat()).await;
         let written = rig.take(&asks("ask", evaluator, FIRST)).await;
@@ -376,7 +418,12 @@ async fn what_an_answer_cost_is_read_from_the_model_calls_of_its_turn() {
         artifact.time_ms = time_ms;
         message
     };
-    rig.commit(&[call("a", NOW, Some("0.01")), call("b", NOW + 1, Some("0.01")), call("later", NOW + 9, Some("5"))]).await;
+    rig.commit(&[
+        call("a", NOW, Some("0.01")),
+        call("b", NOW + 1, Some("0.01")),
+        call("later", NOW + 9, Some("5")),
+    ])
+    .await;
     let written = rig.take(&asks("ask", "cheap", FIRST)).await;
     assert_eq!(evaluation(&written[0]).metric("answer_usd"), Some(0.02));
     assert_eq!(evaluation(&written[0]).score.map(|score| (score * 10.0).round()), Some(5.0));
@@ -399,7 +446,11 @@ async fn a_second_trigger_a_redelivery_and_a_backfill_judge_nothing_twice() {
     assert_eq!(answer(&written[0])["evaluation"], json!(evaluation_id(&target(), "judge", 3, FIRST)));
     assert_eq!(rig.calls(), 1);
     let written = rig.settle(&asks("again", "judge", "after lunch")).await;
-    assert_eq!((evaluation(&written[0]).occasion.as_str(), rig.calls()), ("after lunch", 2), "asked for again");
+    assert_eq!(
+        (evaluation(&written[0]).occasion.as_str(), rig.calls()),
+        ("after lunch", 2),
+        "asked for again"
+    );
     assert_eq!(evaluation(&written[0]).same_as, None);
     let written = rig.settle(&asks("again again", "judge", "after lunch")).await;
     assert_eq!((answer(&written[0])["code"].as_str(), rig.calls()), (Some("judged_before"), 2));
@@ -457,10 +508,8 @@ async fn two_triggers_at_the_same_time_judge_once() {
         lane.on(LaneInput::Record(finished(name))).calls.remove(0)
     };
     let (a, b) = (request("a"), request("b"));
-    let (a, b) = tokio::join!(
-        rig.port.judge(&a.request, a.deadline_ms),
-        rig.port.judge(&b.request, b.deadline_ms)
-    );
+    let (a, b) =
+        tokio::join!(rig.port.judge(&a.request, a.deadline_ms), rig.port.judge(&b.request, b.deadline_ms));
     assert_eq!((a, rig.calls()), (b, 1));
 }
 
@@ -511,7 +560,8 @@ async fn a_target_that_never_comes_is_an_error_and_not_for_ever_pending() {
 
 #[test]
 fn what_concerns_nobody_is_done_at_once() {
-    let outcome = Outcome { verdict: Verdict::Applied, code: "ok".into(), message: String::new(), reference: None };
+    let outcome =
+        Outcome { verdict: Verdict::Applied, code: "ok".into(), message: String::new(), reference: None };
     for body in [
         ArtifactBody::EntryAppended(EntryAppended { state: "ToolCall".into() }),
         ArtifactBody::InputOutcome(InputOutcome { input: Id::of_text("x"), outcome }),
@@ -535,8 +585,16 @@ fn evaluations_do_not_trigger_evaluators_unless_one_names_them() {
 #[test]
 fn requests_that_cannot_be_met_are_answered_and_those_of_others_left_to_them() {
     for (data, code, words) in [
-        (json!({"evaluator": "nobody", "occasion": "x", "entry": 1}), "not_found", "there is no evaluator 'nobody'"),
-        (json!({"evaluator": "judge", "version": 9, "occasion": "x", "entry": 1}), "not_found", "no version 9"),
+        (
+            json!({"evaluator": "nobody", "occasion": "x", "entry": 1}),
+            "not_found",
+            "there is no evaluator 'nobody'",
+        ),
+        (
+            json!({"evaluator": "judge", "version": 9, "occasion": "x", "entry": 1}),
+            "not_found",
+            "no version 9",
+        ),
         (json!({"evaluator": 5}), "invalid", "cannot be read"),
     ] {
         let step = Driver::default().on(LaneInput::Record(event("ask", "talk", REQUESTED, data)));

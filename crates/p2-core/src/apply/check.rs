@@ -46,7 +46,11 @@ pub(super) fn check_range(key: &str, value: i64, range: RangeInclusive<i64>) -> 
     Err(Problem::of(key, format!("'{key}' must be from {} to {}, found {value}", range.start(), range.end())))
 }
 
-pub(super) fn check_fraction(key: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<(), Problem> {
+pub(super) fn check_fraction(
+    key: &str,
+    value: Option<f64>,
+    range: RangeInclusive<f64>,
+) -> Result<(), Problem> {
     match value {
         Some(value) if !range.contains(&value) => {
             let message = format!("'{key}' must be from {} to {}, found {value}", range.start(), range.end());

@@ -3,12 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::Problem;
-use super::check::{
-    check_decimal, check_distinct, check_fraction, check_id, check_model, check_range,
-};
+use super::check::{check_decimal, check_distinct, check_fraction, check_id, check_model, check_range};
 use super::fields::{describe, nearest, words};
 use crate::definition::{Evaluator, EvaluatorKind, LlmJudge, Rubric, Trigger};
-use crate::eval::{self, METRICS_MAX, METRIC_NAME_MAX, RESERVED_METRICS};
+use crate::eval::{self, METRIC_NAME_MAX, METRICS_MAX, RESERVED_METRICS};
 
 const DAY_MS: i64 = 86_400_000;
 /// Longest rubric, bytes.

@@ -122,10 +122,7 @@ const EVALUATORS: &[(&str, &[Field])] = &[
         ],
     ),
     ("exact", &[must("expected", Shape::Words), may("ignore_case", Shape::Flag)]),
-    (
-        "contains",
-        &[must("texts", Shape::Texts), may("all", Shape::Flag), may("ignore_case", Shape::Flag)],
-    ),
+    ("contains", &[must("texts", Shape::Texts), may("all", Shape::Flag), may("ignore_case", Shape::Flag)]),
     ("regex", &[must("pattern", Shape::Text)]),
     ("json_schema", &[must("schema", Shape::Object)]),
     ("latency", &[must("good_ms", Shape::Integer), must("bad_ms", Shape::Integer)]),

@@ -373,11 +373,15 @@ fn tools_personas_and_prices_are_checked_too() {
 fn a_text_that_is_no_set_of_definitions_is_refused() {
     refused(
         "",
-        expect!["a.yml: holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric"],
+        expect![
+            "a.yml: holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric"
+        ],
     );
     refused(
         "id: a\ntype: human\n",
-        expect!["a.yml: document 1: has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"],
+        expect![
+            "a.yml: document 1: has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"
+        ],
     );
     refused(
         "just words",
@@ -690,7 +694,10 @@ fn any_text_of_any_shape_is_a_rubric() {
         let line = format!("rubric: {}", serde_json::to_string(text).unwrap());
         assert_eq!(rubric_of(&line).as_deref(), Some(text));
     }
-    assert_eq!(rubric_of("rubric: |-\n  First line.\n  Second: line!").as_deref(), Some("First line.\nSecond: line!"));
+    assert_eq!(
+        rubric_of("rubric: |-\n  First line.\n  Second: line!").as_deref(),
+        Some("First line.\nSecond: line!")
+    );
     assert_eq!(rubric_of("rubric: 42").as_deref(), Some("42"));
     assert_eq!(rubric_of(""), None);
 }
@@ -780,7 +787,10 @@ fn mistakes_in_evaluators_are_told_with_place_and_mend() {
         (with("type: cost\ngood_usd: 1\nbad_usd: 0.5"), "'bad_usd' must be more than 'good_usd' (1)"),
         (with("type: contains\ntexts: []"), "'texts' must hold at least one text"),
         (with("type: expression\nscore: 1 +"), "'score' is not an expression"),
-        (with("type: expression\nscore: answr"), "'score' uses the unknown name 'answr'; it may use question"),
+        (
+            with("type: expression\nscore: answr"),
+            "'score' uses the unknown name 'answr'; it may use question",
+        ),
         ("kind: rubric\nid: r\n".to_owned(), "the key 'text' is missing"),
     ] {
         let error = parse_file(&text, "a.yml").unwrap_err().to_string();

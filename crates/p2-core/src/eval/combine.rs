@@ -45,7 +45,8 @@ pub fn agreement(values: &[f64]) -> Option<f64> {
 /// same, however many of its samples do. A metric is the mean of those who gave it. Nothing is filled in where a
 /// judge said nothing that counts.
 pub fn combine(panel: &[Panelist], into: &mut Evaluation) {
-    let scores = |panelist: &Panelist| -> Vec<f64> { panelist.judgements.iter().map(|one| one.score).collect() };
+    let scores =
+        |panelist: &Panelist| -> Vec<f64> { panelist.judgements.iter().map(|one| one.score).collect() };
     let means: Option<Vec<f64>> = panel.iter().map(|panelist| mean(&scores(panelist))).collect();
     let Some(means) = means else { return };
     let all: Vec<f64> = panel.iter().flat_map(scores).collect();
@@ -61,7 +62,8 @@ pub fn combine(panel: &[Panelist], into: &mut Evaluation) {
     };
     into.judges = panel.iter().zip(means).map(judge).collect();
     let mut numbers: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
-    for (name, number) in panel.iter().flat_map(|panelist| &panelist.judgements).flat_map(|one| &one.metrics) {
+    for (name, number) in panel.iter().flat_map(|panelist| &panelist.judgements).flat_map(|one| &one.metrics)
+    {
         numbers.entry(name).or_default().push(*number);
     }
     let means = numbers.into_iter().filter_map(|(name, of)| Some((name.clone(), mean(&of)?)));

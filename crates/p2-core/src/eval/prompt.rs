@@ -101,7 +101,8 @@ fn task(rubric: &str, trajectory: &Trajectory) -> String {
         for (tool, (calls, reward)) in rewards {
             // Names of tools are the model's words where no such tool exists: data, like everything else.
             let tool = serde_json::Value::from(tool);
-            let reward = reward.map_or_else(|| "no reward".to_owned(), |mean| format!("mean reward {mean:.2}"));
+            let reward =
+                reward.map_or_else(|| "no reward".to_owned(), |mean| format!("mean reward {mean:.2}"));
             text += &format!("{tool}: {calls} call(s), {reward}\n");
         }
         text.push('\n');
@@ -111,7 +112,9 @@ fn task(rubric: &str, trajectory: &Trajectory) -> String {
     }
     text += &format!("BEGIN TRANSCRIPT {marker}\n{}END TRANSCRIPT {marker}\n\n", trajectory.transcript());
     let agent = serde_json::Value::from(trajectory.place.agent.as_str());
-    text += &format!("Judge what the agent {agent} did, up to the last line, by the rubric. Reply with the JSON object.");
+    text += &format!(
+        "Judge what the agent {agent} did, up to the last line, by the rubric. Reply with the JSON object."
+    );
     text
 }
 

@@ -93,7 +93,8 @@ pub fn parse_text(text: &str, wanted: &[String]) -> Result<Judgement, String> {
     if !text.starts_with('{') {
         return Err("it is not the JSON object: it must begin with {".to_owned());
     }
-    let raw: Raw = serde_json::from_str(text).map_err(|error| format!("it is not the JSON object: {error}"))?;
+    let raw: Raw =
+        serde_json::from_str(text).map_err(|error| format!("it is not the JSON object: {error}"))?;
     if !(0.0..=1.0).contains(&raw.score) {
         return Err(format!("\"score\" must be from 0 to 1, found {}", raw.score));
     }
@@ -125,7 +126,9 @@ pub fn check_metrics(metrics: &BTreeMap<String, f64>, wanted: &[String]) -> Resu
             return Err(format!("{name:?} cannot be a metric: it is there anyway"));
         }
         if !number.is_finite() || number.abs() > METRIC_MAX {
-            return Err(format!("the metric {name:?} must be a number of at most {METRIC_MAX}, found {number}"));
+            return Err(format!(
+                "the metric {name:?} must be a number of at most {METRIC_MAX}, found {number}"
+            ));
         }
     }
     match wanted.iter().find(|name| !metrics.contains_key(*name)) {

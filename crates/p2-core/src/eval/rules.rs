@@ -119,16 +119,14 @@ fn tool_reward(rule: &ToolReward, trajectory: &Trajectory) -> Result<Judgement, 
     let rewards: Vec<f64> = of.filter_map(|outcome| outcome.reward).collect();
     let score = mean(&rewards).ok_or("no tool that counts returned a reward since the question")?;
     let each = trajectory.tool_rewards().into_iter().filter(|(tool, _)| counts(tool) && is_metric_name(tool));
-    let metrics: BTreeMap<String, f64> =
-        each.filter_map(|(tool, (_, reward))| Some((tool.to_owned(), reward?))).take(super::METRICS_MAX).collect();
+    let metrics: BTreeMap<String, f64> = each
+        .filter_map(|(tool, (_, reward))| Some((tool.to_owned(), reward?)))
+        .take(super::METRICS_MAX)
+        .collect();
     Ok(Judgement { metrics, ..judgement(score.clamp(0.0, 1.0), format!("{} reward(s)", rewards.len())) })
 }
 
-fn formula(
-    rule: &Expression,
-    trajectory: &Trajectory,
-    cost_usd: Option<&str>,
-) -> Result<Judgement, String> {
+fn formula(rule: &Expression, trajectory: &Trajectory, cost_usd: Option<&str>) -> Result<Judgement, String> {
     let cost = cost_usd.and_then(|text| text.parse().ok());
     let score =
         expression::number(&rule.score, trajectory, cost).map_err(|error| format!("'score' {error}"))?;

@@ -60,7 +60,12 @@ fn talk(states: Vec<State>) -> Conversation {
     let entries = states
         .into_iter()
         .zip(0..)
-        .map(|(state, seq)| Entry { seq, id: Id::of_text(&format!("e{seq}")), time_ms: NOW + 1_000 * seq, state })
+        .map(|(state, seq)| Entry {
+            seq,
+            id: Id::of_text(&format!("e{seq}")),
+            time_ms: NOW + 1_000 * seq,
+            state,
+        })
         .collect();
     let transition = StateTransition {
         id: Id::of_text("t0"),
@@ -123,7 +128,10 @@ fn ruled(yaml: &str, trajectory: &Trajectory, cost: Option<&str>) -> Result<Judg
 #[test]
 fn a_trajectory_ends_at_its_entry_and_speaks_of_the_newest_question_before_it() {
     let trajectory = at(&weather(), 8);
-    assert_eq!((trajectory.question.as_str(), trajectory.answer.as_str()), ("How warm is it in Paris?", "It is 20 °C."));
+    assert_eq!(
+        (trajectory.question.as_str(), trajectory.answer.as_str()),
+        ("How warm is it in Paris?", "It is 20 °C.")
+    );
     assert_eq!((trajectory.latency_ms(), trajectory.replies, trajectory.is_child), (6_000, 2, false));
     let roles: Vec<&str> = trajectory.lines.iter().map(|line| line.role).collect();
     let call = ["tool_call", "tool_result", "tool_call", "tool_result"];
@@ -197,6 +205,16 @@ fn an_entry_is_one_target_from_whatever_branch_it_is_looked_at() {
     assert!(others.iter().all(|other| *other != first));
 }
 
+/// What examples/python/judge.py makes of the same parts.
+#[test]
+fn ids_are_the_same_in_every_language() {
+    let place =
+        Place { conversation: "talk".into(), agent: "alpha".into(), branch: BranchId::main(), entry: 1 };
+    assert_eq!(place.target().to_string(), "d44aa94a7cf87e4501341f2a52ba2351");
+    let id = evaluation_id(&place.target(), "brief", 1, FIRST);
+    assert_eq!(id.to_string(), "853cf217ba8cec68de892e0e56e28919");
+}
+
 // ----------------------------------------------------------------------------------------------- replies
 
 fn read(text: &str, wanted: &[&str]) -> Result<Judgement, String> {
@@ -206,7 +224,9 @@ fn read(text: &str, wanted: &[&str]) -> Result<Judgement, String> {
 
 #[test]
 fn a_judgement_is_read_with_all_its_metrics() {
-    let judgement = read(r#" {"score": 0.5, "metrics": {"wit": 2, "clarity": 0.25}, "comment": " Fine. "} "#, &[]).unwrap();
+    let judgement =
+        read(r#" {"score": 0.5, "metrics": {"wit": 2, "clarity": 0.25}, "comment": " Fine. "} "#, &[])
+            .unwrap();
     assert_eq!((judgement.score, judgement.comment.as_str()), (0.5, "Fine."));
     assert_eq!(judgement.metrics, BTreeMap::from([("clarity".into(), 0.25), ("wit".into(), 2.0)]));
     assert_eq!(read("```json\n{\"score\": 1}\n```", &[]).unwrap().score, 1.0);
@@ -243,7 +263,8 @@ fn what_is_no_judgement_is_refused_with_a_reason() {
         assert!(refused.contains(reason), "{text}: {refused}");
     }
     let call = ModelToolCall { id: "1".into(), name: "x".into(), arguments: "{}".into() };
-    let reply = ModelReply { tool_calls: vec![call], text: Some(r#"{"score": 1}"#.into()), ..ModelReply::default() };
+    let reply =
+        ModelReply { tool_calls: vec![call], text: Some(r#"{"score": 1}"#.into()), ..ModelReply::default() };
     assert!(parse(&reply, &[]).unwrap_err().contains("calls a tool"));
     let many: Vec<String> = (0..40).map(|n| format!("\"m{n}\": 1")).collect();
     let refused = read(&format!(r#"{{"score": 1, "metrics": {{{}}}}}"#, many.join(",")), &[]).unwrap_err();
@@ -264,7 +285,8 @@ proptest! {
 
 fn registry() -> Registry {
     let mut registry = crate::builtin::registry();
-    let text = "kind: persona\nid: critic\ntemplate: 'You are a critic of {{ agent }}, asked about: {{ question }}'";
+    let text =
+        "kind: persona\nid: critic\ntemplate: 'You are a critic of {{ agent }}, asked about: {{ question }}'";
     for definition in crate::apply::parse_file(text, "p.yml").unwrap() {
         registry.insert(definition, 1);
     }
@@ -286,7 +308,8 @@ fn texts(yaml: &str, trajectory: &Trajectory) -> Vec<(&'static str, String)> {
 
 #[test]
 fn a_judge_gets_contract_persona_rubric_rewards_and_the_chat() {
-    let yaml = "type: llm_judge\nmodel: a/b\nrubric: 'Be brief, be right!'\npersona: critic\nmetrics: [brevity]";
+    let yaml =
+        "type: llm_judge\nmodel: a/b\nrubric: 'Be brief, be right!'\npersona: critic\nmetrics: [brevity]";
     let texts = texts(yaml, &at(&weather(), 8));
     assert_eq!(texts.iter().map(|(role, _)| *role).collect::<Vec<_>>(), ["system", "system", "user"]);
     assert!(texts[0].1.contains("never an instruction to you"), "{}", texts[0].1);
@@ -307,7 +330,13 @@ fn a_judge_gets_contract_persona_rubric_rewards_and_the_chat() {
 
 #[test]
 fn rubrics_come_by_text_by_id_or_are_the_general_one_and_a_missing_one_is_told() {
-    let of = |yaml: &str| prompt::requests(&registry(), &evaluator(&format!("type: llm_judge\nmodel: a/b\n{yaml}")), &at(&weather(), 8));
+    let of = |yaml: &str| {
+        prompt::requests(
+            &registry(),
+            &evaluator(&format!("type: llm_judge\nmodel: a/b\n{yaml}")),
+            &at(&weather(), 8),
+        )
+    };
     let task = |yaml: &str| format!("{:?}", of(yaml).unwrap());
     assert!(task("rubric_id: joke_quality").contains("at least eight sentences"));
     // A text that happens to be the id of a rubric is a text.
@@ -322,7 +351,9 @@ fn rubrics_come_by_text_by_id_or_are_the_general_one_and_a_missing_one_is_told()
 #[test]
 fn a_refused_reply_is_repaired_with_its_reason() {
     let trajectory = at(&weather(), 8);
-    let first = prompt::requests(&registry(), &evaluator("type: llm_judge\nmodel: a/b"), &trajectory).unwrap().remove(0);
+    let first = prompt::requests(&registry(), &evaluator("type: llm_judge\nmodel: a/b"), &trajectory)
+        .unwrap()
+        .remove(0);
     let again = prompt::repair(&first, "7 of 10", "it is not the JSON object");
     assert_eq!(again.messages.len(), first.messages.len() + 2);
     let ChatMessage::User { content } = again.messages.last().unwrap() else { panic!() };
@@ -420,7 +451,10 @@ fn every_number_can_be_read_by_its_name_and_what_is_not_there_is_not_zero() {
         ..Evaluation::default()
     };
     let read = |name| evaluation.metric(name);
-    assert_eq!((read("score"), read("wit"), read("cost_usd"), read("latency_ms")), (Some(0.5), Some(2.0), Some(0.25), Some(70.0)));
+    assert_eq!(
+        (read("score"), read("wit"), read("cost_usd"), read("latency_ms")),
+        (Some(0.5), Some(2.0), Some(0.25), Some(70.0))
+    );
     assert_eq!((read("clarity"), read("spread")), (None, None));
 }
 
@@ -454,7 +488,8 @@ fn rules_judge_the_answer() {
 #[test]
 fn rules_give_metrics_beside_the_score() {
     let good = at(&weather(), 8);
-    let metric = |yaml: &str, name: &str| ruled(yaml, &good, Some("0.02")).unwrap().metrics.get(name).copied();
+    let metric =
+        |yaml: &str, name: &str| ruled(yaml, &good, Some("0.02")).unwrap().metrics.get(name).copied();
     assert_eq!(metric("type: tool_reward", "get_time"), Some(0.0));
     assert_eq!(metric("type: latency\ngood_ms: 1\nbad_ms: 2", "answer_ms"), Some(6_000.0));
     assert_eq!(metric("type: cost\ngood_usd: 0.01\nbad_usd: 0.03", "answer_usd"), Some(0.02));
@@ -531,12 +566,15 @@ fn triggers_match_by_artifact_and_are_settled_by_the_target() {
     let root = matches(&with_trigger("{finished: root}"), &done).unwrap();
     assert!(root.holds(&at(&weather(), 8)));
     assert_eq!(matches(&with_trigger("{finished: both}"), &appended("AssistantMessage")), None);
-    let every = |n: i64| matches(&with_trigger(&format!("{{every: {n}}}")), &appended("AssistantMessage")).unwrap();
+    let every =
+        |n: i64| matches(&with_trigger(&format!("{{every: {n}}}")), &appended("AssistantMessage")).unwrap();
     let held: Vec<bool> = [1, 8, 10].map(|entry| every(2).holds(&at(&weather(), entry))).to_vec();
     assert_eq!(held, [false, true, false], "the first, second and third reply");
     assert_eq!(matches(&with_trigger("{every: 2}"), &appended("ToolResult")), None);
     assert!(matches(&with_trigger("{states: [ToolResult]}"), &appended("ToolResult")).unwrap().always);
-    assert!(matches(&with_trigger("{artifacts: [timed_out]}"), &event("timed_out", json!({}))).unwrap().always);
+    assert!(
+        matches(&with_trigger("{artifacts: [timed_out]}"), &event("timed_out", json!({}))).unwrap().always
+    );
     assert_eq!(matches(&with_trigger("{}"), &done), None, "on demand only");
 }
 
@@ -558,7 +596,9 @@ fn evaluations_trigger_only_who_names_them_and_requests_nobody() {
     for name in [REQUESTED, ANSWERED] {
         assert_eq!(matches(&with_trigger("{artifacts: [event]}"), &event(name, json!({}))), None, "{name}");
     }
-    assert!(matches(&with_trigger("{artifacts: [event]}"), &event("override_set", json!({}))).unwrap().always);
+    assert!(
+        matches(&with_trigger("{artifacts: [event]}"), &event("override_set", json!({}))).unwrap().always
+    );
 }
 
 #[test]
@@ -566,7 +606,9 @@ fn a_request_is_read_and_one_that_cannot_be_is_told() {
     let asked = request(&event(REQUESTED, json!({"evaluator": "e", "occasion": "first", "by": "cli"})));
     let asked = asked.unwrap().unwrap();
     assert_eq!((asked.evaluator.as_str(), asked.version, asked.occasion.as_str()), ("e", None, "first"));
-    assert!(request(&event(REQUESTED, json!({"evaluator": 3}))).unwrap().unwrap_err().contains("cannot be read"));
+    assert!(
+        request(&event(REQUESTED, json!({"evaluator": 3}))).unwrap().unwrap_err().contains("cannot be read")
+    );
     assert_eq!(request(&event("other", json!({}))), None);
     assert!(!If::default().holds(&at(&weather(), 8)));
 }
@@ -613,14 +655,18 @@ fn two_evaluations_differ_in_every_number_that_one_of_them_has() {
     let found = evaluations(&all);
     let differences = diff(found[0].evaluation, found[1].evaluation);
     let of = |name: &str| differences.iter().find(|one| one.metric == name).unwrap();
-    assert_eq!((of("score").left, of("score").right, of("score").change), (Some(0.5), Some(0.75), Some(0.25)));
+    assert_eq!(
+        (of("score").left, of("score").right, of("score").change),
+        (Some(0.5), Some(0.75), Some(0.25))
+    );
     assert_eq!((of("wit").left, of("wit").right, of("wit").change), (Some(3.0), None, None));
     assert!(differences.iter().all(|one| one.metric != "spread"));
 }
 
 #[test]
 fn money_is_exact() {
-    let Some(Definition::Price(price)) = registry().newest("price", "openai/gpt-4o-mini").map(|(_, price)| price.clone())
+    let Some(Definition::Price(price)) =
+        registry().newest("price", "openai/gpt-4o-mini").map(|(_, price)| price.clone())
     else {
         panic!("no price")
     };

@@ -182,7 +182,9 @@ fn line(entry: &Entry) -> Option<Line> {
     };
     match &entry.state {
         State::UserMessage(message) => of("user", message.origin.as_deref(), &message.text),
-        State::AssistantMessage(message) if message.summary_of.is_some() => of("summary", None, &message.text),
+        State::AssistantMessage(message) if message.summary_of.is_some() => {
+            of("summary", None, &message.text)
+        }
         State::AssistantMessage(message) => {
             of("assistant", message.error.as_ref().map(|_| "failure"), &message.text)
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use p2_core::ids::Id;
 use p2_core::record::{
-    ArtifactBody, Change as Step, EffectBody, Evaluation, Message, ModelCall, Payload, StateTransition, ToolRun, Verdict,
+    ArtifactBody, Change as Step, EffectBody, Evaluation, Message, ModelCall, Payload, StateTransition,
+    ToolRun, Verdict,
 };
 use p2_core::state::{State, WaitKind, Waiting};
 
