@@ -202,6 +202,11 @@ impl Engine for HttpEngine {
         self.send(self.request(Method::GET, &["artifacts"]).query(filter)).await
     }
 
+    async fn request_evaluations(&self, requests: Vec<Artifact>) -> EngineResult<()> {
+        let _: serde_json::Value = self.post(&["evaluations", "requests"], &requests).await?;
+        Ok(())
+    }
+
     async fn records(&self, query: &RecordsQuery) -> EngineResult<Vec<RecordView>> {
         let mut params = vec![("from", query.from.to_string()), ("max", query.max.to_string())];
         params.extend(query.partition.map(|partition| ("partition", partition.to_string())));

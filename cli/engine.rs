@@ -330,6 +330,9 @@ pub(crate) trait Engine: Send + Sync {
     /// Artifacts, oldest first.
     async fn artifacts(&self, filter: &ArtifactFilter) -> EngineResult<Vec<Artifact>>;
 
+    /// Asks for evaluations: appends these events, which must be requests; durable when it returns.
+    async fn request_evaluations(&self, requests: Vec<Artifact>) -> EngineResult<()>;
+
     /// Records, by partition and offset.
     async fn records(&self, query: &RecordsQuery) -> EngineResult<Vec<RecordView>>;
 

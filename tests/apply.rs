@@ -162,7 +162,10 @@ fn text_that_is_not_yaml_is_named_with_its_line() {
 
 #[test]
 fn a_file_without_definitions_and_a_file_that_is_not_there_are_told() {
-    refused("", "bad.yml: holds no definition; write documents with kind: agent, tool, persona or price");
+    refused(
+        "",
+        "bad.yml: holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric",
+    );
     let ran = Home::new().p2(&["apply", "none.yml"]).exits(2);
     assert!(ran.stderr.starts_with("error: none.yml: "), "{}", ran.stderr);
 }

@@ -8,6 +8,7 @@ mod chat;
 mod cli;
 mod cluster;
 mod crash;
+mod eval;
 mod home;
 mod human;
 mod logs;

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json as AxumJson, Router};
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{RECORD_BYTES_MAX, RegistryRecord, Topic};
+use p2_core::record::{Artifact, RECORD_BYTES_MAX, RegistryRecord, Topic};
 use p2_stream::metrics::Metrics;
 use p2_stream::shell::now_ms;
 use serde::Deserialize;
@@ -129,6 +129,7 @@ fn router(engine: Shared, token: String) -> Router {
         .route("/v1/conversations/{id}", get(conversation))
         .route("/v1/conversations/{id}/outcomes/{input}", get(outcome))
         .route("/v1/artifacts", get(artifacts))
+        .route("/v1/evaluations/requests", post(request_evaluations))
         .route("/v1/topics", get(topics))
         .route("/v1/topics/{topic}/records", get(records))
         .route("/v1/registry", get(registry).post(apply))
@@ -265,6 +266,14 @@ async fn artifacts(
     Query(filter): Query<ArtifactFilter>,
 ) -> Answer {
     ok(engine.artifacts(&filter).await?)
+}
+
+async fn request_evaluations(
+    State(Shared { engine, .. }): State<Shared>,
+    Json(requests): Json<Vec<Artifact>>,
+) -> Answer {
+    engine.request_evaluations(requests).await?;
+    ok(serde_json::json!({}))
 }
 
 async fn topics(State(Shared { engine, .. }): State<Shared>) -> Answer {

@@ -115,6 +115,11 @@ impl Engine for FakeEngine {
         Ok(VerifyReport { conversations: 1, transitions: 2, differences: vec!["one".into()] })
     }
 
+    async fn request_evaluations(&self, requests: Vec<Artifact>) -> EngineResult<()> {
+        assert!(requests.is_empty());
+        Ok(())
+    }
+
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>> {
         Ok(vec![TopicCount { topic: "inbox".into(), partitions: vec![(2, 5), (0, 1)] }])
     }

@@ -1,7 +1,7 @@
 //! The JSON shapes that server and client share.
 
 use axum::http::StatusCode;
-use p2_core::definition::{Agent, Definition, Persona, Price, Tool};
+use p2_core::definition::{Agent, Definition, Evaluator, Persona, Price, Rubric, Tool};
 use p2_core::ids::Id;
 use p2_core::record::{InboxMessage, Outcome};
 use p2_core::registry::Registry;
@@ -88,7 +88,7 @@ pub(crate) fn error_of(status: StatusCode, detail: ErrorDetail) -> EngineError {
 }
 
 /// The kinds of definition that exist.
-pub(crate) const KINDS: [&str; 4] = ["agent", "tool", "persona", "price"];
+pub(crate) const KINDS: [&str; 6] = ["agent", "tool", "persona", "price", "evaluator", "rubric"];
 
 /// A definition as JSON of its own type.
 pub(crate) fn definition_value(definition: &Definition) -> EngineResult<Value> {
@@ -97,6 +97,8 @@ pub(crate) fn definition_value(definition: &Definition) -> EngineResult<Value> {
         Definition::Tool(tool) => serde_json::to_value(tool),
         Definition::Persona(persona) => serde_json::to_value(persona),
         Definition::Price(price) => serde_json::to_value(price),
+        Definition::Evaluator(evaluator) => serde_json::to_value(evaluator),
+        Definition::Rubric(rubric) => serde_json::to_value(rubric),
     }
     .map_err(|error| EngineError::Internal(format!("a definition is not JSON: {error}")))
 }
@@ -120,6 +122,10 @@ pub(crate) fn registry_of(bodies: Vec<DefinitionBody>) -> EngineResult<Registry>
             "tool" => serde_json::from_value::<Tool>(body).map(Definition::Tool),
             "persona" => serde_json::from_value::<Persona>(body).map(Definition::Persona),
             "price" => serde_json::from_value::<Price>(body).map(Definition::Price),
+            "evaluator" => {
+                serde_json::from_value::<Evaluator>(body).map(|it| Definition::Evaluator(Box::new(it)))
+            }
+            "rubric" => serde_json::from_value::<Rubric>(body).map(Definition::Rubric),
             _ => continue,
         };
         let definition = definition.map_err(|error| {

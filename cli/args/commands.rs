@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
+use super::EvalCommand;
 use super::operate::{
     BenchCommand, DeadLettersCommand, EffectsCommand, ReplayCommand, RunArgs, StoreCommand, TopicsCommand,
 };
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2engine artifact list --conversation trip --kind model_call")]
     Artifact(ArtifactCommand),
+    /// What evaluators said of agents' work, and asking them.
+    #[command(subcommand)]
+    #[command(
+        after_help = "Examples:\n  p2engine eval run trip --evaluator gpt4_judge\n  p2engine eval top trip"
+    )]
+    Eval(EvalCommand),
     /// The topics of the log.
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2engine topics tail artifacts --follow")]
@@ -51,7 +58,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2engine effects in-doubt list")]
     Effects(EffectsCommand),
-    /// Validate definitions (agents, tools, personas, prices) and add them to the registry.
+    /// Validate definitions (agents, tools, personas, prices, evaluators, rubrics) and add them to the registry.
     #[command(after_help = "Example:\n  p2engine apply agents.yml prices.yml")]
     Apply {
         /// YAML files.
@@ -64,7 +71,7 @@ pub(crate) enum Command {
         /// A record: its id (32 hex digits) or a unique beginning of it, or TOPIC/PARTITION/OFFSET.
         reference: String,
     },
-    /// Run processors on a log on Kafka until Ctrl-C: any of agent-step, tool-exec; all where none is named.
+    /// Run processors on a log on Kafka until Ctrl-C: any of agent-step, tool-exec, evaluator; all where none is named.
     #[command(
         after_help = "Any number of processes share the work of a processor. Each has a slot, a name of its own: \
                       by default the first that no living process of the data directory has.\n\nExamples:\n  p2engine \
@@ -83,7 +90,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  p2engine up\n  p2engine up --port 7070 --json\n\nThe API, all with 'Authorization: Bearer <token of <data-dir>/api.json>':\n  \
                             POST /v1/inbox[?wait=outcome]\n  GET  /v1/conversations[/ID[?seen_seq=N&\
-                            timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  \
+                            timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  POST /v1/evaluations/requests\n  \
                             GET  /v1/topics[/TOPIC/records]\n  GET, POST /v1/registry\n  GET  /v1/dead-letters, \
                             POST /v1/dead-letters/ID/replay\n  GET  /v1/effects/in-doubt, POST \
                             /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics"

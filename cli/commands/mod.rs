@@ -9,6 +9,7 @@ pub(crate) mod conversation;
 pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod operate;
 pub(crate) mod replay;

@@ -2,7 +2,7 @@
 
 use p2_core::record::Topic;
 use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
-use p2_stream::outputs::progress_from_outputs;
+use p2_stream::outputs::{progress_from_outputs, progress_near_outputs};
 use p2_stream::runtime::Limits;
 use serde_json::json;
 
@@ -57,7 +57,11 @@ async fn begin_of(text: &str, kafka: &KafkaConfig, processor: &str, input: Topic
         "latest" => Ok(Begin::Latest),
         "outputs" => {
             let log = KafkaLog::connect(kafka.clone()).await.map_err(engine_error)?;
-            let known = progress_from_outputs(&log, processor, input).await;
+            // Most artifacts lead to no evaluation, and nothing is judged twice.
+            let known = match input {
+                Topic::Artifacts => progress_near_outputs(&log, processor, input).await,
+                _ => progress_from_outputs(&log, processor, input).await,
+            };
             known.map(Begin::Progress).map_err(|error| EngineError::Invalid(error.to_string()))
         }
         other => views::parse_time(other).map(Begin::Time).ok_or_else(|| {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
+use p2_core::eval::trigger;
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{
     Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, Outcome, Payload, RegistryRecord, Topic,
@@ -187,6 +188,26 @@ impl Engine for LocalEngine {
             artifacts.drain(..artifacts.len().saturating_sub(limit));
         }
         Ok(artifacts)
+    }
+
+    async fn request_evaluations(&self, requests: Vec<Artifact>) -> EngineResult<()> {
+        for request in &requests {
+            match trigger::request(request) {
+                Some(Ok(_)) if request.entry.is_some() => {}
+                Some(Err(why)) => return Err(EngineError::Invalid(why)),
+                _ => {
+                    let name = p2_core::eval::REQUESTED;
+                    let text = format!("artifact {} is no event {name} with a target", request.id);
+                    return Err(EngineError::Invalid(text));
+                }
+            }
+        }
+        let messages: Vec<_> =
+            requests.into_iter().map(|request| message(request.id, Payload::Artifact(request))).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.append_messages(&messages).await.map(drop)
     }
 
     async fn records(&self, query: &RecordsQuery) -> EngineResult<Vec<RecordView>> {

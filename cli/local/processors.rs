@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agent_step::{AgentStep, RegistryHandle};
+use evaluator::{Evaluators, JudgePort};
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, StackStore};
 use p2_stream::runtime::Limits;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
 
 use super::dev_tools;
-use super::setup::{ModelPort, ToolCalls, router_of, settings_of, watched};
+use super::setup::{Judges, ModelPort, ToolCalls, router_of, settings_of, watched};
 use crate::backend::INPUTS;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
@@ -83,6 +84,15 @@ impl Processors {
                 let executor = ToolExec::new(move || registry.snapshot());
                 let port = Arc::new(ToolCalls(tools));
                 watched("tool-exec", shell::run(executor, port, self.setup("tool-exec", ground)), failed)
+            }
+            "evaluator" => {
+                let (registry, looked_up) = (self.registry.clone(), self.registry.clone());
+                let model = Arc::new(router_of(config)?);
+                let (store, log) = (Arc::clone(&ground.store), Arc::clone(&ground.log));
+                let judges = JudgePort::new(model, store, log, move || registry.snapshot(), Arc::new(now_ms));
+                let evaluators = Evaluators::new(move || looked_up.snapshot());
+                let port = Arc::new(Judges(judges));
+                watched("evaluator", shell::run(evaluators, port, self.setup("evaluator", ground)), failed)
             }
             other => {
                 let known = INPUTS.map(|(name, _)| name).join(", ");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use agent_step::{AgentStep, RegistryHandle};
 use async_trait::async_trait;
+use evaluator::{Evaluators, JudgePort, JudgeRequest, Ruling};
 use p2_core::builtin;
 use p2_core::definition::{AgentKind, Definition};
 use p2_core::ids::Id;
@@ -53,6 +54,16 @@ pub(super) struct ToolCalls(pub(super) ToolPort);
 impl CallPort<ToolExec> for ToolCalls {
     async fn call(&self, id: Id, request: ToolExecRequest, deadline_ms: i64) -> ToolExecReply {
         self.0.carry_out(&Call { id, deadline_ms, request }).await
+    }
+}
+
+/// Has targets judged.
+pub(super) struct Judges(pub(super) JudgePort);
+
+#[async_trait]
+impl CallPort<Evaluators> for Judges {
+    async fn call(&self, _id: Id, request: JudgeRequest, deadline_ms: i64) -> Vec<Ruling> {
+        self.0.judge(&request, deadline_ms).await
     }
 }
 

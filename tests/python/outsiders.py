@@ -173,12 +173,46 @@ def nobody_answers(framed, name):
     answer_of(name, "Nobody came.")
 
 
+def evaluations(framed):
+    """The evaluations of judge.py, by id; one that was written twice would be an id twice."""
+    found = json.loads(engine(framed, "eval", "list", "--evaluator", "brief", "--limit", "0", "--json"))
+    return {one["id"]: one for one in found}
+
+
+def judged(framed, name, count):
+    """An evaluator of somebody else: every answer is judged once, whoever is killed, and a request is met."""
+    engine(framed, "apply", str(EXAMPLES / "evaluators.yml"))
+    judge = example(framed, "judge")
+    of = [f"{name}-{number}" for number in range(count)]
+
+    def all_judged():
+        found = [one["conversation"] for one in evaluations(framed).values() if one["conversation"] in of]
+        return len(found) >= count and found
+
+    until("the answers are judged", lambda: evaluations(framed))
+    end(judge, signal.SIGKILL)
+    judge = example(framed, "judge")
+    found = until("all answers are judged", all_judged)
+    assert sorted(found) == sorted(of), "each answer once"
+    for one in evaluations(framed).values():
+        body = one["body"]["Evaluation"]
+        assert body["score"] == 1.0 and body["metrics"]["words"] > 0, body
+    again = ("eval", "run", of[0], "--evaluator", "brief", "--again", f"asked in {name}", "--json")
+    asked = json.loads(engine(framed, *again))
+    assert asked["body"]["Evaluation"]["occasion"] == f"asked in {name}", asked
+    written = [codec.decode(message.value()) for message, codec in records("artifacts")]
+    ids = [one["id"] for one in written if one["body"][0] == "p2.Evaluation"]
+    assert len(ids) == len(set(ids)), "an evaluation was written twice"
+    end(judge)
+
+
 def one_round(framed, name):
     served = start(framed, f"up-{name}", ENGINE, "up", "--json")
     until("the engine is up", lambda: (DIR / f"up-{name}.out").read_text() or served.poll() is not None)
     engine(framed, "apply", str(DIR / "tools.yml"))
     follower = example(framed, "follow_answers")
     calls = conversations(framed, name, 6)
+    judged(framed, name, 6)
     nobody_answers(framed, f"{name}-nobody")
     produce(f"{name}-bad", b"no value at all", [("ce_id", wire.id_of(RUN, name, "bad").encode())])
     until("a value that is none is a dead letter", lambda: "not_single_object" in letters())

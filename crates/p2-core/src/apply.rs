@@ -4,6 +4,7 @@
 //! what a definition names exists, [`records`] turns what changed into records of `registry`.
 
 mod check;
+mod evaluators;
 mod fields;
 mod yaml;
 
@@ -82,6 +83,8 @@ fn build(kind: &str, object: Map<String, Value>) -> Result<Definition, Problem> 
         "agent" => serde_json::from_value(object).map(Definition::Agent),
         "tool" => serde_json::from_value(object).map(Definition::Tool),
         "persona" => serde_json::from_value(object).map(Definition::Persona),
+        "evaluator" => serde_json::from_value(object).map(|it| Definition::Evaluator(Box::new(it))),
+        "rubric" => serde_json::from_value(object).map(Definition::Rubric),
         _ => serde_json::from_value(object).map(Definition::Price),
     };
     built.map_err(|error| Problem { key: None, message: error.to_string() })
@@ -96,7 +99,7 @@ fn place(kind: &str, object: &Map<String, Value>) -> String {
 
 /// All definitions of a file, in its order, each one checked by itself.
 ///
-/// A document is one of: a mapping with `kind: agent|tool|persona|price` and the definition's keys; a list of
+/// A document is one of: a mapping with `kind: agent|tool|persona|price|evaluator|rubric` and the definition's keys; a list of
 /// agents; a mapping with only `agents:`, which holds that list. The key and type names of the earlier
 /// system's `agents.yml` mean the same as ours. `path` only serves the messages.
 ///
@@ -129,7 +132,7 @@ pub fn parse_file(text: &str, path: &str) -> Result<Vec<Definition>, ApplyError>
         }
     }
     if definitions.is_empty() {
-        let message = "holds no definition; write documents with kind: agent, tool, persona or price";
+        let message = "holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric";
         return Err(error(None, String::new(), message.to_owned()));
     }
     Ok(definitions)
@@ -157,7 +160,10 @@ fn bodies(document: Value) -> Result<Vec<Body>, String> {
                 },
                 Some(Value::Null) => Ok(Vec::new()),
                 Some(other) => Err(format!("'agents' must be a list, found {}", fields::describe(&other))),
-                None => Err("has no 'kind'; add kind: agent, tool, persona or price".to_owned()),
+                None => {
+                    Err("has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"
+                        .to_owned())
+                }
             }
         }
         other => Err(format!("must be a mapping or a list of agents, found {}", fields::describe(&other))),
@@ -183,7 +189,7 @@ fn listed_agent(item: Value) -> Result<Body, String> {
 pub(crate) const LEDGER_TOOLS: &[&str] =
     &["check_balance", "transfer_funds", "transaction_history", "reward_agent"];
 
-/// Whether the tools, personas and agents that the definitions name exist, in `registry` or among themselves.
+/// Whether the tools, personas, agents and rubrics that the definitions name exist, in `registry` or among themselves.
 /// `source` is the file's (path, text), for the message.
 ///
 /// # Errors
@@ -257,7 +263,8 @@ fn references(definition: &Definition) -> Vec<(&'static str, &'static str, &str)
         Definition::Persona(persona) => {
             found.extend(persona.required_tools.iter().map(|tool| ("required_tools", "tool", tool.as_str())));
         }
-        Definition::Tool(_) | Definition::Price(_) => {}
+        Definition::Evaluator(evaluator) => found.extend(evaluators::references(evaluator)),
+        Definition::Tool(_) | Definition::Price(_) | Definition::Rubric(_) => {}
     }
     found
 }

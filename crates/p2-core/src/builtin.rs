@@ -1,5 +1,5 @@
-//! The definitions that the program brings along: six agents on the offline model, four tools, one persona and
-//! a few prices. They are version 0, so an applied definition of the same id supersedes them.
+//! The definitions that the program brings along: six agents on the offline model, four tools, one persona,
+//! a few prices, two judges and a rubric. They are version 0, so an applied definition of the same id supersedes them.
 
 use std::sync::LazyLock;
 
@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("tools.yml", include_str!("builtin/tools.yml")),
     ("personas.yml", include_str!("builtin/personas.yml")),
     ("prices.yml", include_str!("builtin/prices.yml")),
+    ("evaluators.yml", include_str!("builtin/evaluators.yml")),
 ];
 
 static DEFINITIONS: LazyLock<Result<Vec<Definition>, ApplyError>> = LazyLock::new(parse);

@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use crate::ids::AgentId;
 
+mod evaluator;
+
+pub use evaluator::*;
+
 /// An agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agent {
@@ -275,6 +279,10 @@ pub enum Definition {
     Persona(Persona),
     /// `price`.
     Price(Price),
+    /// `evaluator`.
+    Evaluator(Box<Evaluator>),
+    /// `rubric`.
+    Rubric(Rubric),
 }
 
 impl Definition {
@@ -285,6 +293,8 @@ impl Definition {
             Definition::Tool(_) => "tool",
             Definition::Persona(_) => "persona",
             Definition::Price(_) => "price",
+            Definition::Evaluator(_) => "evaluator",
+            Definition::Rubric(_) => "rubric",
         }
     }
 
@@ -295,6 +305,8 @@ impl Definition {
             Definition::Tool(tool) => &tool.id,
             Definition::Persona(persona) => &persona.id,
             Definition::Price(price) => &price.id,
+            Definition::Evaluator(evaluator) => &evaluator.id,
+            Definition::Rubric(rubric) => &rubric.id,
         }
     }
 
@@ -306,6 +318,8 @@ impl Definition {
             Definition::Tool(tool) => serde_json::to_value(tool),
             Definition::Persona(persona) => serde_json::to_value(persona),
             Definition::Price(price) => serde_json::to_value(price),
+            Definition::Evaluator(evaluator) => serde_json::to_value(evaluator),
+            Definition::Rubric(rubric) => serde_json::to_value(rubric),
         };
         // These types have text keys only, so there is nothing that could fail here.
         body.unwrap_or(Value::Null)

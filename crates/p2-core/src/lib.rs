@@ -8,6 +8,7 @@ pub mod builtin;
 pub mod bytes;
 pub mod conversation;
 pub mod definition;
+pub mod eval;
 mod fold;
 mod fsm;
 pub mod ids;

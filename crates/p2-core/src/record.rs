@@ -6,6 +6,7 @@
 
 mod artifact;
 mod effect;
+mod evaluation;
 mod inbox;
 mod registry;
 mod transition;
@@ -14,6 +15,7 @@ use crate::ids::Id;
 
 pub use artifact::*;
 pub use effect::*;
+pub use evaluation::*;
 pub use inbox::*;
 pub use registry::*;
 pub use transition::*;

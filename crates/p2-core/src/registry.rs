@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::definition::{Agent, Definition, Persona, Price, Tool};
+use crate::definition::{Agent, Definition, Evaluator, Persona, Price, Rubric, Tool};
 use crate::record::RegistryRecord;
 
 /// All definitions, every version. A conversation pins the versions it began with, so a lookup takes a pin.
@@ -90,6 +90,30 @@ impl Registry {
     pub fn price(&self, model: &str) -> Option<&Price> {
         match self.newest("price", model)? {
             (_, Definition::Price(price)) => Some(price),
+            _ => None,
+        }
+    }
+
+    /// An evaluator.
+    pub fn evaluator(&self, id: &str, pin: Option<i32>) -> Option<(i32, &Evaluator)> {
+        match self.get("evaluator", id, pin)? {
+            (version, Definition::Evaluator(evaluator)) => Some((version, evaluator)),
+            _ => None,
+        }
+    }
+
+    /// The newest version of every evaluator, by id.
+    pub fn evaluators(&self) -> impl Iterator<Item = (i32, &Evaluator)> {
+        self.list("evaluator").filter_map(|(version, definition)| match definition {
+            Definition::Evaluator(evaluator) => Some((version, &**evaluator)),
+            _ => None,
+        })
+    }
+
+    /// A rubric.
+    pub fn rubric(&self, id: &str, pin: Option<i32>) -> Option<(i32, &Rubric)> {
+        match self.get("rubric", id, pin)? {
+            (version, Definition::Rubric(rubric)) => Some((version, rubric)),
             _ => None,
         }
     }

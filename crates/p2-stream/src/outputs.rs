@@ -46,6 +46,45 @@ pub async fn progress_from_outputs(
     processor: &str,
     input: Topic,
 ) -> Result<BTreeMap<i32, Progress>, OutputsError> {
+    let mut marks = marks(log, processor, input).await?;
+    let mut found = BTreeMap::new();
+    for partition in 0..log.partitions(input) {
+        let (start, _) = log.bounds(input, partition).await?;
+        let marks = marks.remove(&partition).unwrap_or_default();
+        let inputs = offsets(log, input, partition).await?;
+        found.insert(partition, progress(start, &inputs, &marks, input, partition)?);
+    }
+    Ok(found)
+}
+
+/// As [`progress_from_outputs`], for a processor that writes nothing for most of its input and may take the same input
+/// twice: a window before the last record that it wrote something for, or before the end where it never did. What was
+/// under way lies within that window, and what lies before it is done.
+///
+/// # Errors
+/// [`OutputsError::Log`].
+pub async fn progress_near_outputs(
+    log: &dyn Log,
+    processor: &str,
+    input: Topic,
+) -> Result<BTreeMap<i32, Progress>, OutputsError> {
+    let marks = marks(log, processor, input).await?;
+    let mut found = BTreeMap::new();
+    for partition in 0..log.partitions(input) {
+        let (start, end) = log.bounds(input, partition).await?;
+        let last = marks.get(&partition).and_then(|marks| marks.keys().next_back());
+        let low = last.map_or(end, |last| last + 1).saturating_sub(WINDOW_OFFSETS_MAX).max(start);
+        found.insert(partition, Progress::at(low));
+    }
+    Ok(found)
+}
+
+/// Partition of the input → offset → what the outputs say of it.
+async fn marks(
+    log: &dyn Log,
+    processor: &str,
+    input: Topic,
+) -> Result<BTreeMap<i32, BTreeMap<i64, OffsetMark>>, OutputsError> {
     let mut marks: BTreeMap<i32, BTreeMap<i64, OffsetMark>> = BTreeMap::new();
     for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
         for partition in 0..log.partitions(topic) {
@@ -63,14 +102,7 @@ pub async fn progress_from_outputs(
             }
         }
     }
-    let mut found = BTreeMap::new();
-    for partition in 0..log.partitions(input) {
-        let (start, _) = log.bounds(input, partition).await?;
-        let marks = marks.remove(&partition).unwrap_or_default();
-        let inputs = offsets(log, input, partition).await?;
-        found.insert(partition, progress(start, &inputs, &marks, input, partition)?);
-    }
-    Ok(found)
+    Ok(marks)
 }
 
 /// The offsets of a partition that have a record.

@@ -22,11 +22,13 @@ pub(super) fn check(definition: &Definition) -> Result<(), Problem> {
         Definition::Tool(tool) => check_tool(tool),
         Definition::Persona(persona) => check_persona(persona),
         Definition::Price(price) => check_price(price),
+        Definition::Evaluator(evaluator) => super::evaluators::check(evaluator),
+        Definition::Rubric(rubric) => super::evaluators::check_rubric(rubric),
     }
 }
 
 /// `extra` are the characters allowed besides ASCII letters and digits.
-fn check_id(id: &str, extra: &str, length: usize) -> Result<(), Problem> {
+pub(super) fn check_id(id: &str, extra: &str, length: usize) -> Result<(), Problem> {
     let fits = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
     if (1..=length).contains(&id.len()) && id.chars().all(fits) {
         return Ok(());
@@ -37,14 +39,18 @@ fn check_id(id: &str, extra: &str, length: usize) -> Result<(), Problem> {
     Err(Problem::of("id", message))
 }
 
-fn check_range(key: &str, value: i64, range: RangeInclusive<i64>) -> Result<(), Problem> {
+pub(super) fn check_range(key: &str, value: i64, range: RangeInclusive<i64>) -> Result<(), Problem> {
     if range.contains(&value) {
         return Ok(());
     }
     Err(Problem::of(key, format!("'{key}' must be from {} to {}, found {value}", range.start(), range.end())))
 }
 
-fn check_fraction(key: &str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<(), Problem> {
+pub(super) fn check_fraction(
+    key: &str,
+    value: Option<f64>,
+    range: RangeInclusive<f64>,
+) -> Result<(), Problem> {
     match value {
         Some(value) if !range.contains(&value) => {
             let message = format!("'{key}' must be from {} to {}, found {value}", range.start(), range.end());
@@ -54,7 +60,7 @@ fn check_fraction(key: &str, value: Option<f64>, range: RangeInclusive<f64>) -> 
     }
 }
 
-fn check_distinct(key: &str, names: &[String]) -> Result<(), Problem> {
+pub(super) fn check_distinct(key: &str, names: &[String]) -> Result<(), Problem> {
     let mut seen = BTreeSet::new();
     match names.iter().find(|name| !seen.insert(name.as_str())) {
         None => Ok(()),
@@ -102,7 +108,7 @@ fn check_llm(llm: &LlmAgent) -> Result<(), Problem> {
     }
 }
 
-fn check_model(key: &str, model: &str) -> Result<(), Problem> {
+pub(super) fn check_model(key: &str, model: &str) -> Result<(), Problem> {
     let halves = model.split_once('/');
     let named = halves.is_some_and(|(provider, name)| !provider.is_empty() && !name.is_empty());
     if named && !model.contains(char::is_whitespace) {
@@ -170,13 +176,14 @@ fn check_price(price: &Price) -> Result<(), Problem> {
         ("prompt_usd_per_million", &price.prompt_usd_per_million),
         ("completion_usd_per_million", &price.completion_usd_per_million),
     ];
-    for (key, text) in both {
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = |part: &str| (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) {
-            let message = format!("'{key}' must be a decimal number such as 2.50, found '{text}'");
-            return Err(Problem::of(key, message));
-        }
+    both.into_iter().try_for_each(|(key, text)| check_decimal(key, text))
+}
+
+pub(super) fn check_decimal(key: &str, text: &str) -> Result<(), Problem> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| (1..=9).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+    if digits(whole) && digits(fraction) {
+        return Ok(());
     }
-    Ok(())
+    Err(Problem::of(key, format!("'{key}' must be a decimal number such as 2.50, found '{text}'")))
 }

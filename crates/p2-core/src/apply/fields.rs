@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Problem;
+use super::{Problem, evaluators};
 
 /// One key of a definition.
 struct Field {
@@ -26,6 +26,11 @@ enum Shape {
     Decimal,
     Render,
     OneOf(&'static [&'static str]),
+    /// Any scalar, taken as text.
+    Words,
+    Trigger,
+    Judges,
+    Formulas,
 }
 
 const fn must(name: &'static str, shape: Shape) -> Field {
@@ -41,7 +46,7 @@ const fn was(field: Field, earlier: &'static str) -> Field {
 }
 
 /// Kinds of definition.
-pub(super) const KINDS: &[&str] = &["agent", "tool", "persona", "price"];
+pub(super) const KINDS: &[&str] = &["agent", "tool", "persona", "price", "evaluator", "rubric"];
 
 /// Types of agent: (name, name in the earlier system).
 const TYPES: &[(&str, &str)] = &[("llm", "llm"), ("rule", "rule_based"), ("human", "human_in_loop")];
@@ -93,14 +98,48 @@ const PERSONA: &[Field] = &[ID, must("template", Shape::Text), may("required_too
 const PRICE: &[Field] =
     &[ID, must("prompt_usd_per_million", Shape::Decimal), must("completion_usd_per_million", Shape::Decimal)];
 
+const RUBRIC: &[Field] = &[ID, must("text", Shape::Words)];
+
+/// What every type of evaluator has.
+const JUDGING: [Field; 4] = [ID, TYPE, may("trigger", Shape::Trigger), may("agents", Shape::Texts)];
+
+/// The keys of each type of evaluator beside those of [`JUDGING`].
+const EVALUATORS: &[(&str, &[Field])] = &[
+    (
+        "llm_judge",
+        &[
+            must("model", Shape::Text),
+            may("rubric", Shape::Words),
+            may("rubric_id", Shape::Text),
+            may("persona", Shape::Text),
+            may("judges", Shape::Judges),
+            may("samples", Shape::Integer),
+            may("metrics", Shape::Texts),
+            may("temperature", Shape::Number),
+            may("max_tokens", Shape::Integer),
+            may("cost_cap_usd", Shape::Decimal),
+            may("timeout_ms", Shape::Integer),
+        ],
+    ),
+    ("exact", &[must("expected", Shape::Words), may("ignore_case", Shape::Flag)]),
+    ("contains", &[must("texts", Shape::Texts), may("all", Shape::Flag), may("ignore_case", Shape::Flag)]),
+    ("regex", &[must("pattern", Shape::Text)]),
+    ("json_schema", &[must("schema", Shape::Object)]),
+    ("latency", &[must("good_ms", Shape::Integer), must("bad_ms", Shape::Integer)]),
+    ("cost", &[must("good_usd", Shape::Decimal), must("bad_usd", Shape::Decimal)]),
+    ("tool_reward", &[may("tools", Shape::Texts)]),
+    ("expression", &[must("score", Shape::Words), may("metrics", Shape::Formulas)]),
+    ("topic", &[may("description", Shape::Text)]),
+];
+
 /// The definition's keys under our own names, in the shape that the types expect. Keys without a value are
 /// left out: `key:` with nothing behind it means the default.
 pub(super) fn normalise(kind: &str, mut object: Map<String, Value>) -> Result<Map<String, Value>, Problem> {
-    let fields = fields(kind, &mut object)?;
+    let fields: Vec<&Field> = fields(kind, &mut object)?.into_iter().flatten().collect();
     let mut normal = Map::new();
     for (key, value) in object {
         let Some(field) = fields.iter().find(|field| field.name == key || field.earlier == Some(&key)) else {
-            return Err(unknown_key(&key, fields));
+            return Err(unknown_key(&key, &fields));
         };
         if value.is_null() {
             continue;
@@ -124,12 +163,14 @@ pub(super) fn normalise(kind: &str, mut object: Map<String, Value>) -> Result<Ma
     }
 }
 
-fn fields(kind: &str, object: &mut Map<String, Value>) -> Result<&'static [Field], Problem> {
+fn fields(kind: &str, object: &mut Map<String, Value>) -> Result<[&'static [Field]; 2], Problem> {
     match kind {
-        "agent" => agent_fields(object),
-        "tool" => Ok(TOOL),
-        "persona" => Ok(PERSONA),
-        "price" => Ok(PRICE),
+        "agent" => Ok([agent_fields(object)?, &[]]),
+        "tool" => Ok([TOOL, &[]]),
+        "persona" => Ok([PERSONA, &[]]),
+        "price" => Ok([PRICE, &[]]),
+        "evaluator" => Ok([&JUDGING, evaluator_fields(object)?]),
+        "rubric" => Ok([RUBRIC, &[]]),
         other => {
             let near = nearest(other, KINDS.iter().copied()).unwrap_or_default();
             let message = format!(
@@ -166,12 +207,32 @@ fn agent_fields(object: &mut Map<String, Value>) -> Result<&'static [Field], Pro
     })
 }
 
+fn evaluator_fields(object: &Map<String, Value>) -> Result<&'static [Field], Problem> {
+    let names = || EVALUATORS.iter().map(|(name, _)| *name);
+    let given = match object.get("type") {
+        Some(Value::String(given)) => given.as_str(),
+        Some(other) => {
+            return Err(Problem::of("type", format!("'type' must be text, found {}", describe(other))));
+        }
+        None => {
+            let known = names().collect::<Vec<_>>().join(", ");
+            let message = format!("the key 'type' is missing; add one of {known}");
+            return Err(Problem { key: None, message });
+        }
+    };
+    let found = EVALUATORS.iter().find(|(name, _)| *name == given);
+    found.map(|(_, fields)| *fields).ok_or_else(|| {
+        let near = nearest(given, names()).unwrap_or_default();
+        Problem::of("type", format!("the evaluator type '{given}' is not known; the nearest is '{near}'"))
+    })
+}
+
 /// The name of an agent's key in the earlier system, where it was another one.
 pub(super) fn earlier_name(key: &str) -> Option<&'static str> {
     LLM.iter().find(|field| field.name == key).and_then(|field| field.earlier)
 }
 
-fn unknown_key(key: &str, fields: &[Field]) -> Problem {
+fn unknown_key(key: &str, fields: &[&Field]) -> Problem {
     let names = fields.iter().flat_map(|field| std::iter::once(field.name).chain(field.earlier));
     let near = nearest(key, names).unwrap_or_default();
     Problem::of(key, format!("unknown key '{key}'; the nearest valid key is '{near}'"))
@@ -209,6 +270,10 @@ fn shaped(shape: Shape, value: Value) -> Result<Value, String> {
         Shape::Rules => return rules(value),
         Shape::Render => return render(value),
         Shape::OneOf(names) => value.as_str().is_some_and(|text| names.contains(&text)),
+        Shape::Words => return words(value),
+        Shape::Trigger => return evaluators::trigger(value),
+        Shape::Judges => return evaluators::judges(value),
+        Shape::Formulas => return evaluators::formulas(value),
     };
     if fits { Ok(value) } else { Err(format!("{}, found {}", expected(shape), describe(&value))) }
 }
@@ -225,6 +290,19 @@ fn expected(shape: Shape) -> String {
         Shape::Rules => "a mapping of questions to answers, both text".to_owned(),
         Shape::Render => "default, tokens, compact, or a mapping with 'policy'".to_owned(),
         Shape::OneOf(names) => format!("one of {}", names.join(", ")),
+        Shape::Trigger => "a mapping of 'finished', 'every', 'states', 'artifacts'".to_owned(),
+        Shape::Judges => "a list of models, or of mappings with 'model' and 'persona'".to_owned(),
+        Shape::Formulas => "a mapping of names to expressions".to_owned(),
+        Shape::Words => "text".to_owned(),
+    }
+}
+
+/// Text, or another scalar as it is written.
+pub(super) fn words(value: Value) -> Result<Value, String> {
+    match value {
+        Value::String(_) => Ok(value),
+        Value::Number(_) | Value::Bool(_) => Ok(Value::String(value.to_string())),
+        other => Err(format!("text, found {}", describe(&other))),
     }
 }
 

@@ -204,7 +204,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_valid_key() {
     refused(
         "kind: tol\nid: t\n",
         expect![
-            "a.yml:1: tol 't': the kind 'tol' is not known; the nearest is 'tool' (there are agent, tool, persona, price)"
+            "a.yml:1: tol 't': the kind 'tol' is not known; the nearest is 'tool' (there are agent, tool, persona, price, evaluator, rubric)"
         ],
     );
     refused(
@@ -373,11 +373,15 @@ fn tools_personas_and_prices_are_checked_too() {
 fn a_text_that_is_no_set_of_definitions_is_refused() {
     refused(
         "",
-        expect!["a.yml: holds no definition; write documents with kind: agent, tool, persona or price"],
+        expect![
+            "a.yml: holds no definition; write documents with kind: agent, tool, persona, price, evaluator or rubric"
+        ],
     );
     refused(
         "id: a\ntype: human\n",
-        expect!["a.yml: document 1: has no 'kind'; add kind: agent, tool, persona or price"],
+        expect![
+            "a.yml: document 1: has no 'kind'; add kind: agent, tool, persona, price, evaluator or rubric"
+        ],
     );
     refused(
         "just words",
@@ -489,8 +493,11 @@ fn a_registry_record_that_contradicts_itself_is_refused() {
     let other = RegistryRecord { id: "you".to_owned(), ..record.clone() };
     expect!["registry record 'agent/me@1': its body defines 'me' instead of 'you'"]
         .assert_eq(&apply(&mut registry, &other));
-    let kind = RegistryRecord { kind: "rubric".to_owned(), ..record };
-    expect!["rubric 'me': the kind 'rubric' is not known; the nearest is 'price' (there are agent, tool, persona, price)"].assert_eq(&apply(&mut registry, &kind));
+    let kind = RegistryRecord { kind: "team".to_owned(), ..record };
+    expect![
+        "team 'me': the kind 'team' is not known; the nearest is 'agent' (there are agent, tool, persona, price, evaluator, rubric)"
+    ]
+    .assert_eq(&apply(&mut registry, &kind));
     assert_eq!(registry, Registry::default());
 }
 
@@ -657,4 +664,139 @@ fn a_reference_under_its_earlier_name_is_found_in_its_line() {
     let error =
         check_references(&parse_file(text, "a.yml").unwrap(), &builtin::registry(), Some(("a.yml", text)));
     assert_eq!(error.unwrap_err().line, Some(4));
+}
+
+fn evaluator(text: &str) -> crate::definition::Evaluator {
+    match parse_file(text, "a.yml").unwrap().remove(0) {
+        Definition::Evaluator(evaluator) => *evaluator,
+        other => panic!("not an evaluator: {other:?}"),
+    }
+}
+
+fn rubric_of(line: &str) -> Option<String> {
+    match evaluator(&format!("kind: evaluator\nid: e\ntype: llm_judge\nmodel: a/b\n{line}\n")).kind {
+        crate::definition::EvaluatorKind::LlmJudge(judge) => judge.rubric,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn any_text_of_any_shape_is_a_rubric() {
+    for text in [
+        "Rate helpfulness 0-1",
+        "joke_quality",
+        "Is it right?! (Mind the units: m, kg.)",
+        "{{ not a template }} {% either %}",
+        "#1",
+        "../../etc",
+        "Längere Sätze ☂",
+    ] {
+        let line = format!("rubric: {}", serde_json::to_string(text).unwrap());
+        assert_eq!(rubric_of(&line).as_deref(), Some(text));
+    }
+    assert_eq!(
+        rubric_of("rubric: |-\n  First line.\n  Second: line!").as_deref(),
+        Some("First line.\nSecond: line!")
+    );
+    assert_eq!(rubric_of("rubric: 42").as_deref(), Some("42"));
+    assert_eq!(rubric_of(""), None);
+}
+
+#[test]
+fn evaluators_are_read_with_every_key_and_go_through_the_registry_unchanged() {
+    let text = r#"
+kind: persona
+id: critic
+template: You are strict.
+---
+kind: rubric
+id: short
+text: Short is good.
+---
+kind: evaluator
+id: panel
+type: llm_judge
+model: a/b
+rubric_id: short
+persona: critic
+judges: [a/b, {model: c/d, persona: critic}]
+samples: 3
+metrics: [clarity, wit]
+temperature: 0.2
+max_tokens: 200
+cost_cap_usd: 0.05
+timeout_ms: 5000
+trigger: {finished: both, every: 5, states: ToolResult, artifacts: [timed_out]}
+agents: [alpha]
+---
+{kind: evaluator, id: same, type: exact, expected: 4, ignore_case: true}
+---
+{kind: evaluator, id: has, type: contains, texts: [a, b], all: true}
+---
+{kind: evaluator, id: like, type: regex, pattern: '^\d+$'}
+---
+{kind: evaluator, id: shaped, type: json_schema, schema: {type: object}}
+---
+{kind: evaluator, id: quick, type: latency, good_ms: 100, bad_ms: 1000}
+---
+{kind: evaluator, id: cheap, type: cost, good_usd: 0.01, bad_usd: "1"}
+---
+{kind: evaluator, id: tools, type: tool_reward, trigger: {finished: root}}
+---
+{kind: evaluator, id: formula, type: expression, score: "tools_failed == 0", metrics: {words: answer | length}}
+---
+{kind: evaluator, id: outside, type: topic, description: A script.}
+"#;
+    let definitions = parse_file(text, "a.yml").unwrap();
+    assert_eq!(definitions.len(), 12);
+    check_references(&definitions, &Registry::default(), None).unwrap();
+    let mut registry = Registry::default();
+    for record in records(&definitions, &registry) {
+        registry.apply(&record).unwrap();
+    }
+    for definition in &definitions {
+        assert_eq!(registry.newest(definition.kind(), definition.id()), Some((1, definition)));
+    }
+    assert_eq!(registry.evaluators().count(), 10);
+    assert_eq!(records(&definitions, &registry), [], "applying it again changes nothing");
+}
+
+#[test]
+fn mistakes_in_evaluators_are_told_with_place_and_mend() {
+    let with = |keys: &str| format!("kind: evaluator\nid: e\n{keys}\n");
+    let judge = |keys: &str| with(&format!("type: llm_judge\nmodel: a/b\n{keys}"));
+    for (text, expected) in [
+        (with("type: llm_juge"), "the evaluator type 'llm_juge' is not known; the nearest is 'llm_judge'"),
+        (with(""), "the key 'type' is missing; add one of llm_judge, exact,"),
+        (judge("rubrik: x"), "unknown key 'rubrik'; the nearest valid key is 'rubric'"),
+        (judge("rubric: ' '"), "'rubric' is empty"),
+        (judge("rubric: a\nrubric_id: b"), "'rubric' and 'rubric_id' are two standards"),
+        (judge("rubric: [a]"), "'rubric' must be text, found a list"),
+        (judge("samples: 0"), "'samples' must be from 1 to 20, found 0"),
+        (judge("cost_cap_usd: -1"), "'cost_cap_usd' must be a decimal number"),
+        (judge("metrics: [score]"), "the metric 'score' is always there"),
+        (judge("metrics: ['a b']"), "the metric 'a b' must be 1 to 64 characters"),
+        (judge("judges: [{persona: x}]"), "each judge must have a 'model'"),
+        (judge("judges: [{model: x}]"), "'model' must be provider/model"),
+        (judge("trigger: {finishd: root}"), "'finishd'; the nearest valid key is 'finished'"),
+        (judge("trigger: {finished: parent}"), "'finished' is root, children or both"),
+        (judge("trigger: {every: 0}"), "'every' must be from 1 to 10000"),
+        (judge("trigger: {states: [ToolResults]}"), "the nearest is 'ToolResult'"),
+        (with("type: regex\npattern: '('"), "'pattern' is not a regular expression: unclosed group"),
+        (with("type: latency\ngood_ms: 5\nbad_ms: 5"), "'bad_ms' must be from 6 to"),
+        (with("type: cost\ngood_usd: 1\nbad_usd: 0.5"), "'bad_usd' must be more than 'good_usd' (1)"),
+        (with("type: contains\ntexts: []"), "'texts' must hold at least one text"),
+        (with("type: expression\nscore: 1 +"), "'score' is not an expression"),
+        (
+            with("type: expression\nscore: answr"),
+            "'score' uses the unknown name 'answr'; it may use question",
+        ),
+        ("kind: rubric\nid: r\n".to_owned(), "the key 'text' is missing"),
+    ] {
+        let error = parse_file(&text, "a.yml").unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}{error}");
+    }
+    let definitions = parse_file(&judge("rubric_id: nowhere"), "a.yml").unwrap();
+    let error = check_references(&definitions, &builtin::registry(), None).unwrap_err().to_string();
+    assert!(error.contains("'rubric_id' names the rubric 'nowhere', which does not exist"), "{error}");
 }

@@ -24,6 +24,9 @@ fn the_built_in_files_are_valid_and_refer_to_nothing_that_is_missing() {
             "price/openai/gpt-4o",
             "price/openai/gpt-4o-mini",
             "price/openai/gpt-4.1",
+            "evaluator/gpt4_judge",
+            "evaluator/joke_judge",
+            "rubric/joke_quality",
         ]
     );
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context};
 
 use super::RenderSpec;
+use crate::definition::Persona;
 use crate::model::ChatMessage;
 
 const BUILT_IN: &str = include_str!("../builtin/system.j2");
@@ -102,6 +103,21 @@ pub(super) fn system_messages(spec: &RenderSpec<'_>, question: &str) -> Result<V
         messages.push(ChatMessage::System { content: text });
     }
     Ok(messages)
+}
+
+/// A persona's text.
+///
+/// # Errors
+/// A sentence where the template cannot be rendered.
+pub(crate) fn fill_persona(
+    persona: &Persona,
+    agent: &str,
+    conversation: &str,
+    question: &str,
+) -> Result<String, String> {
+    let names = context! { agent => agent, conversation => conversation, question => question };
+    fill(&environment(), &persona.template, &names)
+        .map_err(|error| format!("persona '{}' cannot be rendered: {}", persona.id, sentence(&error)))
 }
 
 /// Whether a system prompt compiles, ends and uses only names that exist.

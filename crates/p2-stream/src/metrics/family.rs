@@ -44,6 +44,7 @@ const SECONDS: &[f64] = &[
     0.000_01, 0.000_05, 0.000_1, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0, 120.0,
 ];
+const SCORES: &[f64] = &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 const RECORDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0];
 
 macro_rules! metrics {
@@ -123,6 +124,16 @@ metrics! {
         "Tokens as the provider counted them: `input`, `output`";
     ModelCostUsd = "p2_model_cost_usd_total", Kind::Counter, ["model"], [0],
         "US dollars, of models with a price";
+    Evaluations = "p2_evaluations_total", Kind::Counter, ["evaluator", "outcome"], [0, 1],
+        "Evaluations: `scored`, `repeated` (the same content had been judged), or the code of the error";
+    EvaluationScore = "p2_evaluation_score", Kind::Histogram(SCORES), ["evaluator"], [0], "Scores";
+    EvaluationDurationSeconds = "p2_evaluation_duration_seconds", Kind::Histogram(SECONDS), ["evaluator"], [0],
+        "Time that judging took, all judges, samples and repairs together";
+    EvaluationCalls = "p2_evaluation_calls_total", Kind::Counter, ["evaluator"], [0], "Calls of judges, repairs included";
+    EvaluationTokens = "p2_evaluation_tokens_total", Kind::Counter, ["evaluator", "type"], [0],
+        "Tokens of judges as the provider counted them: `input`, `output`; not in `p2_model_tokens_total`";
+    EvaluationCostUsd = "p2_evaluation_cost_usd_total", Kind::Counter, ["evaluator"], [0],
+        "US dollars of judging, of models with a price; not in `p2_model_cost_usd_total`";
     WaitsOpen = "p2_waits_open", Kind::Gauge, ["kind"], [],
         "Open waits of the owned partitions; `in_doubt` is a call whose outcome nobody knows";
     WaitOldestAgeSeconds = "p2_wait_oldest_age_seconds", Kind::Gauge, ["kind"], [],

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use p2_core::ids::Id;
 use p2_core::record::{
-    ArtifactBody, Change as Step, EffectBody, Message, ModelCall, Payload, StateTransition, ToolRun, Verdict,
+    ArtifactBody, Change as Step, EffectBody, Evaluation, Message, ModelCall, Payload, StateTransition,
+    ToolRun, Verdict,
 };
 use p2_core::state::{State, WaitKind, Waiting};
 
@@ -74,6 +75,7 @@ pub fn samples(processor: &str, message: &Message) -> Vec<Sample> {
             }
             ArtifactBody::ModelCall(call) => model_call(call, &mut samples),
             ArtifactBody::ToolRun(run) => tool_run(run, &mut samples),
+            ArtifactBody::Evaluation(evaluation) => evaluated(evaluation, &mut samples),
             ArtifactBody::EntryAppended(_) | ArtifactBody::Event(_) => {}
         },
         Payload::Inbox(_) | Payload::Transition(_) | Payload::Registry(_) => {}
@@ -106,6 +108,28 @@ fn tool_run(run: &ToolRun, samples: &mut Vec<Sample>) {
     samples.push(add(Metric::ToolCalls, &[&run.tool, &run.phase], 1.0));
     if let Some(latency_ms) = run.latency_ms {
         samples.push(seconds(Metric::ToolCallDurationSeconds, &[&run.tool], latency_ms));
+    }
+}
+
+/// What judging took is of the call alone: an evaluation that repeats another one cost nothing.
+fn evaluated(evaluation: &Evaluation, samples: &mut Vec<Sample>) {
+    let evaluator = evaluation.evaluator.as_str();
+    let outcome = if evaluation.same_as.is_some() { "repeated" } else { evaluation.outcome() };
+    samples.push(add(Metric::Evaluations, &[evaluator, outcome], 1.0));
+    if let Some(score) = evaluation.score {
+        let labels = vec![evaluator.to_owned()];
+        let change = Change::Observe(score);
+        samples.push(Sample { metric: Metric::EvaluationScore, labels, change });
+    }
+    samples.push(seconds(Metric::EvaluationDurationSeconds, &[evaluator], evaluation.latency_ms));
+    samples.push(add(Metric::EvaluationCalls, &[evaluator], f64::from(evaluation.calls.max(0))));
+    for (kind, tokens) in [("input", evaluation.prompt_tokens), ("output", evaluation.completion_tokens)] {
+        if let Some(tokens) = tokens {
+            samples.push(add(Metric::EvaluationTokens, &[evaluator, kind], as_f64(tokens)));
+        }
+    }
+    if let Some(cost) = evaluation.cost_usd.as_deref().and_then(|text| text.parse().ok()) {
+        samples.push(add(Metric::EvaluationCostUsd, &[evaluator], cost));
     }
 }
 

@@ -68,6 +68,22 @@ async fn without_records_it_begins_at_the_start() {
     assert_eq!(found, BTreeMap::from([(0, Progress::at(0)), (1, Progress::at(0))]));
 }
 
+#[tokio::test]
+async fn who_writes_little_begins_a_window_before_the_last_thing_that_it_wrote() {
+    let log = MemoryLog::new(1);
+    let at = write(&log, "/p2/api", &input("judged")).await;
+    let records = (0..9_000).map(|n| wire::encode(&input(&format!("more {n}")), "/p2/api", 1).unwrap());
+    log.append(records.collect()).await.unwrap();
+    let far = Position { offset: 8_999, ..at };
+    let low = |found: BTreeMap<i32, Progress>| found.get(&0).unwrap().low;
+    let near = || progress_near_outputs(&log, "evaluator", Topic::Inbox);
+    assert_eq!(low(near().await.unwrap()), 9_001 - WINDOW_OFFSETS_MAX, "nothing was written");
+    write(&log, "/p2/evaluator", &run("success", at, "r0")).await;
+    assert_eq!(low(near().await.unwrap()), 0);
+    write(&log, "/p2/evaluator", &run("success", far, "r1")).await;
+    assert_eq!(low(near().await.unwrap()), 9_000 - WINDOW_OFFSETS_MAX);
+}
+
 #[test]
 fn a_hole_that_no_window_spans_is_refused_with_its_place() {
     let inputs: Vec<i64> = (0..20_000).collect();

@@ -32,7 +32,10 @@ pub(super) const SOURCES: [Source; 6] = [
     (
         Topic::Artifacts,
         include_str!("../../../../schemas/artifacts.avsc"),
-        &[include_str!("../../../../schemas/history/artifacts/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/artifacts/1.avsc"),
+            include_str!("../../../../schemas/history/artifacts/2.avsc"),
+        ],
     ),
     (
         Topic::Registry,

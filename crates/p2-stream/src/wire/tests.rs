@@ -204,6 +204,33 @@ fn artifact_bodies() -> Vec<ArtifactBody> {
         }),
         ArtifactBody::InputOutcome(InputOutcome { input: id("input"), outcome }),
         ArtifactBody::Event(Event { name: "agent_finished".into(), data: JsonText(json!({"a": "b"})) }),
+        ArtifactBody::Evaluation(Box::new(Evaluation {
+            target: id("target"),
+            evaluator: "gpt4_judge".into(),
+            version: 3,
+            occasion: "first".into(),
+            score: Some(0.75),
+            metrics: BTreeMap::from([("clarity".into(), 0.5), ("wit".into(), -2.0)]),
+            comment: "Clear, but short.".into(),
+            samples: 2,
+            spread: Some(0.25),
+            agreement: Some(0.5),
+            judges: vec![JudgeScore {
+                model: "openai/gpt-4o-mini".into(),
+                persona: Some("critic".into()),
+                samples: 2,
+                score: 0.75,
+            }],
+            calls: 3,
+            prompt_tokens: Some(900),
+            completion_tokens: Some(40),
+            cost_usd: Some("0.000159".into()),
+            latency_ms: 1_200,
+            content: "ab".repeat(32),
+            same_as: Some(id("earlier")),
+            request: Some(id("request")),
+            error: Some(EvaluationError { code: "deadline".into(), message: "too late".into() }),
+        })),
     ]
 }
 

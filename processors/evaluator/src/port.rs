@@ -1,0 +1,323 @@
+//! The port: reads the target, judges it, and always comes back with a result.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2_core::conversation::Conversation;
+use p2_core::definition::{EvaluatorKind, Run};
+use p2_core::eval::trajectory::Trajectory;
+use p2_core::eval::trigger::{Spot, entry_artifact};
+use p2_core::eval::{FIRST, Place, evaluation_id, money, prompt};
+use p2_core::ids::Id;
+use p2_core::record::{ArtifactBody, Evaluation};
+use p2_core::registry::Registry;
+use p2_stream::ports::{Log, Model, StackStore};
+use sha2::{Digest, Sha256};
+
+use crate::decide::timeout_ms;
+use crate::judges::{Asking, error};
+use crate::known::Known;
+use crate::rules;
+use crate::{Candidate, JudgeRequest, RegistrySnapshot, Ruling, TARGET_TIMEOUT_MS};
+
+/// The time, milliseconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// First pause before the store or the log is asked again; doubled up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long an answer that was given may take into the log before it is given again, milliseconds.
+const COMMIT_MS: i64 = 2_000;
+
+/// Judges targets. Cheap to clone; clones share what they know of earlier evaluations.
+#[derive(Clone)]
+pub struct JudgePort {
+    model: Arc<dyn Model>,
+    store: Arc<dyn StackStore>,
+    known: Known,
+    registry: RegistrySnapshot,
+    clock: Clock,
+}
+
+impl fmt::Debug for JudgePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JudgePort").finish_non_exhaustive()
+    }
+}
+
+/// A target that was found.
+struct Target {
+    place: Place,
+    trajectory: Trajectory,
+}
+
+impl JudgePort {
+    /// A port that asks `model`, reads targets from `store` and earlier evaluations from `log`.
+    pub fn new(
+        model: Arc<dyn Model>,
+        store: Arc<dyn StackStore>,
+        log: Arc<dyn Log>,
+        registry: impl Fn() -> Arc<Registry> + Send + Sync + 'static,
+        clock: Clock,
+    ) -> JudgePort {
+        JudgePort { model, store, known: Known::new(log), registry: Arc::new(registry), clock }
+    }
+
+    /// Judges one target with every candidate whose trigger holds; what fails is a result too. Dropping the future
+    /// cuts the calls.
+    pub async fn judge(&self, request: &JudgeRequest, deadline_ms: i64) -> Vec<Ruling> {
+        let begun_ms = (self.clock)();
+        let until_ms = begun_ms.saturating_add(TARGET_TIMEOUT_MS).min(deadline_ms);
+        let target = match self.target(&request.spot, request.time_ms, until_ms).await {
+            Ok(target) => target,
+            Err(why) => return self.without_target(request, begun_ms, &why),
+        };
+        let due = request.candidates.iter().filter(|candidate| candidate.when.holds(&target.trajectory));
+        let ruled = due.map(|candidate| self.rule(&target, candidate, deadline_ms));
+        futures::future::join_all(ruled).await
+    }
+
+    // -------------------------------------------------------------------------------------- the target
+
+    /// Waits until the view has the target: it may lag behind the log by a moment.
+    async fn target(&self, spot: &Spot, time_ms: i64, until_ms: i64) -> Result<Target, String> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let problem = match self.load(spot).await {
+                Err(problem) => problem,
+                Ok(conversation) => match found(&conversation, spot, time_ms) {
+                    Ok(Some(target)) => return Ok(target),
+                    Ok(None) => "it is not in the store yet".to_owned(),
+                    Err(never) => return Err(never),
+                },
+            };
+            if (self.clock)() >= until_ms {
+                return Err(problem);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn load(&self, spot: &Spot) -> Result<Conversation, String> {
+        let transitions = self.store.load(&spot.conversation).await.map_err(|error| error.to_string())?;
+        let mut conversation = Conversation::default();
+        for transition in &transitions {
+            conversation.apply(transition).map_err(|error| error.to_string())?;
+        }
+        Ok(conversation)
+    }
+
+    /// A target that cannot be read is a visible failure. Whose run has ended is told by the branch then; what is
+    /// meant at every so many replies cannot be told at all.
+    fn without_target(&self, request: &JudgeRequest, begun_ms: i64, why: &str) -> Vec<Ruling> {
+        let Spot { conversation, agent, branch, entry } = request.spot.clone();
+        let run = if branch.as_str().starts_with("call-") { Run::Children } else { Run::Root };
+        let place = Place { conversation, agent, branch, entry: entry.unwrap_or(-1) };
+        let certain = request
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.when.always || candidate.when.finished.contains(&run));
+        certain
+            .map(|candidate| {
+                let mut evaluation = blank(&place, candidate);
+                evaluation.latency_ms = (self.clock)().saturating_sub(begun_ms).max(0);
+                evaluation.error = Some(error("no_target", &format!("the target cannot be read: {why}")));
+                Ruling::Judged { place: place.clone(), parent: None, evaluation: Box::new(evaluation) }
+            })
+            .collect()
+    }
+
+    // -------------------------------------------------------------------------------------- the ruling
+
+    async fn rule(&self, target: &Target, candidate: &Candidate, deadline_ms: i64) -> Ruling {
+        let place = target.place.clone();
+        let id =
+            evaluation_id(&place.target(), &candidate.evaluator.id, candidate.version, &candidate.occasion);
+        let lock = self.known.lock(id);
+        let _alone = lock.lock().await;
+        let kept = Ruling::Kept { place: place.clone(), evaluation: id, request: candidate.request };
+        let judged = |evaluation: Evaluation| Ruling::Judged {
+            place: place.clone(),
+            parent: Some(entry_artifact(&target.trajectory.entry_id)),
+            evaluation: Box::new(evaluation),
+        };
+        match self.judged_before(target, &id, deadline_ms).await {
+            Ok(true) => return kept,
+            Ok(false) => {}
+            Err(why) => {
+                let mut evaluation = blank(&place, candidate);
+                evaluation.error =
+                    Some(error("deadline", &format!("earlier evaluations cannot be read: {why}")));
+                return judged(evaluation);
+            }
+        }
+        if let Some(answer) = self.known.answer(&id) {
+            return judged(answer);
+        }
+        let evaluation = self.evaluate(target, candidate, deadline_ms).await;
+        self.known.answered(id, &evaluation);
+        self.known.remember(id, &evaluation);
+        tracing::info!(
+            target: "evaluator",
+            evaluator = evaluation.evaluator,
+            outcome = evaluation.outcome(),
+            score = evaluation.score,
+            calls = evaluation.calls,
+            latency_ms = evaluation.latency_ms,
+            "judged"
+        );
+        judged(evaluation)
+    }
+
+    /// Whether the log has the evaluation. One that was answered here a moment ago is given the time to get there.
+    async fn judged_before(&self, target: &Target, id: &Id, deadline_ms: i64) -> Result<bool, String> {
+        let begun_ms = (self.clock)();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let now_ms = (self.clock)();
+            let (conversation, time_ms) = (&target.place.conversation, target.trajectory.time_ms);
+            match self.known.is_judged(conversation, time_ms, id).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {
+                    let on_its_way = self.known.answer(id).is_some() && now_ms < begun_ms + COMMIT_MS;
+                    if !on_its_way {
+                        return Ok(false);
+                    }
+                }
+                Err(error) if now_ms >= deadline_ms => return Err(error.to_string()),
+                Err(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn evaluate(&self, target: &Target, candidate: &Candidate, deadline_ms: i64) -> Evaluation {
+        let begun_ms = (self.clock)();
+        let own_ms = begun_ms.saturating_add(timeout_ms(&candidate.evaluator)).min(deadline_ms);
+        let mut evaluation = blank(&target.place, candidate);
+        match &candidate.evaluator.kind {
+            EvaluatorKind::LlmJudge(_) => self.by_models(target, candidate, own_ms, &mut evaluation).await,
+            kind => {
+                evaluation.content = target.trajectory.content();
+                self.by_rule(target, kind, &mut evaluation).await;
+            }
+        }
+        evaluation.latency_ms = (self.clock)().saturating_sub(begun_ms).max(0);
+        evaluation
+    }
+
+    async fn by_models(
+        &self,
+        target: &Target,
+        candidate: &Candidate,
+        deadline_ms: i64,
+        into: &mut Evaluation,
+    ) {
+        let EvaluatorKind::LlmJudge(judge) = &candidate.evaluator.kind else { return };
+        let registry = (self.registry)();
+        let requests = match prompt::requests(&registry, &candidate.evaluator, &target.trajectory) {
+            Ok(requests) => requests,
+            Err(why) => {
+                into.error = Some(error("definition", &why));
+                return;
+            }
+        };
+        // What the judges see is all that counts: rubrics and personas have versions of their own.
+        let seen = serde_json::to_string(&requests).unwrap_or_default();
+        into.content = hex::encode(Sha256::digest(seen));
+        let key = (into.content.clone(), into.evaluator.clone(), into.version);
+        if candidate.occasion == FIRST
+            && let Some((id, earlier)) = self.known.of_content(&key)
+        {
+            repeat(id, earlier, into);
+            return;
+        }
+        let (model, clock) = (self.model.as_ref(), &self.clock);
+        let asking = Asking { model, clock, registry: &registry, judge, deadline_ms };
+        asking.judge(&requests, into).await;
+    }
+
+    async fn by_rule(&self, target: &Target, kind: &EvaluatorKind, into: &mut Evaluation) {
+        let cost = if rules::needs_cost(kind) { self.cost(target).await } else { Ok(None) };
+        let judged = cost.and_then(|cost| rules::judge(kind, &target.trajectory, cost.as_deref()));
+        into.cost_usd = Some("0".to_owned());
+        match judged {
+            Ok(judgement) => {
+                into.score = Some(judgement.score);
+                into.metrics = judgement.metrics;
+                into.comment = judgement.comment;
+                into.samples = 1;
+            }
+            Err(why) => into.error = Some(error("rule", &why)),
+        }
+    }
+
+    /// What the model calls of the judged turn cost, decimal text; none where one of them has no known cost.
+    async fn cost(&self, target: &Target) -> Result<Option<String>, String> {
+        let Target { place, trajectory } = target;
+        let artifacts = self.known.artifacts(&place.conversation, trajectory.asked_ms).await;
+        let artifacts = artifacts.map_err(|error| format!("the model calls cannot be read: {error}"))?;
+        let turn = trajectory.asked_ms..=trajectory.time_ms;
+        let mut total: u128 = 0;
+        for artifact in artifacts {
+            let ArtifactBody::ModelCall(call) = &artifact.body else { continue };
+            let own = artifact.agent.as_ref() == Some(&place.agent)
+                && artifact.branch.as_ref() == Some(&place.branch);
+            if !own || !turn.contains(&artifact.time_ms) {
+                continue;
+            }
+            let Some(cost) = call.cost_usd.as_deref().and_then(money::parse) else { return Ok(None) };
+            total = total.saturating_add(cost);
+        }
+        Ok(Some(money::text(total)))
+    }
+}
+
+/// The target at a spot; none where it is not there yet.
+fn found(conversation: &Conversation, spot: &Spot, time_ms: i64) -> Result<Option<Target>, String> {
+    let Spot { agent, branch, entry, .. } = spot;
+    if conversation.branch(agent, branch).is_none() {
+        return Ok(None);
+    }
+    let newest = || {
+        let said = conversation.indexed(agent, branch);
+        said.iter().rev().find(|entry| entry.time_ms <= time_ms).map(|entry| entry.seq)
+    };
+    let Some(entry) = entry.or_else(newest) else { return Ok(None) };
+    let place = Place::of(conversation, agent, branch, entry);
+    match Trajectory::of(conversation, &place, branch) {
+        Some(trajectory) => Ok(Some(Target { place, trajectory })),
+        None if conversation.head(agent, branch) >= entry => {
+            Err(format!("entry {entry} is not visible on branch {branch}: a rewind hid it"))
+        }
+        None => Ok(None),
+    }
+}
+
+fn blank(place: &Place, candidate: &Candidate) -> Evaluation {
+    Evaluation {
+        target: place.target(),
+        evaluator: candidate.evaluator.id.clone(),
+        version: candidate.version,
+        occasion: candidate.occasion.clone(),
+        request: candidate.request,
+        ..Evaluation::default()
+    }
+}
+
+/// The result of an earlier evaluation, at no cost.
+fn repeat(id: Id, earlier: Evaluation, into: &mut Evaluation) {
+    into.score = earlier.score;
+    into.metrics = earlier.metrics;
+    into.comment = earlier.comment;
+    into.samples = earlier.samples;
+    into.spread = earlier.spread;
+    into.agreement = earlier.agreement;
+    into.judges = earlier.judges;
+    into.cost_usd = Some("0".to_owned());
+    into.same_as = Some(id);
+}
