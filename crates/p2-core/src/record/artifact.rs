@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::{Outcome, Payment};
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
 
@@ -40,6 +40,8 @@ pub enum ArtifactBody {
     InputOutcome(InputOutcome),
     /// Anything else worth knowing: `branch_forked`, `agent_finished`, `timed_out`, `override_set`, …
     Event(Event),
+    /// What became of a payment request.
+    Payment(Payment),
 }
 
 impl ArtifactBody {
@@ -51,6 +53,7 @@ impl ArtifactBody {
             ArtifactBody::ToolRun(_) => "tool_run",
             ArtifactBody::InputOutcome(_) => "input_outcome",
             ArtifactBody::Event(_) => "event",
+            ArtifactBody::Payment(_) => "payment",
         }
     }
 }
