@@ -121,6 +121,12 @@ impl RecordView {
             Payload::Transition(step) => ("transition".to_owned(), serde_json::to_value(step)),
             Payload::Effect(effect) => ("effect".to_owned(), serde_json::to_value(effect)),
             Payload::Artifact(artifact) => (artifact.body.kind().to_owned(), serde_json::to_value(artifact)),
+            Payload::PaymentRequest(request) => {
+                (request.body.kind().to_owned(), serde_json::to_value(request))
+            }
+            Payload::LedgerTransaction(transaction) => {
+                (transaction.outcome.as_str().to_owned(), serde_json::to_value(transaction))
+            }
             Payload::Registry(record) => (record.kind.clone(), serde_json::to_value(record)),
             Payload::DeadLetter(letter) => (letter.code.clone(), serde_json::to_value(letter)),
         };

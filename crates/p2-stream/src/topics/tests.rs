@@ -36,6 +36,15 @@ fn topics_keyed_by_conversation_have_the_same_partition_count() {
 }
 
 #[test]
+fn topics_keyed_by_book_have_the_same_partition_count() {
+    let keyed: Vec<Topic> =
+        Topic::ALL.into_iter().filter(|topic| spec(*topic).unwrap().key == "book").collect();
+    assert_eq!(keyed, CO_PARTITIONED_BY_BOOK);
+    let [requests, transactions] = CO_PARTITIONED_BY_BOOK.map(|topic| spec(topic).unwrap().partitions);
+    assert_eq!(requests, transactions);
+}
+
+#[test]
 fn the_registry_has_one_partition_and_is_compacted() {
     let registry = spec(Topic::Registry).unwrap();
     assert_eq!((registry.partitions, registry.cleanup), (1, Cleanup::Compact));

@@ -212,6 +212,8 @@ fn payload(topic: Topic, writer: &Schema, mut bytes: &[u8]) -> Result<Payload, S
         Topic::StateTransitions => Payload::Transition(read(writer, bytes)?),
         Topic::Effects => Payload::Effect(read(writer, bytes)?),
         Topic::Artifacts => Payload::Artifact(read(writer, bytes)?),
+        Topic::PaymentRequests => Payload::PaymentRequest(read(writer, bytes)?),
+        Topic::LedgerTransactions => Payload::LedgerTransaction(read(writer, bytes)?),
         Topic::Registry => Payload::Registry(read(writer, bytes)?),
         Topic::DeadLetters => Payload::DeadLetter(read(writer, bytes)?),
     })
