@@ -22,7 +22,7 @@ mod tests;
 pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_signed};
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
-pub use decide::{Ruling, LEGS_MAX, decide, due};
+pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
 pub use names::{check_account, check_book};
 pub use reward::{default_policy, reward_id};
 

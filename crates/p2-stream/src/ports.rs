@@ -351,9 +351,6 @@ pub trait LedgerStore: Send + Sync {
 
     /// Books of a partition in which something ends by itself.
     async fn open(&self, partition: i32) -> Result<Vec<BookId>, StoreError>;
-
-    /// All books of a partition.
-    async fn books(&self, partition: i32) -> Result<Vec<BookId>, StoreError>;
 }
 
 /// A model provider.

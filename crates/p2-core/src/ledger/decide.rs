@@ -61,7 +61,7 @@ pub fn due(book: &Book, now_ms: i64) -> Option<PaymentRequest> {
     let (due_ms, reference) = book.next_due().filter(|(due_ms, _)| *due_ms <= now_ms)?;
     let terms = book.terms.as_ref()?;
     Some(PaymentRequest {
-        id: Id::derive(&reference, "expire", 0),
+        id: expiry_id(&reference),
         book: terms.book.clone(),
         by: "settlement".to_owned(),
         cause: PaymentCause {
@@ -76,6 +76,11 @@ pub fn due(book: &Book, now_ms: i64) -> Option<PaymentRequest> {
         not_after_ms: None,
         body: PaymentBody::Expire(Expire { reference }),
     })
+}
+
+/// The id of the request that ends a reservation, or a request that waits, by time.
+pub fn expiry_id(reference: &Id) -> Id {
+    Id::derive(reference, "expire", 0)
 }
 
 /// What was done, before it is a transaction.

@@ -29,7 +29,7 @@ pub struct PaymentRequest {
 pub struct PaymentCause {
     /// What kind of cause.
     pub kind: CauseKind,
-    /// The thing itself: the evaluation's artifact, the tool call's entry, the rollout. Not for people and timers.
+    /// The thing itself, as an artifact: the evaluation, the tool call; or the rollout. Not for people.
     pub reference: Option<Id>,
     /// The conversation in which it happened.
     pub conversation: Option<ConversationId>,
