@@ -2,6 +2,7 @@
 
 mod chaos;
 mod commands;
+mod ledger;
 mod operate;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Parser, ValueEnum};
 
 pub(crate) use chaos::ChaosArgs;
 pub(crate) use commands::*;
+pub(crate) use ledger::*;
 pub(crate) use operate::*;
 
 /// Agent conversations on a log.

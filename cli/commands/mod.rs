@@ -10,6 +10,7 @@ pub(crate) mod copy;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
+pub(crate) mod ledger;
 pub(crate) mod operate;
 pub(crate) mod replay;
 pub(crate) mod run;

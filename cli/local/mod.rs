@@ -2,6 +2,7 @@
 
 mod calls;
 mod dev_tools;
+mod ledger;
 mod live;
 mod news;
 mod operate;

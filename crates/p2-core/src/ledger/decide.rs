@@ -482,8 +482,9 @@ fn check_terms(book: &Book, open: &OpenBook) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::Exists, format!("book '{}' is open", terms.book)));
     }
     let letters = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
-    if !(1..=12).contains(&open.unit.len()) || !open.unit.chars().all(letters) {
-        return Err(Refusal::new(Code::Invalid, "the unit must be 1 to 12 of A-Z and 0-9"));
+    let begins = open.unit.starts_with(|c: char| c.is_ascii_uppercase());
+    if !(2..=12).contains(&open.unit.len()) || !open.unit.chars().all(letters) || !begins {
+        return Err(Refusal::new(Code::Invalid, "the unit must be 2 to 12 of A-Z and 0-9, a letter first"));
     }
     if !(0..=SCALE_MAX).contains(&open.scale) {
         return Err(Refusal::new(Code::Invalid, format!("the scale must be 0 to {SCALE_MAX}")));

@@ -144,7 +144,7 @@ impl PaymentBody {
 /// Open the book. It begins with the default policy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OpenBook {
-    /// The unit of account, e.g. `TOKEN`: 1 to 12 of `A-Z`, `0-9`.
+    /// The unit of account, e.g. `TOKEN`: 2 to 12 of `A-Z` and `0-9`, a letter first.
     pub unit: String,
     /// Decimals of the unit, 0 to 8.
     pub scale: i32,

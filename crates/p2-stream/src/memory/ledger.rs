@@ -39,7 +39,7 @@ impl MemoryLedger {
     /// The log's; [`LogError::Corrupt`] where its records do not fold.
     pub async fn catch_up(&self, log: &dyn Log, partition: i32) -> Result<(), LogError> {
         let (_, end) = log.bounds(Topic::LedgerTransactions, partition).await?;
-        let mut next = self.inner().applied.get(&partition).copied().unwrap_or(0);
+        let mut next = self.read_up_to(partition);
         while next < end {
             let records = log.read(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
             let Some(last) = records.last() else { break };
@@ -56,6 +56,11 @@ impl MemoryLedger {
             next = applied;
         }
         Ok(())
+    }
+
+    /// The offset up to which a partition was read.
+    pub fn read_up_to(&self, partition: i32) -> i64 {
+        self.inner().applied.get(&partition).copied().unwrap_or(0)
     }
 
     /// A book as far as it was read.

@@ -58,14 +58,19 @@ fn the_topology_is_the_golden_text() {
           state-transitions  key conversation  16 partitions  forever
           effects            key conversation  16 partitions  7d
           artifacts          key conversation  16 partitions  forever
+          payment-requests   key book          16 partitions  7d
+          ledger-transactions key book          16 partitions  forever
           registry           key definition     1 partitions  forever
           dead-letters       key original      16 partitions  30d
         agent-step
           reads   inbox, state-transitions, registry
-          writes  inbox, state-transitions, effects, artifacts, dead-letters
+          writes  inbox, state-transitions, effects, artifacts, payment-requests, dead-letters
         client
-          reads   artifacts, dead-letters
-          writes  inbox, registry
+          reads   artifacts, ledger-transactions, dead-letters
+          writes  inbox, payment-requests, registry
+        settlement
+          reads   payment-requests, ledger-transactions
+          writes  inbox, artifacts, ledger-transactions, dead-letters
         tool-exec
           reads   effects, registry
           writes  inbox, artifacts, dead-letters

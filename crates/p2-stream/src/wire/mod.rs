@@ -16,7 +16,7 @@ mod tests;
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use p2_core::ids::Id;
-use p2_core::record::{DeadLetter, Message, Payload, RECORD_BYTES_MAX, Topic};
+use p2_core::record::{DeadLetter, Message, Payload, RECORD_BYTES_MAX, StateTransition, Topic};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
