@@ -10,6 +10,7 @@ mod cluster;
 mod crash;
 mod home;
 mod human;
+mod ledger;
 mod logs;
 mod metrics;
 mod operate;

@@ -89,7 +89,7 @@ pub fn topology() -> Result<String, String> {
     let mut out = String::from("topics\n");
     for spec in &specs {
         let TopicSpec { short, key, partitions, retention, .. } = spec;
-        let _ = writeln!(out, "  {short:<18} key {key:<13} {partitions:>2} partitions  {retention}");
+        let _ = writeln!(out, "  {short:<19} key {key:<13} {partitions:>2} partitions  {retention}");
     }
     let mut names: Vec<&String> =
         specs.iter().flat_map(|spec| spec.producers.iter().chain(&spec.consumers)).collect();

@@ -54,17 +54,17 @@ fn the_registry_has_one_partition_and_is_compacted() {
 fn the_topology_is_the_golden_text() {
     expect![[r#"
         topics
-          inbox              key conversation  16 partitions  7d
-          state-transitions  key conversation  16 partitions  forever
-          effects            key conversation  16 partitions  7d
-          artifacts          key conversation  16 partitions  forever
-          payment-requests   key book          16 partitions  7d
+          inbox               key conversation  16 partitions  7d
+          state-transitions   key conversation  16 partitions  forever
+          effects             key conversation  16 partitions  7d
+          artifacts           key conversation  16 partitions  forever
+          payment-requests    key book          16 partitions  7d
           ledger-transactions key book          16 partitions  forever
-          registry           key definition     1 partitions  forever
-          dead-letters       key original      16 partitions  30d
+          registry            key definition     1 partitions  forever
+          dead-letters        key original      16 partitions  30d
         agent-step
           reads   inbox, state-transitions, registry
-          writes  inbox, state-transitions, effects, artifacts, payment-requests, dead-letters
+          writes  inbox, state-transitions, effects, artifacts, dead-letters
         client
           reads   artifacts, ledger-transactions, dead-letters
           writes  inbox, payment-requests, registry
