@@ -161,27 +161,34 @@ impl Desk<'_> {
         let mut rows: Vec<(String, String)> = Vec::new();
         for (name, kind, grant) in system.into_iter().chain(wallets) {
             let there = before.as_ref().is_some_and(|view| view.account(&name).is_some());
-            let outcome = if there { Ok("exists") } else { self.wallet(&name, kind, grant).await };
-            rows.push((name, outcome.map_or_else(|error| format!("failed: {error}"), str::to_owned)));
+            let outcome = match self.wallet(&name, kind, grant).await {
+                Ok(()) if there => "exists".to_owned(),
+                Ok(()) => "created".to_owned(),
+                Err(error) => format!("failed: {error}"),
+            };
+            rows.push((name, outcome));
         }
         self.show_init(&rows).await
     }
 
-    /// Opens an account and gives it what it begins with. Each has an id that follows from the name, so that an
-    /// `init` that was cut off is finished by the next, and two at once do everything once.
-    async fn wallet(&self, name: &str, kind: AccountKind, grant: i64) -> EngineResult<&'static str> {
+    /// Opens an account and gives it what it begins with. Both have ids that follow from the name, so that an `init`
+    /// that was cut off is finished by the next one, and two at once do everything once. An account that somebody else
+    /// opened, and one that began with another amount, stays as it is.
+    async fn wallet(&self, name: &str, kind: AccountKind, grant: i64) -> EngineResult<()> {
         let (of, limits) = (account(name), AccountLimits::default());
-        if grant > 0 {
-            let open = PaymentBody::OpenAccount(OpenAccount { account: of.clone(), kind, limits });
-            let opened = self.ask(&once("open", name), open).await;
-            let mint = Mint { mint: account(MINT), to: of, amount: grant };
-            opened?;
-            self.ask(&once("grant", name), PaymentBody::Mint(mint)).await?;
-        } else {
-            let open = PaymentBody::OpenAccount(OpenAccount { account: of, kind, limits });
-            self.ask(&once("open", name), open).await?;
+        let open = PaymentBody::OpenAccount(OpenAccount { account: of.clone(), kind, limits });
+        match self.ask(&once("open", name), open).await {
+            Err(EngineError::Refused { code, .. }) if code == "exists" => return Ok(()),
+            opened => opened?,
+        };
+        if grant == 0 {
+            return Ok(());
         }
-        Ok("created")
+        let mint = PaymentBody::Mint(Mint { mint: account(MINT), to: of, amount: grant });
+        match self.ask(&once("grant", name), mint).await {
+            Err(EngineError::Refused { code, .. }) if code == "conflict" => Ok(()),
+            granted => granted.map(drop),
+        }
     }
 
     async fn show_init(&self, rows: &[(String, String)]) -> EngineResult<()> {
