@@ -49,7 +49,8 @@ fn wallets_are_opened_once_and_a_payment_is_told_from_both_sides() {
     assert_eq!(transaction.len(), 32, "a real id");
 
     // Another `init` finds everything, with other balances too.
-    let again = home.p2(&["ledger", "init", "--agent", "alpha", "--balance", "500", "--json"]).exits(0).json();
+    let again =
+        home.p2(&["ledger", "init", "--agent", "alpha", "--balance", "500", "--json"]).exits(0).json();
     assert!(again["accounts"].as_array().unwrap().iter().all(|line| line["outcome"] == "exists"), "{again}");
     assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("75.00".into(), "125.00".into()));
 
@@ -138,7 +139,8 @@ fn what_is_above_the_threshold_waits_for_a_person() {
     let policy = home.p2(&["ledger", "policy", "--json"]).exits(0).json();
     assert_eq!((&policy["version"], &policy["approval_above"]), (&json!(2), &json!("50.00")));
     let ask = |name: &str| {
-        let asked = home.p2(&["ledger", "transfer", "alpha", "beta", "60", "--id", name, "--json"]).exits(0).json();
+        let asked =
+            home.p2(&["ledger", "transfer", "alpha", "beta", "60", "--id", name, "--json"]).exits(0).json();
         assert_eq!(asked["outcome"], "pending");
         asked["request"].as_str().unwrap().to_owned()
     };
@@ -185,7 +187,10 @@ fn fifty_askers_of_one_id_pay_once_and_another_body_under_it_is_refused() {
     // The command line comes to the same answer, from another process.
     let id = Id::of_text("once").to_string();
     home.p2(&["ledger", "transfer", "alpha", "beta", "7", "--id", &id]).exits(0);
-    assert_eq!(code(&home.p2(&["ledger", "transfer", "alpha", "beta", "8", "--id", &id, "--json"]).exits(3)), "conflict");
+    assert_eq!(
+        code(&home.p2(&["ledger", "transfer", "alpha", "beta", "8", "--id", &id, "--json"]).exits(3)),
+        "conflict"
+    );
     let paid = home.p2(&["ledger", "audit", "--type", "transfer", "--json"]).exits(0).json();
     let committed = |line: &&Value| line["transaction"]["outcome"].get("Committed").is_some();
     assert_eq!(paid.as_array().unwrap().iter().filter(committed).count(), 1);
@@ -209,7 +214,8 @@ fn kill_nine_amid_transfers_loses_none_and_repeats_none() {
                     let mut seen = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
                         let n = sent.fetch_add(1, Ordering::Relaxed);
-                        let (from, to) = if n.is_multiple_of(2) { ("alpha", "beta") } else { ("beta", "alpha") };
+                        let (from, to) =
+                            if n.is_multiple_of(2) { ("alpha", "beta") } else { ("beta", "alpha") };
                         let body = request(&format!("n{n}"), from, to, 1 + i64::try_from(n % 3).unwrap());
                         let Some((200, made)) = api.try_post("ledger/requests", &body) else { continue };
                         seen.push((n, made));
@@ -243,7 +249,8 @@ fn kill_nine_amid_transfers_loses_none_and_repeats_none() {
     assert!(answered.len() >= 20, "{} answers before a kill", answered.len());
     up.interrupt().exits(130);
     let audit = home.p2(&["ledger", "audit", "--type", "transfer", "--limit", "0", "--json"]).exits(0).json();
-    let ids: Vec<&Value> = audit.as_array().unwrap().iter().map(|line| &line["transaction"]["request"]["id"]).collect();
+    let ids: Vec<&Value> =
+        audit.as_array().unwrap().iter().map(|line| &line["transaction"]["request"]["id"]).collect();
     assert_eq!(u64::try_from(ids.len()).unwrap(), next, "every request has one transaction");
     verified(&home);
 }
@@ -257,7 +264,10 @@ fn books_know_nothing_of_each_other_and_are_exported_whole() {
     home.p2(&["ledger", "transfer", "alpha", "beta", "2.5", "-r", "=SUM(1), \"two\""]).exits(0);
     let csv = home.p2(&["ledger", "export"]).exits(0).stdout;
     assert!(csv.starts_with("seq,time,transaction,request,operation,from,to,amount,unit,"), "{csv}");
-    assert!(csv.contains(",transfer,alpha,beta,2.50,TOKEN,97.50,102.50,human,cli,\"'=SUM(1), \"\"two\"\"\""), "{csv}");
+    assert!(
+        csv.contains(",transfer,alpha,beta,2.50,TOKEN,97.50,102.50,human,cli,\"'=SUM(1), \"\"two\"\"\""),
+        "{csv}"
+    );
     let book = home.p2(&["ledger", "export", "--format", "beancount"]).exits(0).stdout;
     for part in [
         "open Assets:Agent:A-alpha TOKEN",
@@ -275,7 +285,8 @@ fn an_agent_may_not_be_met_in_anothers_clothes() {
     let home = opened();
     let up = home.up();
     let mut theft = request("theft", "beta", "alpha", 100);
-    theft["cause"] = json!({"kind": "ToolCall", "reference": Id::of_text("call"), "agent": "alpha", "reason": ""});
+    theft["cause"] =
+        json!({"kind": "ToolCall", "reference": Id::of_text("call"), "agent": "alpha", "reason": ""});
     let (status, made) = up.api.post("ledger/requests", &theft);
     assert_eq!((status, &made["outcome"]["Rejected"]["code"]), (200, &json!("not_allowed")));
     let mut forged = request("forged", "treasury", "alpha", 100);

@@ -7,8 +7,8 @@ use p2_core::conversation::Conversation;
 use p2_core::definition::{Definition, Price};
 use p2_core::ids::{BookId, ConversationId, Id};
 use p2_core::record::{
-    Artifact, DeadLetter, InboxBody, InboxMessage, LedgerTransaction, Outcome, PaymentRequest, RegistryRecord,
-    Topic, UserText, Verdict,
+    Artifact, DeadLetter, InboxBody, InboxMessage, LedgerTransaction, Outcome, PaymentRequest,
+    RegistryRecord, Topic, UserText, Verdict,
 };
 use p2_core::registry::Registry;
 use p2_stream::metrics::Metrics;

@@ -32,7 +32,9 @@ pub(crate) struct AskArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
     /// Open the book, its mint, treasury and fees, and a wallet for every agent. What is there stays as it is.
-    #[command(after_help = "Examples:\n  p2engine ledger init\n  p2engine ledger init --balance 250 --agent agent_alpha --agent agent_beta")]
+    #[command(
+        after_help = "Examples:\n  p2engine ledger init\n  p2engine ledger init --balance 250 --agent agent_alpha --agent agent_beta"
+    )]
     Init {
         /// What every new wallet begins with.
         #[arg(long, default_value = "100")]
@@ -131,7 +133,9 @@ pub(crate) enum LedgerCommand {
         ask: AskArgs,
     },
     /// Freeze an account: it neither pays nor is paid.
-    #[command(after_help = "Examples:\n  p2engine ledger freeze agent_alpha --reason 'under review'\n  p2engine ledger freeze agent_alpha --thaw")]
+    #[command(
+        after_help = "Examples:\n  p2engine ledger freeze agent_alpha --reason 'under review'\n  p2engine ledger freeze agent_alpha --thaw"
+    )]
     Freeze {
         /// The account.
         account: String,
@@ -201,7 +205,9 @@ pub(crate) enum LedgerCommand {
         limit: usize,
     },
     /// What was asked, what became of it, and what caused it, newest last.
-    #[command(after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01T00:00:00Z")]
+    #[command(
+        after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01T00:00:00Z"
+    )]
     Audit {
         /// At or after this time.
         #[arg(long)]

@@ -108,7 +108,10 @@ impl LocalEngine {
         let mut report = LedgerReport::default();
         for partition in 0..self.log.partitions(Topic::LedgerTransactions) {
             let fresh = MemoryLedger::default();
-            for read in [self.ledger.catch_up(self.log.as_ref(), partition).await, fresh.catch_up(self.log.as_ref(), partition).await] {
+            for read in [
+                self.ledger.catch_up(self.log.as_ref(), partition).await,
+                fresh.catch_up(self.log.as_ref(), partition).await,
+            ] {
                 match read {
                     Err(p2_stream::ports::LogError::Corrupt(reason)) => report.differences.push(reason),
                     read => read.map_err(engine_error)?,

@@ -69,14 +69,20 @@ fn foreign(text: &str) -> String {
 }
 
 fn quoted(cell: &str) -> String {
-    if cell.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+    if cell.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", cell.replace('"', "\"\""))
+    } else {
+        cell.to_owned()
+    }
 }
 
 /// Accounts, movements, and at the end what each account must have: the reader checks the sums.
 pub(super) fn beancount(view: &BookView, made: &[LedgerTransaction]) -> String {
     let names: BTreeMap<&AccountId, String> =
         view.accounts.iter().map(|line| (&line.account, name(line.kind, &line.account))).collect();
-    let named = |account: &AccountId| names.get(account).cloned().unwrap_or_else(|| name(AccountKind::Escrow, account));
+    let named = |account: &AccountId| {
+        names.get(account).cloned().unwrap_or_else(|| name(AccountKind::Escrow, account))
+    };
     let first = made.first().map_or(0, |made| made.time_ms);
     let mut text = format!("option \"title\" \"p2engine, book {}\"\n", view.book);
     let _ = writeln!(text, "option \"operating_currency\" \"{}\"\n", view.unit);

@@ -80,8 +80,9 @@ impl Desk<'_> {
             from = last.offset + 1;
             for record in records.into_iter().filter(|record| record.key == self.book.as_str()) {
                 let at = format!("{}/{}/{}", record.topic, record.partition, record.offset);
-                let made = serde_json::from_value(record.value)
-                    .map_err(|error| EngineError::Internal(format!("{at} is no ledger transaction: {error}")))?;
+                let made = serde_json::from_value(record.value).map_err(|error| {
+                    EngineError::Internal(format!("{at} is no ledger transaction: {error}"))
+                })?;
                 found.push(made);
             }
         }
@@ -157,9 +158,11 @@ fn moved(view: &BookView, made: &LedgerTransaction) -> String {
             format!("{} {amount} of {}", hold.state.as_str(), hold.account)
         })
         .collect();
-    parts.extend(made.postings.iter().map(|posting| {
-        format!("{} -> {} {}", posting.from, posting.to, money(view, posting.amount))
-    }));
+    parts.extend(
+        made.postings
+            .iter()
+            .map(|posting| format!("{} -> {} {}", posting.from, posting.to, money(view, posting.amount))),
+    );
     parts.join("; ")
 }
 

@@ -5,7 +5,8 @@ use p2_core::ids::Id;
 use p2_core::ledger::{MINT, TREASURY, default_policy, format_amount};
 use p2_core::record::{
     AccountKind, AccountLimits, Approve, Deny, Freeze, LedgerOutcome, LedgerPolicy, LedgerTransaction, Leg,
-    Mint, OpenAccount, OpenBook, PaymentBody, Post, Reserve, RewardTier, SetLimits, SetPolicy, Transfer, Void,
+    Mint, OpenAccount, OpenBook, PaymentBody, Post, Reserve, RewardTier, SetLimits, SetPolicy, Transfer,
+    Void,
 };
 use p2_stream::shell::now_ms;
 use serde_json::{Value, json};
@@ -60,7 +61,8 @@ impl Desk<'_> {
         let scale = view.scale;
         let reservation = |text: &str| {
             // One that has ended is not listed any more: its whole id is for the ledger to judge.
-            text.parse().or_else(|_| by_beginning("open reservation", text, view.reservations.iter().map(|r| r.id)))
+            text.parse()
+                .or_else(|_| by_beginning("open reservation", text, view.reservations.iter().map(|r| r.id)))
         };
         let held = |text: &str| {
             text.parse().or_else(|_| by_beginning("waiting request", text, view.held.iter().map(|r| r.id)))
@@ -79,7 +81,8 @@ impl Desk<'_> {
                 (ask, PaymentBody::OpenAccount(OpenAccount { account, kind: kind.into(), limits }))
             }
             LedgerCommand::Reserve { from, to, amount: text, expires_in, ask } => {
-                let expires_ms = expires_in.map(|seconds| now_ms().saturating_add(i64::from(seconds) * 1_000));
+                let expires_ms =
+                    expires_in.map(|seconds| now_ms().saturating_add(i64::from(seconds) * 1_000));
                 let (from, to, amount) = (account(&from), account(&to), amount(&text, scale)?);
                 (ask, PaymentBody::Reserve(Reserve { from, to, amount, expires_ms }))
             }
@@ -193,7 +196,8 @@ impl Desk<'_> {
 
     async fn show_init(&self, rows: &[(String, String)]) -> EngineResult<()> {
         let view = self.view().await?;
-        let balance = |name: &str| view.account(name).map(|line| format_amount(line.balance.posted, view.scale));
+        let balance =
+            |name: &str| view.account(name).map(|line| format_amount(line.balance.posted, view.scale));
         let data: Vec<Value> = rows
             .iter()
             .map(|(name, outcome)| json!({"account": name, "outcome": outcome, "balance": balance(name)}))
@@ -208,7 +212,11 @@ impl Desk<'_> {
                 let has = balance(name).map(|has| format!("{has} {}", view.unit)).unwrap_or_default();
                 vec![name.clone(), has, mark.to_owned()]
             };
-            table::render(&["ACCOUNT", "BALANCE", "OUTCOME"], rows.iter().map(line).collect(), self.run.out.width)
+            table::render(
+                &["ACCOUNT", "BALANCE", "OUTCOME"],
+                rows.iter().map(line).collect(),
+                self.run.out.width,
+            )
         });
         match rows.iter().find(|(_, outcome)| outcome.starts_with("failed")) {
             Some((name, failed)) => {
@@ -237,8 +245,7 @@ impl Desk<'_> {
             policy.tiers = tiers.iter().map(|text| tier(text, view.scale)).collect::<EngineResult<_>>()?;
         }
         if let Some(text) = approval_above {
-            policy.approval_above =
-                if text == "none" { None } else { Some(limit(&text, view.scale)?) };
+            policy.approval_above = if text == "none" { None } else { Some(limit(&text, view.scale)?) };
         }
         if let Some(name) = treasury {
             policy.treasury = account(&name);
@@ -266,11 +273,10 @@ impl Desk<'_> {
                 .iter()
                 .map(|tier| format!("score ≥ {} → {}", tier.at_least, money(view, tier.amount)))
                 .collect();
-            let above = policy
-                .approval_above
-                .map_or_else(|| "nothing waits for a person".to_owned(), |above| {
-                    format!("above {} a person has to agree", money(view, above))
-                });
+            let above = policy.approval_above.map_or_else(
+                || "nothing waits for a person".to_owned(),
+                |above| format!("above {} a person has to agree", money(view, above)),
+            );
             format!(
                 "Policy {} of book '{}', from '{}':\n  {}\n  {above}",
                 policy.version,

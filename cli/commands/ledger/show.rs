@@ -89,7 +89,9 @@ impl Desk<'_> {
         account: Option<&str>,
         limit: usize,
     ) -> EngineResult<()> {
-        let bad = |text: &str| EngineError::Invalid(format!("--since {text}: write a time like 2026-05-01T12:00:00Z"));
+        let bad = |text: &str| {
+            EngineError::Invalid(format!("--since {text}: write a time like 2026-05-01T12:00:00Z"))
+        };
         let since = since.map(|text| parse_time(text).ok_or_else(|| bad(text))).transpose()?;
         let view = self.view().await?;
         let mut made = self.transactions().await?;
@@ -103,8 +105,10 @@ impl Desk<'_> {
         }
         let chains = self.chains(&made).await?;
         let chain = |made: &LedgerTransaction| chains.get(&made.id).cloned().unwrap_or_default();
-        let data: Vec<Value> =
-            made.iter().map(|made| Ok(json!({"transaction": data_of(made)?, "chain": chain(made)}))).collect::<EngineResult<_>>()?;
+        let data: Vec<Value> = made
+            .iter()
+            .map(|made| Ok(json!({"transaction": data_of(made)?, "chain": chain(made)})))
+            .collect::<EngineResult<_>>()?;
         self.run.show(&Value::Array(data), || {
             let rows = made.iter().map(|made| {
                 let outcome = match &made.outcome {
@@ -129,7 +133,8 @@ impl Desk<'_> {
         of.sort();
         of.dedup();
         for conversation in of {
-            let filter = ArtifactFilter { conversation: Some(conversation.clone()), ..ArtifactFilter::default() };
+            let filter =
+                ArtifactFilter { conversation: Some(conversation.clone()), ..ArtifactFilter::default() };
             let found = self.run.engine.artifacts(&filter).await?;
             artifacts.extend(found.into_iter().map(|artifact| (artifact.id, artifact)));
         }
@@ -154,20 +159,40 @@ impl Desk<'_> {
             let rows = view.accounts.iter().map(|line| {
                 let state = if line.frozen { "frozen" } else { "" };
                 let Balances { posted, reserved, available } = balances(&view, line);
-                vec![line.account.to_string(), line.kind.as_str().to_owned(), posted, reserved, available, state.to_owned()]
+                vec![
+                    line.account.to_string(),
+                    line.kind.as_str().to_owned(),
+                    posted,
+                    reserved,
+                    available,
+                    state.to_owned(),
+                ]
             });
             let header = ["ACCOUNT", "KIND", "BALANCE", "SET ASIDE", "AVAILABLE", "STATE"];
             let mut text = table::render(&header, rows.collect(), self.run.out.width);
             for open in &view.reservations {
                 let until = open.expires_ms.map(|at| format!(" until {}", time(at))).unwrap_or_default();
                 let amount = money(&view, open.amount);
-                text.push_str(&format!("\nreservation {}: {amount} of {} for {}{until}", listed(open.id), open.from, open.to));
+                text.push_str(&format!(
+                    "\nreservation {}: {amount} of {} for {}{until}",
+                    listed(open.id),
+                    open.from,
+                    open.to
+                ));
             }
             for held in &view.held {
                 let (id, kind, by) = (listed(held.id), held.body.kind(), &held.by);
-                text.push_str(&format!("\nwaiting for a person: {kind} {id}, asked by {by} ({})", held.cause.reason));
+                text.push_str(&format!(
+                    "\nwaiting for a person: {kind} {id}, asked by {by} ({})",
+                    held.cause.reason
+                ));
             }
-            format!("{text}\n{} transactions in book '{}'; the sum of all accounts is {}", view.transactions, view.book, money(&view, sum))
+            format!(
+                "{text}\n{} transactions in book '{}'; the sum of all accounts is {}",
+                view.transactions,
+                view.book,
+                money(&view, sum)
+            )
         });
         Ok(())
     }
@@ -179,12 +204,21 @@ impl Desk<'_> {
         let rejected = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::Rejected(_))).count();
         let in_doubt = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::InDoubt(_))).count();
         let paid = committed.clone().filter(|made| !made.postings.is_empty()).count();
-        let rewards = committed.clone().filter(|made| matches!(made.request.body, PaymentBody::Reward(_))).count();
-        let volume: i128 = committed.flat_map(|made| &made.postings).map(|posting| i128::from(posting.amount)).sum();
-        let wallets: Vec<&AccountLine> = view.accounts.iter().filter(|line| line.kind == AccountKind::Agent).collect();
+        let rewards =
+            committed.clone().filter(|made| matches!(made.request.body, PaymentBody::Reward(_))).count();
+        let volume: i128 =
+            committed.flat_map(|made| &made.postings).map(|posting| i128::from(posting.amount)).sum();
+        let wallets: Vec<&AccountLine> =
+            view.accounts.iter().filter(|line| line.kind == AccountKind::Agent).collect();
         let total: i64 = wallets.iter().map(|line| line.balance.posted).sum();
-        let supply: i64 = view.accounts.iter().filter(|line| line.kind == AccountKind::Mint).map(|line| -line.balance.posted).sum();
-        let average = i64::try_from(wallets.len()).ok().filter(|count| *count > 0).map_or(0, |count| total / count);
+        let supply: i64 = view
+            .accounts
+            .iter()
+            .filter(|line| line.kind == AccountKind::Mint)
+            .map(|line| -line.balance.posted)
+            .sum();
+        let average =
+            i64::try_from(wallets.len()).ok().filter(|count| *count > 0).map_or(0, |count| total / count);
         let text = |minor: i64| format_amount(minor, view.scale);
         let volume = text(i64::try_from(volume).unwrap_or(i64::MAX));
         let facts = [
@@ -233,7 +267,9 @@ impl Desk<'_> {
 
 fn no_account(view: &BookView, account: &str) -> EngineError {
     let book = &view.book;
-    EngineError::NotFound(format!("there is no account '{account}' in book '{book}'; see 'p2engine ledger overview'"))
+    EngineError::NotFound(format!(
+        "there is no account '{account}' in book '{book}'; see 'p2engine ledger overview'"
+    ))
 }
 
 struct Balances {
@@ -289,12 +325,16 @@ fn details(view: &BookView, made: &LedgerTransaction) -> String {
     match &made.request.body {
         _ if !moved.is_empty() => moved,
         PaymentBody::OpenAccount(open) => format!("{} ({})", open.account, open.kind.as_str()),
-        PaymentBody::Freeze(set) => format!("{} {}", set.account, if set.frozen { "frozen" } else { "thawed" }),
+        PaymentBody::Freeze(set) => {
+            format!("{} {}", set.account, if set.frozen { "frozen" } else { "thawed" })
+        }
         PaymentBody::SetLimits(set) => set.account.to_string(),
         PaymentBody::Reward(reward) => format!("{} scored {}", reward.payee, reward.score),
         PaymentBody::Transfer(transfer) => {
             let legs = transfer.legs.iter();
-            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(view, leg.amount))).collect::<Vec<_>>().join("; ")
+            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(view, leg.amount)))
+                .collect::<Vec<_>>()
+                .join("; ")
         }
         PaymentBody::Approve(approve) => listed(approve.request),
         PaymentBody::Deny(deny) => listed(deny.request),
@@ -307,7 +347,9 @@ fn chain(made: &LedgerTransaction, artifacts: &BTreeMap<Id, Artifact>) -> Vec<St
     let cause = &made.request.cause;
     let reason = if cause.reason.is_empty() { String::new() } else { format!(" ({})", cause.reason) };
     let mut links = vec![match (&cause.agent, &cause.conversation) {
-        (Some(agent), Some(conversation)) => format!("{} of {agent} in {conversation}{reason}", cause.kind.as_str()),
+        (Some(agent), Some(conversation)) => {
+            format!("{} of {agent} in {conversation}{reason}", cause.kind.as_str())
+        }
         (None, Some(conversation)) => format!("{} in {conversation}{reason}", cause.kind.as_str()),
         _ => format!("{} {}{reason}", cause.kind.as_str(), made.request.by),
     }];

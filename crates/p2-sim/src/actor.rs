@@ -179,9 +179,7 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
                 Event::ViewWritten { partition, epoch, applied }
             }
             Event::OpenLanes { partition, epoch, keys } => Event::OpenLanes { partition, epoch, keys },
-            Event::Loaded { partition, epoch, key, rows } => {
-                Event::Loaded { partition, epoch, key, rows }
-            }
+            Event::Loaded { partition, epoch, key, rows } => Event::Loaded { partition, epoch, key, rows },
             Event::Record { partition, epoch, offset, record } => {
                 Event::Record { partition, epoch, offset, record }
             }

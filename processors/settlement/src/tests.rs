@@ -123,7 +123,8 @@ fn opened() -> Book {
 fn postings(all: &[Posting]) -> String {
     all.iter().fold(String::new(), |mut text, posting| {
         let after = format_amount(posting.from_after.posted, 2);
-        let _ = write!(text, " {}>{} {} ({after})", posting.from, posting.to, format_amount(posting.amount, 2));
+        let _ =
+            write!(text, " {}>{} {} ({after})", posting.from, posting.to, format_amount(posting.amount, 2));
         text
     })
 }
@@ -205,7 +206,8 @@ fn a_second_delivery_moves_nothing_and_repeats_the_answer() {
 #[test]
 fn what_waits_for_a_person_is_told_when_the_person_has_decided() {
     let mut book = opened();
-    let policy = LedgerPolicy { version: 2, approval_above: Some(1_000), ..p2_core::ledger::default_policy(2) };
+    let policy =
+        LedgerPolicy { version: 2, approval_above: Some(1_000), ..p2_core::ledger::default_policy(2) };
     let policy = LedgerPolicy { treasury: AccountId::from("beta"), ..policy };
     ask(&mut book, request("policy", PaymentBody::SetPolicy(SetPolicy { policy })));
     let large = by_agent("large", "alpha", transfer("alpha", "beta", 1_001));
@@ -227,10 +229,7 @@ fn what_waits_for_a_person_is_told_when_the_person_has_decided() {
 fn a_query_is_answered_and_not_recorded() {
     let mut book = opened();
     let query = PaymentBody::Query(Query { account: AccountId::from("alpha"), movements: 5 });
-    assert_eq!(
-        ask(&mut book, by_agent("query", "alpha", query)),
-        "inbox demo committed ok has 100.00 TOKEN"
-    );
+    assert_eq!(ask(&mut book, by_agent("query", "alpha", query)), "inbox demo committed ok has 100.00 TOKEN");
 }
 
 #[test]

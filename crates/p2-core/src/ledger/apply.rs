@@ -65,7 +65,8 @@ impl Book {
     fn remember(&mut self, transaction: &LedgerTransaction) -> Result<bool, String> {
         let LedgerTransaction { request, outcome, id, seq, .. } = transaction;
         let (status, code) = status_of(outcome);
-        let reserves = matches!((&request.body, outcome), (PaymentBody::Reserve(_), LedgerOutcome::Committed(_)));
+        let reserves =
+            matches!((&request.body, outcome), (PaymentBody::Reserve(_), LedgerOutcome::Committed(_)));
         let hold = reserves.then_some(HoldState::Open);
         let answer = Answer { digest: digest(request), transaction: *id, seq: *seq, status, code, hold };
         match self.answers.get(&request.id) {

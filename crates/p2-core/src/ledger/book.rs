@@ -116,7 +116,9 @@ impl Book {
         self.accounts.get(name).ok_or_else(|| {
             Refusal::new(
                 Code::UnknownAccount,
-                format!("there is no account '{name}': accounts are opened first, none comes to be by being paid"),
+                format!(
+                    "there is no account '{name}': accounts are opened first, none comes to be by being paid"
+                ),
             )
         })
     }

@@ -142,16 +142,19 @@ impl Work {
                 let why = if deny.reason.is_empty() { "no reason was given" } else { &deny.reason };
                 (deny.request, Some(Refusal::new(Code::Denied, format!("a person refused it: {why}"))))
             }
-            PaymentBody::Expire(Expire { reference }) => {
-                (*reference, Some(Refusal::new(Code::Expired, "nobody agreed to it in time: nothing was done")))
-            }
+            PaymentBody::Expire(Expire { reference }) => (
+                *reference,
+                Some(Refusal::new(Code::Expired, "nobody agreed to it in time: nothing was done")),
+            ),
             _ => return,
         };
         let Some(held) = self.book.held.get(&id).cloned() else { return };
         let late = held.not_after_ms.is_some_and(|not_after| self.now_ms >= not_after);
         let answer = match refusal {
             Some(refusal) => Err(refusal),
-            None if late => Err(Refusal::new(Code::Expired, "it was approved after its time: nothing was done")),
+            None if late => {
+                Err(Refusal::new(Code::Expired, "it was approved after its time: nothing was done"))
+            }
             None => self.answer(&held, true),
         };
         self.record(&held, answer);
@@ -383,7 +386,10 @@ impl Work {
 }
 
 fn rejected(refusal: &Refusal) -> LedgerOutcome {
-    LedgerOutcome::Rejected(Rejected { code: refusal.code.as_str().to_owned(), message: refusal.message.clone() })
+    LedgerOutcome::Rejected(Rejected {
+        code: refusal.code.as_str().to_owned(),
+        message: refusal.message.clone(),
+    })
 }
 
 /// Whether the request is well formed, of an open book, and its cause gives the right to ask it.
@@ -432,7 +438,10 @@ fn own_wallet(request: &PaymentRequest, from: &AccountId, kind: AccountKind) -> 
         return Ok(());
     }
     let who = request.cause.agent.as_ref().map_or("nobody", |agent| agent.as_str());
-    Err(Refusal::new(Code::NotAllowed, format!("'{from}' is not the wallet of '{who}': an agent pays from its own")))
+    Err(Refusal::new(
+        Code::NotAllowed,
+        format!("'{from}' is not the wallet of '{who}': an agent pays from its own"),
+    ))
 }
 
 fn thawed(book: &Book, name: &AccountId) -> Result<(), Refusal> {

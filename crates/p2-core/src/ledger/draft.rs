@@ -65,12 +65,7 @@ pub(super) fn post(
 ///
 /// # Errors
 /// As [`post`]; and where there is such a reservation.
-pub(super) fn hold(
-    book: &mut Book,
-    id: Id,
-    reservation: Reservation,
-    time_ms: i64,
-) -> Result<Hold, Refusal> {
+pub(super) fn hold(book: &mut Book, id: Id, reservation: Reservation, time_ms: i64) -> Result<Hold, Refusal> {
     check_amount(book, reservation.amount)?;
     if book.reservations.contains_key(&id) {
         return Err(Refusal::new(Code::Exists, format!("there is a reservation {id}")));
@@ -157,7 +152,10 @@ pub(super) fn check_amount(book: &Book, amount: i64) -> Result<(), Refusal> {
     }
     if amount > AMOUNT_MAX {
         let most = book.money(AMOUNT_MAX);
-        return Err(Refusal::new(Code::Invalid, format!("the amount is more than an account can hold ({most})")));
+        return Err(Refusal::new(
+            Code::Invalid,
+            format!("the amount is more than an account can hold ({most})"),
+        ));
     }
     Ok(())
 }

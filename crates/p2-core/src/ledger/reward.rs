@@ -69,6 +69,9 @@ pub(super) fn tier(policy: &LedgerPolicy, score: f64) -> Result<i64, Refusal> {
     }
     let reached = policy.tiers.iter().find(|tier| score >= tier.at_least);
     reached.map(|tier| tier.amount).ok_or_else(|| {
-        Refusal::new(Code::NoTier, format!("a score of {score} is below every tier of the policy: nothing is paid"))
+        Refusal::new(
+            Code::NoTier,
+            format!("a score of {score} is below every tier of the policy: nothing is paid"),
+        )
     })
 }

@@ -230,7 +230,8 @@ fn accounts_have_their_limits() {
     desk.now -= DAY;
     assert_eq!(desk.code("yesterday", transfer("alpha", "beta", 5_001)), "over_day_limit");
     desk.ok("broke", transfer("alpha", "beta", 3_000));
-    let less = PaymentBody::SetLimits(SetLimits { account: account("alpha"), limits: AccountLimits::default() });
+    let less =
+        PaymentBody::SetLimits(SetLimits { account: account("alpha"), limits: AccountLimits::default() });
     assert_eq!(desk.code("no credit", less), "insufficient", "it is used");
 }
 
@@ -290,7 +291,10 @@ fn a_frozen_account_neither_pays_nor_is_paid_but_gets_back_what_it_set_aside() {
     assert_eq!(desk.code("pays", transfer("alpha", "beta", 1)), "frozen");
     assert_eq!(desk.code("is paid", transfer("beta", "alpha", 1)), "frozen");
     assert_eq!(desk.code("holds", reserve("alpha", "fees", 1, None)), "frozen");
-    assert_eq!(desk.code("posts", PaymentBody::Post(Post { reservation: id("hold"), amount: None })), "frozen");
+    assert_eq!(
+        desk.code("posts", PaymentBody::Post(Post { reservation: id("hold"), amount: None })),
+        "frozen"
+    );
     desk.ok("void", PaymentBody::Void(Void { reservation: id("hold") }));
     desk.ok("thaw", freeze(false));
     desk.ok("pays again", transfer("alpha", "beta", 1));
@@ -469,7 +473,8 @@ fn a_book_that_was_never_opened_refuses_everything_and_remembers_it() {
     assert_eq!(desk.code("scale", bad("TOKEN", 9)), "invalid");
     desk.ok("open", bad("TOKEN", 0));
     assert_eq!(desk.code("open again", bad("TOKEN", 2)), "exists");
-    let foreign = PaymentRequest { book: BookId::from("ma in"), ..request("x", open("a", AccountKind::Agent)) };
+    let foreign =
+        PaymentRequest { book: BookId::from("ma in"), ..request("x", open("a", AccountKind::Agent)) };
     assert!(matches!(decide(&Book::default(), &foreign, NOON), Ruling::Transactions(t)
         if matches!(&t[0].outcome, LedgerOutcome::Rejected(r) if r.code == "invalid")));
 }
@@ -479,7 +484,8 @@ fn what_is_reached_too_late_is_not_done() {
     let mut desk = Desk::new();
     let late = PaymentRequest { not_after_ms: Some(NOON), ..request("late", transfer("alpha", "beta", 1)) };
     assert_eq!(desk.code_of(&late), "expired");
-    let soon = PaymentRequest { not_after_ms: Some(NOON + 1), ..request("soon", transfer("alpha", "beta", 1)) };
+    let soon =
+        PaymentRequest { not_after_ms: Some(NOON + 1), ..request("soon", transfer("alpha", "beta", 1)) };
     assert_eq!(desk.code_of(&soon), "ok");
 }
 
@@ -608,7 +614,7 @@ fn an_outside_ledger_plans_doubts_and_settles_a_request_once() {
         ..done[0].clone()
     };
     let planned = Planned { batch: id("b"), index: 0, of: 1, command: "c".into(), data: None };
-    let step = follow(&book, LedgerOutcome::Planned(planned));
+    let step = follow(&book, LedgerOutcome::Planned(planned.into()));
     book.apply(&step).unwrap();
     let step = follow(&book, LedgerOutcome::InDoubt(InDoubt { message: "cut off".into() }));
     book.apply(&step).unwrap();
@@ -620,7 +626,8 @@ fn an_outside_ledger_plans_doubts_and_settles_a_request_once() {
     };
     book.apply(&settled).unwrap();
     book.check().unwrap();
-    let again = LedgerTransaction { postings: done[0].postings.clone(), ..follow(&book, done[0].outcome.clone()) };
+    let again =
+        LedgerTransaction { postings: done[0].postings.clone(), ..follow(&book, done[0].outcome.clone()) };
     assert!(book.apply(&again).is_err(), "a final answer is final");
     desk.book = book;
     assert_eq!(desk.has("beta"), (10_100, 0));
@@ -639,8 +646,8 @@ fn amounts_are_read_exactly_or_not_at_all() {
         assert_eq!(parse_amount(text, scale), Ok(minor), "{text}");
     }
     for text in [
-        "", ".", "1.", ".5", "+1", "1e3", "1E3", "NaN", "nan", "inf", "Infinity", "1,000", "1_000", " 1", "1 ",
-        "0x10", "١", "１", "--1", "01", "1.2.3", "-", "1.-5", "½",
+        "", ".", "1.", ".5", "+1", "1e3", "1E3", "NaN", "nan", "inf", "Infinity", "1,000", "1_000", " 1",
+        "1 ", "0x10", "١", "１", "--1", "01", "1.2.3", "-", "1.-5", "½",
     ] {
         let read = parse_amount(text, 2);
         assert!(matches!(read, Err(BadAmount::NotDecimal(_))), "{text:?} was read as {read:?}");
@@ -654,9 +661,14 @@ fn amounts_are_read_exactly_or_not_at_all() {
     assert!(matches!(parse_amount("10.005", 2), Err(BadAmount::TooFine { .. })));
     assert!(matches!(parse_amount("1.0", 0), Err(BadAmount::TooFine { .. })));
     assert_eq!(parse_signed("-10.50", 2), Ok(-1_050));
-    for (minor, scale, text) in
-        [(0, 2, "0.00"), (5, 2, "0.05"), (-5, 2, "-0.05"), (-1_050, 2, "-10.50"), (7, 0, "7"), (i64::MIN, 0, "-9223372036854775808")]
-    {
+    for (minor, scale, text) in [
+        (0, 2, "0.00"),
+        (5, 2, "0.05"),
+        (-5, 2, "-0.05"),
+        (-1_050, 2, "-10.50"),
+        (7, 0, "7"),
+        (i64::MIN, 0, "-9223372036854775808"),
+    ] {
         assert_eq!(format_amount(minor, scale), text);
     }
 }
@@ -674,7 +686,8 @@ fn the_digest_of_a_request_is_what_it_was_when_it_was_written() {
         a1fb11308a17a61b5fa3367974301a7f
         873a95f32479137f7a968f8826944dbf
         76880a43d0e9bd4787f62503f373639f
-        b1af8b07c17bae485fd895af1d000d96"#]].assert_eq(&digests.join("\n"));
+        b1af8b07c17bae485fd895af1d000d96"#]]
+    .assert_eq(&digests.join("\n"));
 }
 
 proptest! {
@@ -696,7 +709,8 @@ proptest! {
 /// One random request. Few ids and names, so that they meet.
 fn any_request() -> impl Strategy<Value = PaymentRequest> {
     let names = || prop::sample::select(vec!["alpha", "beta", "fees", "treasury", "mint", "gamma", "аlpha"]);
-    let amounts = || prop_oneof![4 => 1..6_000_i64, 1 => prop::sample::select(vec![0, -7, AMOUNT_MAX, i64::MAX])];
+    let amounts =
+        || prop_oneof![4 => 1..6_000_i64, 1 => prop::sample::select(vec![0, -7, AMOUNT_MAX, i64::MAX])];
     let ids = || (0..12_u8).prop_map(|n| id(&format!("r{n}")));
     let legs = prop::collection::vec((names(), names(), amounts()), 1..4);
     let expires = || prop::option::of(NOON..NOON + 300);
@@ -721,17 +735,19 @@ fn any_request() -> impl Strategy<Value = PaymentRequest> {
         })),
         1 => (names(), 0..4_u8).prop_map(|(payee, score)| PaymentBody::Reward(Reward { payee: account(payee), ..reward(f64::from(score) / 3.0) })),
     ];
-    (ids(), body, 0..5_u8, prop::option::of(NOON..NOON + 300)).prop_map(|(request_id, body, who, not_after_ms)| {
-        let mut asked = match &body {
-            PaymentBody::Reward(reward) => pay_reward(reward.clone()),
-            _ if who == 0 => by_agent("", "alpha", body),
-            _ => request("", body),
-        };
-        if !matches!(asked.body, PaymentBody::Reward(_)) {
-            asked.id = request_id;
-        }
-        PaymentRequest { not_after_ms, ..asked }
-    })
+    (ids(), body, 0..5_u8, prop::option::of(NOON..NOON + 300)).prop_map(
+        |(request_id, body, who, not_after_ms)| {
+            let mut asked = match &body {
+                PaymentBody::Reward(reward) => pay_reward(reward.clone()),
+                _ if who == 0 => by_agent("", "alpha", body),
+                _ => request("", body),
+            };
+            if !matches!(asked.body, PaymentBody::Reward(_)) {
+                asked.id = request_id;
+            }
+            PaymentRequest { not_after_ms, ..asked }
+        },
+    )
 }
 
 proptest! {

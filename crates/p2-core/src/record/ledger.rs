@@ -116,7 +116,7 @@ pub enum LedgerOutcome {
     /// It was given to an outside ledger, and nobody knows whether it was done.
     InDoubt(InDoubt),
     /// It is about to be given to an outside ledger, in a batch that is fixed by this.
-    Planned(Planned),
+    Planned(Box<Planned>),
 }
 
 impl LedgerOutcome {

@@ -82,10 +82,8 @@ impl Books {
         applied: i64,
     ) -> Result<(), StoreError> {
         for (offset, transaction) in transactions {
-            let (_, book) = self
-                .books
-                .entry(transaction.book.clone())
-                .or_insert_with(|| (partition, Book::default()));
+            let (_, book) =
+                self.books.entry(transaction.book.clone()).or_insert_with(|| (partition, Book::default()));
             // Read again after a new assignment, or read by somebody else of this process meanwhile.
             if transaction.seq < book.next_seq {
                 continue;

@@ -78,10 +78,7 @@ pub fn samples(processor: &str, message: &Message) -> Vec<Sample> {
             ArtifactBody::EntryAppended(_) | ArtifactBody::Event(_) | ArtifactBody::Payment(_) => {}
         },
         Payload::LedgerTransaction(made) => payment(made, &mut samples),
-        Payload::Inbox(_)
-        | Payload::Transition(_)
-        | Payload::PaymentRequest(_)
-        | Payload::Registry(_) => {}
+        Payload::Inbox(_) | Payload::Transition(_) | Payload::PaymentRequest(_) | Payload::Registry(_) => {}
     }
     samples
 }

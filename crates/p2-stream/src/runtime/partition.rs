@@ -319,12 +319,7 @@ impl<P: Processor> Runtime<P> {
             let records = std::mem::take(&mut partition.to_write);
             let applied = records.last().map_or(0, |(offset, _)| offset + 1);
             partition.writing = Some(applied);
-            actions.push(Action::WriteView {
-                partition: *index,
-                epoch: partition.epoch,
-                records,
-                applied,
-            });
+            actions.push(Action::WriteView { partition: *index, epoch: partition.epoch, records, applied });
         }
     }
 

@@ -613,8 +613,7 @@ fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6, from: 2 }, 0);
     assert_eq!(actions, [Action::ReadView { partition: 0, epoch, from: 2 }]);
     let view = vec![(2, transition("c", 0, Id::of_text("x"), "hi").into())];
-    let actions =
-        runtime.on(Event::ViewRecords { partition: 0, epoch, records: view.clone(), next: 4 }, 0);
+    let actions = runtime.on(Event::ViewRecords { partition: 0, epoch, records: view.clone(), next: 4 }, 0);
     assert_eq!(actions, [Action::WriteView { partition: 0, epoch, records: view, applied: 4 }]);
     let actions = runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 4 }, 0);
     assert_eq!(actions, [Action::ReadView { partition: 0, epoch, from: 4 }]);

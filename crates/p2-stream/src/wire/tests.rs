@@ -266,13 +266,13 @@ fn ledger_outcomes() -> Vec<LedgerOutcome> {
         LedgerOutcome::Rejected(Rejected { code: "insufficient".into(), message: "not enough".into() }),
         LedgerOutcome::Pending(Pending { message: "a person".into() }),
         LedgerOutcome::InDoubt(InDoubt { message: "cut off".into() }),
-        LedgerOutcome::Planned(Planned {
+        LedgerOutcome::Planned(Box::new(Planned {
             batch: id("batch"),
             index: 0,
             of: 2,
             command: "main/0-1".into(),
             data: Some(JsonText(json!({"inputs": ["00a1"]}))),
-        }),
+        })),
     ]
 }
 

@@ -111,7 +111,10 @@ fn a_payment_without_an_answer_is_in_doubt_until_the_ledger_tells() {
 fn a_result_of_another_call_closes_nothing() {
     let (mut w, wait, call) = waiting();
     assert_eq!(w.inbox(result(wait, "another", PaymentStatus::Committed, "ok")).code, "invalid");
-    assert_eq!(w.inbox(result(Id::of_text("x"), &call, PaymentStatus::Committed, "ok")).code, "unknown_request");
+    assert_eq!(
+        w.inbox(result(Id::of_text("x"), &call, PaymentStatus::Committed, "ok")).code,
+        "unknown_request"
+    );
     assert!(w.conv.waits.contains_key(&wait));
     assert_eq!(w.inbox(result(wait, &call, PaymentStatus::Pending, "ok")).code, "pending");
     assert!(w.conv.waits.contains_key(&wait), "a person is asked, the conversation waits on");
