@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
-use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Artifact, DeadLetter, InboxMessage, Outcome, RegistryRecord};
+use p2_core::ids::{BookId, ConversationId, Id};
+use p2_core::record::{
+    Artifact, DeadLetter, InboxMessage, LedgerTransaction, Outcome, PaymentRequest, RegistryRecord,
+};
 use p2_core::registry::Registry;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
@@ -16,8 +18,8 @@ use tokio::time::Instant;
 use crate::api::endpoint::{self, Endpoint};
 use crate::api::wire::{self, Accepted, DefinitionBody, ErrorBody, PostInbox, WAIT_MS_MAX};
 use crate::engine::{
-    ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
-    Resolution, TopicCount, VerifyReport, rests,
+    ArtifactFilter, BookView, ConversationLine, Engine, EngineError, EngineResult, InDoubt, LedgerReport,
+    RecordView, RecordsQuery, Resolution, TopicCount, VerifyReport, rests,
 };
 
 /// A client of a running process.
@@ -248,6 +250,22 @@ impl Engine for HttpEngine {
 
     async fn verify_replay(&self) -> EngineResult<VerifyReport> {
         self.post(&["verify"], &serde_json::json!({})).await
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> EngineResult<LedgerTransaction> {
+        self.post(&["ledger", "requests"], &request).await
+    }
+
+    async fn book(&self, book: &BookId) -> EngineResult<Option<BookView>> {
+        none_if_not_found(self.get(&["ledger", "books", book.as_str()]).await)
+    }
+
+    async fn books(&self) -> EngineResult<Vec<BookId>> {
+        self.get(&["ledger", "books"]).await
+    }
+
+    async fn verify_ledger(&self) -> EngineResult<LedgerReport> {
+        self.post(&["ledger", "verify"], &serde_json::json!({})).await
     }
 
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>> {

@@ -1,17 +1,21 @@
 //! What the commands need from a running engine, whether it runs in this process or in another one.
 
+mod ledger;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
-use p2_core::ids::{ConversationId, Id};
+use p2_core::ids::{BookId, ConversationId, Id};
 use p2_core::record::{Artifact, DeadLetter, InboxMessage, Message, Outcome, Payload, Position, Topic};
-use p2_core::record::{RegistryRecord, ToolOutcome};
+use p2_core::record::{LedgerTransaction, PaymentRequest, RegistryRecord, ToolOutcome};
 use p2_core::registry::Registry;
 use p2_core::state::WaitKind;
 use p2_stream::ports::{ConversationSummary, StoredRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub(crate) use ledger::{AccountLine, BookView, LedgerReport};
 
 /// How long `submit` waits for the outcome of an input.
 pub(crate) const OUTCOME_TIMEOUT: Duration = Duration::from_secs(30);
@@ -121,6 +125,12 @@ impl RecordView {
             Payload::Transition(step) => ("transition".to_owned(), serde_json::to_value(step)),
             Payload::Effect(effect) => ("effect".to_owned(), serde_json::to_value(effect)),
             Payload::Artifact(artifact) => (artifact.body.kind().to_owned(), serde_json::to_value(artifact)),
+            Payload::PaymentRequest(request) => {
+                (request.body.kind().to_owned(), serde_json::to_value(request))
+            }
+            Payload::LedgerTransaction(transaction) => {
+                (transaction.outcome.as_str().to_owned(), serde_json::to_value(transaction))
+            }
             Payload::Registry(record) => (record.kind.clone(), serde_json::to_value(record)),
             Payload::DeadLetter(letter) => (letter.code.clone(), serde_json::to_value(letter)),
         };
@@ -356,6 +366,20 @@ pub(crate) trait Engine: Send + Sync {
 
     /// Folds all transitions anew and compares with the live view.
     async fn verify_replay(&self) -> EngineResult<VerifyReport>;
+
+    /// Appends a payment request and waits for its transaction. A refusal is a transaction, not an error; where the
+    /// id was answered before, it is the first one, and [`EngineError::Refused`] with `conflict` where that asked for
+    /// something else.
+    async fn pay(&self, request: PaymentRequest) -> EngineResult<LedgerTransaction>;
+
+    /// A book as it is now; none where it was never opened.
+    async fn book(&self, book: &BookId) -> EngineResult<Option<BookView>>;
+
+    /// The books that were opened, by name.
+    async fn books(&self) -> EngineResult<Vec<BookId>>;
+
+    /// Folds all ledger transactions anew, checks every rule and compares with the live books.
+    async fn verify_ledger(&self) -> EngineResult<LedgerReport>;
 
     /// Offsets of every topic.
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>>;

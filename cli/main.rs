@@ -235,6 +235,7 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Agent(command) => commands::inspect::agent(run, command).await,
         Command::Artifact(command) => commands::inspect::artifact(run, command).await,
         Command::Eval(command) => commands::eval::run(run, command).await,
+        Command::Ledger(args) => commands::ledger::run(run, args).await,
         Command::Topics(command) => commands::inspect::topics(run, command).await,
         Command::Replay(_) => commands::operate::verify(run).await,
         Command::DeadLetters(command) => commands::operate::dead_letters(run, command).await,

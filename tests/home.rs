@@ -67,8 +67,8 @@ pub(crate) fn cluster() -> Option<(String, String)> {
 static HOMES: AtomicU64 = AtomicU64::new(0);
 
 /// Commands that write and leave the work to others: on a cluster somebody else has to be there.
-const NEEDS_A_FLEET: [&str; 7] =
-    ["apply", "config", "conversation", "dead-letters", "effects", "eval", "trace"];
+const NEEDS_A_FLEET: [&str; 8] =
+    ["apply", "config", "conversation", "dead-letters", "effects", "eval", "ledger", "trace"];
 
 /// The place of one test.
 pub(crate) struct Home {

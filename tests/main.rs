@@ -11,6 +11,7 @@ mod crash;
 mod eval;
 mod home;
 mod human;
+mod ledger;
 mod logs;
 mod metrics;
 mod operate;

@@ -12,8 +12,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json as AxumJson, Router};
-use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{Artifact, RECORD_BYTES_MAX, RegistryRecord, Topic};
+use p2_core::ids::{BookId, ConversationId, Id};
+use p2_core::record::{Artifact, PaymentRequest, RECORD_BYTES_MAX, RegistryRecord, Topic};
 use p2_stream::metrics::Metrics;
 use p2_stream::shell::now_ms;
 use serde::Deserialize;
@@ -138,6 +138,10 @@ fn router(engine: Shared, token: String) -> Router {
         .route("/v1/effects/in-doubt", get(in_doubt))
         .route("/v1/effects/{id}/resolution", post(resolve))
         .route("/v1/verify", post(verify))
+        .route("/v1/ledger/requests", post(pay))
+        .route("/v1/ledger/books", get(books))
+        .route("/v1/ledger/books/{book}", get(book))
+        .route("/v1/ledger/verify", post(verify_ledger))
         .fallback(|| async { EngineError::NotFound("no such path; see 'p2engine up --help'".to_owned()) })
         .method_not_allowed_fallback(|| async {
             EngineError::Invalid("this path does not take that method".to_owned())
@@ -346,4 +350,24 @@ async fn resolve(
 
 async fn verify(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.verify_replay().await?)
+}
+
+async fn pay(State(Shared { engine, .. }): State<Shared>, Json(request): Json<PaymentRequest>) -> Answer {
+    ok(engine.pay(request).await?)
+}
+
+async fn books(State(Shared { engine, .. }): State<Shared>) -> Answer {
+    ok(engine.books().await?)
+}
+
+async fn book(State(Shared { engine, .. }): State<Shared>, Path(book): Path<String>) -> Answer {
+    let book = BookId(book);
+    match engine.book(&book).await? {
+        Some(found) => ok(found),
+        None => Err(EngineError::NotFound(format!("there is no book '{book}'"))),
+    }
+}
+
+async fn verify_ledger(State(Shared { engine, .. }): State<Shared>) -> Answer {
+    ok(engine.verify_ledger().await?)
 }

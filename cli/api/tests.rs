@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
 use p2_core::definition::{Definition, Price};
-use p2_core::ids::{ConversationId, Id};
+use p2_core::ids::{BookId, ConversationId, Id};
 use p2_core::record::{
-    Artifact, DeadLetter, InboxBody, InboxMessage, Outcome, RegistryRecord, Topic, UserText, Verdict,
+    Artifact, DeadLetter, InboxBody, InboxMessage, LedgerTransaction, Outcome, PaymentRequest,
+    RegistryRecord, Topic, UserText, Verdict,
 };
 use p2_core::registry::Registry;
 use p2_stream::metrics::Metrics;
@@ -17,8 +18,8 @@ use serde_json::{Value, json};
 use super::endpoint::{self, Endpoint};
 use crate::client::HttpEngine;
 use crate::engine::{
-    ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
-    Resolution, TopicCount, VerifyReport,
+    ArtifactFilter, BookView, ConversationLine, Engine, EngineError, EngineResult, InDoubt, LedgerReport,
+    RecordView, RecordsQuery, Resolution, TopicCount, VerifyReport,
 };
 use crate::wiring::{Opened, serve};
 
@@ -118,6 +119,31 @@ impl Engine for FakeEngine {
     async fn request_evaluations(&self, requests: Vec<Artifact>) -> EngineResult<()> {
         assert!(requests.is_empty());
         Ok(())
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> EngineResult<LedgerTransaction> {
+        Err(EngineError::Refused { code: "conflict".into(), message: request.id.to_string() })
+    }
+
+    async fn book(&self, book: &BookId) -> EngineResult<Option<BookView>> {
+        Ok((book.as_str() == "a/b").then(|| BookView {
+            book: book.clone(),
+            unit: "TOKEN".into(),
+            scale: 2,
+            policy: None,
+            accounts: Vec::new(),
+            reservations: Vec::new(),
+            held: Vec::new(),
+            transactions: 4,
+        }))
+    }
+
+    async fn books(&self) -> EngineResult<Vec<BookId>> {
+        Ok(vec!["a/b".into()])
+    }
+
+    async fn verify_ledger(&self) -> EngineResult<LedgerReport> {
+        Ok(LedgerReport { books: 1, differences: vec!["one".into()], ..LedgerReport::default() })
     }
 
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>> {

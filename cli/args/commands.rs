@@ -42,6 +42,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  p2engine eval run trip --evaluator gpt4_judge\n  p2engine eval top trip"
     )]
     Eval(EvalCommand),
+    /// Accounts, transfers, reservations, rewards: who has what, and why.
+    #[command(
+        after_help = "Examples:\n  p2engine ledger init\n  p2engine ledger transfer agent_alpha agent_beta 25\n  p2engine ledger audit"
+    )]
+    Ledger(super::LedgerArgs),
     /// The topics of the log.
     #[command(subcommand)]
     #[command(after_help = "Example:\n  p2engine topics tail artifacts --follow")]
@@ -71,7 +76,8 @@ pub(crate) enum Command {
         /// A record: its id (32 hex digits) or a unique beginning of it, or TOPIC/PARTITION/OFFSET.
         reference: String,
     },
-    /// Run processors on a log on Kafka until Ctrl-C: any of agent-step, tool-exec, evaluator; all where none is named.
+    /// Run processors on a log on Kafka until Ctrl-C: any of agent-step, tool-exec, evaluator, settlement; all where
+    /// none is named.
     #[command(
         after_help = "Any number of processes share the work of a processor. Each has a slot, a name of its own: \
                       by default the first that no living process of the data directory has.\n\nExamples:\n  p2engine \
@@ -93,7 +99,7 @@ pub(crate) enum Command {
                             timeout_ms=M[&rest=true]]]\n  GET  /v1/conversations/ID/outcomes/INPUT\n  GET  /v1/artifacts\n  POST /v1/evaluations/requests\n  \
                             GET  /v1/topics[/TOPIC/records]\n  GET, POST /v1/registry\n  GET  /v1/dead-letters, \
                             POST /v1/dead-letters/ID/replay\n  GET  /v1/effects/in-doubt, POST \
-                            /v1/effects/ID/resolution\n  POST /v1/verify\nWithout a token:\n  GET  /metrics"
+                            /v1/effects/ID/resolution\n  POST /v1/verify\n  POST /v1/ledger/requests, POST /v1/ledger/verify\n  GET  /v1/ledger/books[/BOOK]\nWithout a token:\n  GET  /metrics"
     )]
     Up {
         /// Port on 127.0.0.1; 0 takes a free one.
@@ -340,7 +346,7 @@ pub(crate) enum ArtifactCommand {
         /// Of this conversation.
         #[arg(long)]
         conversation: Option<String>,
-        /// entry_appended, model_call, tool_run, input_outcome or event.
+        /// entry_appended, model_call, tool_run, input_outcome, payment or event.
         #[arg(long)]
         kind: Option<String>,
         /// The newest so many; 0 for all.

@@ -3,6 +3,7 @@
 mod chaos;
 mod commands;
 mod eval;
+mod ledger;
 mod operate;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Parser, ValueEnum};
 pub(crate) use chaos::ChaosArgs;
 pub(crate) use commands::*;
 pub(crate) use eval::*;
+pub(crate) use ledger::*;
 pub(crate) use operate::*;
 
 /// Agent conversations on a log.

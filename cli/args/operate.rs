@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Which.
-    #[arg(value_parser = ["agent-step", "tool-exec", "evaluator"])]
+    #[arg(value_parser = ["agent-step", "tool-exec", "evaluator", "settlement"])]
     pub processors: Vec<String>,
     /// This process among those that run the same processor; one that comes back with the same slot ends at once
     /// what the earlier one left open. Also kafka.slot, P2_KAFKA_SLOT.

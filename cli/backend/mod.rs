@@ -17,8 +17,12 @@ use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 
 /// The processors that there are (each is a folder, a consumer group and a metric label), and what each consumes.
-pub(crate) const INPUTS: [(&str, Topic); 3] =
-    [("agent-step", Topic::Inbox), ("tool-exec", Topic::Effects), ("evaluator", Topic::Artifacts)];
+pub(crate) const INPUTS: [(&str, Topic); 4] = [
+    ("agent-step", Topic::Inbox),
+    ("tool-exec", Topic::Effects),
+    ("evaluator", Topic::Artifacts),
+    ("settlement", Topic::PaymentRequests),
+];
 
 /// Log and view of one system.
 pub(crate) struct Backend {

@@ -80,7 +80,7 @@ impl World {
                 }
             }
             Payload::DeadLetter(_) => self.letters += 1,
-            Payload::Registry(_) => {}
+            Payload::PaymentRequest(_) | Payload::LedgerTransaction(_) | Payload::Registry(_) => {}
         }
     }
 

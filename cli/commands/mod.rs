@@ -11,6 +11,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod inspect;
+pub(crate) mod ledger;
 pub(crate) mod operate;
 pub(crate) mod replay;
 pub(crate) mod run;

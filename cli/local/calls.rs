@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use p2_core::conversation::Conversation;
 use p2_core::eval::trigger;
-use p2_core::ids::{ConversationId, Id};
+use p2_core::ids::{BookId, ConversationId, Id};
 use p2_core::record::{
-    Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, Outcome, Payload, RegistryRecord, Topic,
+    Artifact, DeadLetter, ENTRY_BYTES_MAX, InboxBody, InboxMessage, LedgerTransaction, Outcome, Payload,
+    PaymentRequest, RegistryRecord, Topic,
 };
 use p2_core::registry::Registry;
 use p2_stream::ports::{StackStore, StoredRecord};
@@ -16,8 +17,8 @@ use super::live::{FRESH, News};
 use super::read::{READ_RECORDS_MAX, decode};
 use super::{LocalEngine, engine_error, internal, message};
 use crate::engine::{
-    ArtifactFilter, ConversationLine, Engine, EngineError, EngineResult, InDoubt, RecordView, RecordsQuery,
-    Resolution, TopicCount, VerifyReport, rests,
+    ArtifactFilter, BookView, ConversationLine, Engine, EngineError, EngineResult, InDoubt, LedgerReport,
+    RecordView, RecordsQuery, Resolution, TopicCount, VerifyReport, rests,
 };
 
 impl LocalEngine {
@@ -281,6 +282,22 @@ impl Engine for LocalEngine {
 
     async fn verify_replay(&self) -> EngineResult<VerifyReport> {
         self.compare_with_log().await
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> EngineResult<LedgerTransaction> {
+        self.settle(request).await
+    }
+
+    async fn book(&self, book: &BookId) -> EngineResult<Option<BookView>> {
+        self.book_now(book).await
+    }
+
+    async fn books(&self) -> EngineResult<Vec<BookId>> {
+        self.books_now().await
+    }
+
+    async fn verify_ledger(&self) -> EngineResult<LedgerReport> {
+        self.compare_ledger().await
     }
 
     async fn topic_counts(&self) -> EngineResult<Vec<TopicCount>> {

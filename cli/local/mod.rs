@@ -2,6 +2,7 @@
 
 mod calls;
 mod dev_tools;
+mod ledger;
 mod live;
 mod news;
 mod operate;
@@ -17,6 +18,7 @@ use agent_step::RegistryHandle;
 use p2_core::ids::Id;
 use p2_core::record::{Message, Payload, Position, RegistryRecord};
 use p2_kafka::{KafkaConfig, KafkaLog};
+use p2_stream::memory::MemoryLedger;
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, LogError, NewRecord};
 use p2_stream::runtime::{Limits, Start};
@@ -70,6 +72,8 @@ impl From<Work> for Role {
 pub(crate) struct LocalEngine {
     log: Arc<dyn Log>,
     store: Arc<Live>,
+    /// The books, as far as somebody asked for them or this process settles them.
+    ledger: Arc<MemoryLedger>,
     cluster: Option<Cluster>,
     registry: RegistryHandle,
     processors: Processors,
@@ -98,6 +102,7 @@ impl LocalEngine {
         let engine = Arc::new(LocalEngine {
             log,
             store: Arc::new(Live::new(store)),
+            ledger: Arc::default(),
             cluster,
             processors: Processors::new(registry.clone()),
             registry,
@@ -141,7 +146,7 @@ impl LocalEngine {
             for (name, _) in INPUTS {
                 // Progress and records are in one journal here, so a group without progress is a new one.
                 let limits = Limits { start: Start::Earliest, ..role.limits };
-                let ground = Ground { log: self.log.clone(), store: self.store.clone(), limits };
+                let ground = self.ground(self.log.clone(), limits);
                 self.processors.start(name, config, ground)?;
             }
             return Ok(());
@@ -164,11 +169,15 @@ impl LocalEngine {
         }
         let (kafka, slot) = take_place(config, &cluster.config).await?;
         for name in names {
-            let ground = Ground { log: cluster.log(&kafka), store: self.store.clone(), limits: role.limits };
+            let ground = self.ground(cluster.log(&kafka), role.limits);
             self.processors.start(name, config, ground)?;
         }
         *self.place.lock().await = Some((kafka, slot));
         Ok(())
+    }
+
+    fn ground(&self, log: Arc<dyn Log>, limits: Limits) -> Ground {
+        Ground { log, store: self.store.clone(), ledger: self.ledger.clone(), limits }
     }
 
     async fn append_definitions(&self, records: &[RegistryRecord]) -> EngineResult<()> {

@@ -6,10 +6,11 @@ use std::time::Duration;
 use agent_step::{AgentStep, RegistryHandle};
 use evaluator::{Evaluators, JudgePort};
 use p2_stream::metrics::Metrics;
-use p2_stream::ports::{Log, StackStore};
+use p2_stream::ports::{LedgerStore, Log, StackStore};
 use p2_stream::runtime::Limits;
-use p2_stream::shell::{self, Setup, ShellError, now_ms};
+use p2_stream::shell::{self, Setup, ShellError, Views, now_ms};
 use p2_stream::wire::ProcessorWire;
+use settlement::{NoPort, Settlement};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
@@ -27,8 +28,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub(crate) struct Ground {
     /// The log, under a slot of this process.
     pub log: Arc<dyn Log>,
-    /// The view.
+    /// The view of conversations.
     pub store: Arc<dyn StackStore>,
+    /// The view of the books.
+    pub ledger: Arc<dyn LedgerStore>,
     /// Limits.
     pub limits: Limits,
 }
@@ -94,6 +97,10 @@ impl Processors {
                 let port = Arc::new(Judges(judges));
                 watched("evaluator", shell::run(evaluators, port, self.setup("evaluator", ground)), failed)
             }
+            "settlement" => {
+                let setup = self.setup("settlement", ground);
+                watched("settlement", shell::run(Settlement, Arc::new(NoPort), setup), failed)
+            }
             other => {
                 let known = INPUTS.map(|(name, _)| name).join(", ");
                 return Err(EngineError::Invalid(format!("there is no processor '{other}', but: {known}")));
@@ -104,12 +111,17 @@ impl Processors {
     }
 
     fn setup(&self, name: &'static str, ground: Ground) -> Setup<ProcessorWire> {
-        let Ground { log, store, limits } = ground;
+        let Ground { log, store, ledger, limits } = ground;
+        let views = match name {
+            "settlement" => Views::Ledger(ledger),
+            "agent-step" => Views::Stacks(store),
+            _ => Views::None,
+        };
         let partitions = Arc::clone(&log);
         Setup {
             wire: Arc::new(ProcessorWire::new(name, |topic| partitions.partitions(topic))),
             log,
-            store,
+            views,
             limits,
             nonce: rand::random(),
             stop: self.stop.subscribe(),

@@ -101,7 +101,10 @@ impl<'e> Index<'e> {
                         let of = index.transitions.entry(&transition.conversation).or_default();
                         of.push((partition, *offset, transition));
                     }
-                    Payload::Registry(_) | Payload::DeadLetter(_) => {}
+                    Payload::PaymentRequest(_)
+                    | Payload::LedgerTransaction(_)
+                    | Payload::Registry(_)
+                    | Payload::DeadLetter(_) => {}
                 }
             }
         }

@@ -115,7 +115,7 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
                     return super::show_one(run, &Judged { artifact: &artifact, evaluation });
                 }
                 ArtifactBody::Event(event)
-                    if event.name == ANSWERED && event.data.0["request"] == json!(asked) =>
+                    if event.name == ANSWERED && event.data.0.get("request") == Some(&json!(asked)) =>
                 {
                     return answered(run, &event.data.0, &args.stack.name, &id).await;
                 }
@@ -300,7 +300,8 @@ async fn wait(
                 }
                 // Somebody else's request was met first.
                 ArtifactBody::Event(event) if event.name == ANSWERED => {
-                    let id = event.data.0["evaluation"].as_str().and_then(|id| id.parse().ok());
+                    let id =
+                        event.data.0.get("evaluation").and_then(Value::as_str).and_then(|id| id.parse().ok());
                     if id.is_some_and(|id| missing.remove(&id)) {
                         bar.inc(1);
                     }

@@ -155,6 +155,15 @@ name_type! {
     BranchId
 }
 
+name_type! {
+    /// A book of the ledger: the key of `payment-requests` and `ledger-transactions`. Books know nothing of each other.
+    BookId
+}
+name_type! {
+    /// An account of a book. An agent's wallet has the agent's id as its name.
+    AccountId
+}
+
 impl BranchId {
     /// The branch that every stack begins with.
     pub fn main() -> BranchId {

@@ -13,6 +13,7 @@ mod fold;
 mod fsm;
 pub mod ids;
 pub mod json_text;
+pub mod ledger;
 pub mod model;
 pub mod record;
 pub mod registry;

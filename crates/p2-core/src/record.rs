@@ -8,6 +8,8 @@ mod artifact;
 mod effect;
 mod evaluation;
 mod inbox;
+mod ledger;
+mod payment;
 mod registry;
 mod transition;
 
@@ -17,6 +19,8 @@ pub use artifact::*;
 pub use effect::*;
 pub use evaluation::*;
 pub use inbox::*;
+pub use ledger::*;
+pub use payment::*;
 pub use registry::*;
 pub use transition::*;
 
@@ -38,6 +42,10 @@ pub enum Topic {
     Effects,
     /// Everything produced or observed.
     Artifacts,
+    /// Payment requests.
+    PaymentRequests,
+    /// What became of them: the ledger.
+    LedgerTransactions,
     /// Agents, tools, personas, prices as applied.
     Registry,
     /// What could not be processed.
@@ -46,11 +54,13 @@ pub enum Topic {
 
 impl Topic {
     /// Every topic, in the order of the design's table.
-    pub const ALL: [Topic; 6] = [
+    pub const ALL: [Topic; 8] = [
         Topic::Inbox,
         Topic::StateTransitions,
         Topic::Effects,
         Topic::Artifacts,
+        Topic::PaymentRequests,
+        Topic::LedgerTransactions,
         Topic::Registry,
         Topic::DeadLetters,
     ];
@@ -62,6 +72,8 @@ impl Topic {
             Topic::StateTransitions => "state-transitions",
             Topic::Effects => "effects",
             Topic::Artifacts => "artifacts",
+            Topic::PaymentRequests => "payment-requests",
+            Topic::LedgerTransactions => "ledger-transactions",
             Topic::Registry => "registry",
             Topic::DeadLetters => "dead-letters",
         }
@@ -117,6 +129,10 @@ pub enum Payload {
     Effect(Effect),
     /// `artifacts`.
     Artifact(Artifact),
+    /// `payment-requests`.
+    PaymentRequest(PaymentRequest),
+    /// `ledger-transactions`.
+    LedgerTransaction(LedgerTransaction),
     /// `registry`.
     Registry(RegistryRecord),
     /// `dead-letters`.
@@ -131,6 +147,8 @@ impl Payload {
             Payload::Transition(_) => Topic::StateTransitions,
             Payload::Effect(_) => Topic::Effects,
             Payload::Artifact(_) => Topic::Artifacts,
+            Payload::PaymentRequest(_) => Topic::PaymentRequests,
+            Payload::LedgerTransaction(_) => Topic::LedgerTransactions,
             Payload::Registry(_) => Topic::Registry,
             Payload::DeadLetter(_) => Topic::DeadLetters,
         }
@@ -143,6 +161,8 @@ impl Payload {
             Payload::Transition(transition) => transition.conversation.as_str(),
             Payload::Effect(effect) => effect.conversation.as_str(),
             Payload::Artifact(artifact) => artifact.conversation.as_str(),
+            Payload::PaymentRequest(request) => request.book.as_str(),
+            Payload::LedgerTransaction(transaction) => transaction.book.as_str(),
             Payload::Registry(record) => &record.key,
             Payload::DeadLetter(letter) => &letter.key,
         }

@@ -40,6 +40,8 @@ pub(crate) fn code(topic: Topic) -> u8 {
         Topic::Artifacts => 4,
         Topic::Registry => 5,
         Topic::DeadLetters => 6,
+        Topic::PaymentRequests => 7,
+        Topic::LedgerTransactions => 8,
     }
 }
 

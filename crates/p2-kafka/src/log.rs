@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
 use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord, search_by_time};
-use p2_stream::topics::CO_PARTITIONED;
+use p2_stream::topics::{CO_PARTITIONED, CO_PARTITIONED_BY_BOOK};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::{Notify, OnceCell, Semaphore};
@@ -355,18 +355,21 @@ pub(crate) fn partition_counts(
     }
 }
 
-/// Topics keyed by conversation must be partitioned alike, or one owner would not have all of a conversation.
+/// Topics with the same key must be partitioned alike, or one owner would not have all of a conversation or book.
 fn check_counts(names: &Names, partitions: &BTreeMap<Topic, i32>) -> Result<(), LogError> {
     let count = |topic: Topic| partitions.get(&topic).copied().unwrap_or(0);
-    let wanted = count(Topic::Inbox);
-    if let Some(other) = CO_PARTITIONED.into_iter().find(|topic| count(*topic) != wanted) {
-        return Err(LogError::Refused(format!(
-            "{} has {} partitions, but {} has {wanted}: they must have the same number; a number cannot be changed \
-             in place, copy them with p2engine topics copy",
-            names.of(other),
-            count(other),
-            names.of(Topic::Inbox)
-        )));
+    for alike in [&CO_PARTITIONED[..], &CO_PARTITIONED_BY_BOOK[..]] {
+        let Some(first) = alike.first().copied() else { continue };
+        let wanted = count(first);
+        if let Some(other) = alike.iter().copied().find(|topic| count(*topic) != wanted) {
+            return Err(LogError::Refused(format!(
+                "{} has {} partitions, but {} has {wanted}: they must have the same number; a number cannot be \
+                 changed in place, copy them with p2engine topics copy",
+                names.of(other),
+                count(other),
+                names.of(first)
+            )));
+        }
     }
     if count(Topic::Registry) != 1 {
         return Err(LogError::Refused(format!(

@@ -172,16 +172,14 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
             Event::ViewBounds { partition, epoch, applied, mark, from } => {
                 Event::ViewBounds { partition, epoch, applied, mark, from }
             }
-            Event::ViewRecords { partition, epoch, transitions, next } => {
-                Event::ViewRecords { partition, epoch, transitions, next }
+            Event::ViewRecords { partition, epoch, records, next } => {
+                Event::ViewRecords { partition, epoch, records, next }
             }
             Event::ViewWritten { partition, epoch, applied } => {
                 Event::ViewWritten { partition, epoch, applied }
             }
             Event::OpenLanes { partition, epoch, keys } => Event::OpenLanes { partition, epoch, keys },
-            Event::Loaded { partition, epoch, key, transitions } => {
-                Event::Loaded { partition, epoch, key, transitions }
-            }
+            Event::Loaded { partition, epoch, key, rows } => Event::Loaded { partition, epoch, key, rows },
             Event::Record { partition, epoch, offset, record } => {
                 Event::Record { partition, epoch, offset, record }
             }
@@ -205,8 +203,8 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
                 Action::ReadViewBounds { partition, epoch, resync_ms }
             }
             Action::ReadView { partition, epoch, from } => Action::ReadView { partition, epoch, from },
-            Action::WriteView { partition, epoch, transitions, applied } => {
-                Action::WriteView { partition, epoch, transitions, applied }
+            Action::WriteView { partition, epoch, records, applied } => {
+                Action::WriteView { partition, epoch, records, applied }
             }
             Action::ListOpenLanes { partition, epoch } => Action::ListOpenLanes { partition, epoch },
             Action::Load { partition, epoch, key } => Action::Load { partition, epoch, key },

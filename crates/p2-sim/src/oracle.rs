@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use p2_core::conversation::Conversation;
 use p2_core::definition::Tool;
-use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
+use p2_core::ids::{AgentId, BookId, BranchId, ConversationId, Id};
+use p2_core::ledger::Book;
 use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_core::state::{Entry, State, ToolStatus, WaitKind, Waiting};
@@ -55,6 +56,8 @@ pub struct Oracle {
     closed_now: Vec<ClosedNow>,
     stepping: Option<Id>,
     callees: Vec<(AgentId, BranchId)>,
+    /// The books, as their transactions tell them.
+    books: BTreeMap<BookId, Book>,
     complaint: Option<String>,
 }
 
@@ -90,6 +93,7 @@ impl Oracle {
             closed_now: Vec::new(),
             stepping: None,
             callees: Vec::new(),
+            books: BTreeMap::new(),
             complaint: None,
         }
     }
@@ -120,7 +124,11 @@ impl Oracle {
                 Payload::Artifact(artifact) => self.artifact(artifact, outside)?,
                 Payload::Inbox(inbox) => self.inbox(output.id, inbox, outside)?,
                 Payload::DeadLetter(_) => outside.count("dead letter"),
-                Payload::Registry(_) => {}
+                // A fold takes in no transaction that breaks a rule of promise 6.
+                Payload::LedgerTransaction(made) => {
+                    self.books.entry(made.book.clone()).or_default().apply(made)?;
+                }
+                Payload::PaymentRequest(_) | Payload::Registry(_) => {}
             }
         }
         match self.complaint.take() {

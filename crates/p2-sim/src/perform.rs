@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use p2_core::record::{Position, StateTransition, Topic};
 use p2_stream::runtime::{Action, Event};
+use p2_stream::view::{LaneRows, ViewRecord};
 use rand::Rng;
 
 use crate::world::{Address, Ending, Happening, OpenTxn, Sent, World};
@@ -85,10 +86,12 @@ impl World<'_> {
                     return;
                 }
                 let next = stable.min(from + self.rng.random_range(1..30));
-                let transitions = Self::decode(self.log.read(view, partition, from, next));
-                self.answer(to, Event::ViewRecords { partition, epoch, transitions, next });
+                let found = Self::decode(self.log.read(view, partition, from, next));
+                let records = found.into_iter().map(|(at, transition)| (at, transition.into())).collect();
+                self.answer(to, Event::ViewRecords { partition, epoch, records, next });
             }
-            Action::WriteView { partition, epoch, ref transitions, applied } => {
+            Action::WriteView { partition, epoch, ref records, applied } => {
+                let transitions = &transitions_of(records);
                 if self.leaves_vanished_rows_behind(partition, transitions, applied) {
                     // No store is left for longer than the resync covers without somebody who brings the rows back.
                     if self.seat(to).is_some() {
@@ -123,8 +126,8 @@ impl World<'_> {
                 self.answer(to, Event::OpenLanes { partition, epoch, keys });
             }
             Action::Load { partition, epoch, key } => {
-                let transitions = self.store.load(partition, &key);
-                self.answer(to, Event::Loaded { partition, epoch, key, transitions });
+                let rows = LaneRows::Transitions(self.store.load(partition, &key));
+                self.answer(to, Event::Loaded { partition, epoch, key, rows });
             }
             _ => {}
         }
@@ -303,4 +306,9 @@ impl World<'_> {
             .map(|seat| (seat.actor.name(), seat.actor.input()))
             .collect()
     }
+}
+
+/// The transitions of a view of conversations: the simulated store keeps no other view.
+fn transitions_of(records: &[(i64, ViewRecord)]) -> Vec<(i64, StateTransition)> {
+    records.iter().filter_map(|(at, record)| Some((*at, record.transition()?.clone()))).collect()
 }

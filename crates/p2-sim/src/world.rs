@@ -552,16 +552,17 @@ fn describe(label: &mut String, happening: &Happening) -> std::fmt::Result {
             })
         }
         Happening::Event(to, event) => match event {
-            Event::Loaded { partition, key, transitions, .. } => {
-                write!(label, "Loaded {to:?} {partition} {key} {}", transitions.len())
+            Event::Loaded { partition, key, rows, .. } => {
+                let rows = rows.newest_seq().map_or(0, |newest| newest + 1);
+                write!(label, "Loaded {to:?} {partition} {key} {rows}")
             }
-            Event::ViewRecords { partition, epoch, transitions, next } => {
-                write!(label, "ViewRecords {to:?} {partition} e{epoch} {} next {next}", transitions.len())
+            Event::ViewRecords { partition, epoch, records, next } => {
+                write!(label, "ViewRecords {to:?} {partition} e{epoch} {} next {next}", records.len())
             }
             _ => write!(label, "{to:?} {event:?}"),
         },
-        Happening::Perform(to, Action::WriteView { partition, epoch, transitions, applied }) => {
-            write!(label, "WriteView {to:?} {partition} e{epoch} {} applied {applied}", transitions.len())
+        Happening::Perform(to, Action::WriteView { partition, epoch, records, applied }) => {
+            write!(label, "WriteView {to:?} {partition} e{epoch} {} applied {applied}", records.len())
         }
         _ => write!(label, "{happening:?}"),
     }

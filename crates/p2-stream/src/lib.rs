@@ -15,4 +15,5 @@ pub mod processor;
 pub mod runtime;
 pub mod shell;
 pub mod topics;
+pub mod view;
 pub mod wire;

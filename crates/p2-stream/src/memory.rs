@@ -364,5 +364,8 @@ impl StackStore for MemoryStore {
     }
 }
 
+mod ledger;
 #[cfg(test)]
 mod tests;
+
+pub use ledger::MemoryLedger;

@@ -1,9 +1,10 @@
 //! The ports: what the runtime needs from the outside, each with one embedded and one real implementation.
 
 use async_trait::async_trait;
-use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
+use p2_core::ids::{AgentId, BookId, BranchId, ConversationId, Id};
+use p2_core::ledger::Book;
 use p2_core::model::{ModelOutcome, ModelRequest};
-use p2_core::record::{Header, Position, StateTransition, Topic};
+use p2_core::record::{Header, LedgerTransaction, Position, StateTransition, Topic};
 use p2_core::state::Entry;
 
 /// A record to be written: encoded, and already assigned to its partition (murmur2 of the key).
@@ -328,6 +329,28 @@ pub trait StackStore: Send + Sync {
     async fn follow(&self) -> Result<(), StoreError> {
         Ok(())
     }
+}
+
+/// The view of `ledger-transactions`: the books. Written only from committed records, in offset order per partition.
+#[async_trait]
+pub trait LedgerStore: Send + Sync {
+    /// Takes in these committed transactions of one partition, then notes `applied` (the offset after the last
+    /// one). Taking the same in again changes nothing.
+    async fn write(
+        &self,
+        partition: i32,
+        transactions: Vec<(i64, LedgerTransaction)>,
+        applied: i64,
+    ) -> Result<(), StoreError>;
+
+    /// The offset up to which a partition is in the store; 0 for none.
+    async fn applied(&self, partition: i32) -> Result<i64, StoreError>;
+
+    /// A book as far as it is in the store; an empty one where there is none.
+    async fn load(&self, book: &BookId) -> Result<Book, StoreError>;
+
+    /// Books of a partition in which something ends by itself.
+    async fn open(&self, partition: i32) -> Result<Vec<BookId>, StoreError>;
 }
 
 /// A model provider.

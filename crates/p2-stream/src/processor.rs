@@ -3,6 +3,8 @@
 use p2_core::ids::Id;
 use p2_core::record::{Message, Topic};
 
+use crate::view::{LaneRows, message_of};
+
 /// What a lane is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaneInput<R> {
@@ -99,6 +101,21 @@ pub trait Processor {
     /// # Errors
     /// A sentence where it does not follow what was folded before: the lane is loaded anew.
     fn apply(&self, lane: &mut Self::Lane, message: &Message) -> Result<(), String>;
+
+    /// The lane that a view's rows make.
+    ///
+    /// # Errors
+    /// As [`Processor::apply`].
+    fn restore(&self, rows: LaneRows) -> Result<Self::Lane, String> {
+        let mut lane = Self::Lane::default();
+        let LaneRows::Transitions(transitions) = rows else {
+            return Err(format!("{} folds transitions, the view has something else", self.name()));
+        };
+        for transition in transitions {
+            self.apply(&mut lane, &message_of(transition))?;
+        }
+        Ok(lane)
+    }
 
     /// Calls that a new owner of the lane makes again (open model waits).
     fn open_calls(&self, lane: &Self::Lane) -> Vec<Call<Self::Request>>;

@@ -48,12 +48,17 @@ pub enum Cleanup {
 pub const CO_PARTITIONED: [Topic; 4] =
     [Topic::Inbox, Topic::StateTransitions, Topic::Effects, Topic::Artifacts];
 
+/// As [`CO_PARTITIONED`], so that one owner has all of a book.
+pub const CO_PARTITIONED_BY_BOOK: [Topic; 2] = [Topic::PaymentRequests, Topic::LedgerTransactions];
+
 fn text(topic: Topic) -> &'static str {
     match topic {
         Topic::Inbox => include_str!("../../../topics/inbox.toml"),
         Topic::StateTransitions => include_str!("../../../topics/state-transitions.toml"),
         Topic::Effects => include_str!("../../../topics/effects.toml"),
         Topic::Artifacts => include_str!("../../../topics/artifacts.toml"),
+        Topic::PaymentRequests => include_str!("../../../topics/payment-requests.toml"),
+        Topic::LedgerTransactions => include_str!("../../../topics/ledger-transactions.toml"),
         Topic::Registry => include_str!("../../../topics/registry.toml"),
         Topic::DeadLetters => include_str!("../../../topics/dead-letters.toml"),
     }
@@ -84,7 +89,7 @@ pub fn topology() -> Result<String, String> {
     let mut out = String::from("topics\n");
     for spec in &specs {
         let TopicSpec { short, key, partitions, retention, .. } = spec;
-        let _ = writeln!(out, "  {short:<18} key {key:<13} {partitions:>2} partitions  {retention}");
+        let _ = writeln!(out, "  {short:<19} key {key:<13} {partitions:>2} partitions  {retention}");
     }
     let mut names: Vec<&String> =
         specs.iter().flat_map(|spec| spec.producers.iter().chain(&spec.consumers)).collect();

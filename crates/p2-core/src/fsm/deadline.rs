@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::builder::Step;
-use super::{applied, control, delegation, recorded, tool_calls, tool_outcome, turn};
+use super::{applied, control, delegation, payment, recorded, tool_calls, tool_outcome, turn};
 use crate::conversation::OpenWait;
 use crate::ids::Id;
 use crate::record::Outcome;
@@ -35,7 +35,8 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id) -> Option<Outcome> {
             }
             delegation::answer(step, wait, AgentStatus::Timeout, "no answer before the deadline".into());
         }
-        WaitKind::UserInput | WaitKind::Payment => person(step, &open),
+        WaitKind::Payment => return Some(payment::overdue(step, &open)),
+        WaitKind::UserInput => person(step, &open),
     }
     Some(applied())
 }
@@ -91,7 +92,7 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
         });
         step.close(&id);
         let call_id = match open.waiting.kind {
-            WaitKind::Tool => Some(open.waiting.correlation.clone()),
+            WaitKind::Tool | WaitKind::Payment => Some(open.waiting.correlation.clone()),
             _ => request.filter(|call_id| !call_id.is_empty()),
         };
         for branch in &holders {
@@ -101,7 +102,7 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
                 continue;
             };
             let tool = tool_calls::find(step, &open.agent, branch, call_id).map(|call| call.tool);
-            let begun = open.waiting.kind == WaitKind::Tool
+            let begun = matches!(open.waiting.kind, WaitKind::Tool | WaitKind::Payment)
                 && !tool.is_some_and(|tool| tool_calls::repeatable(step, &tool));
             let (status, message) = if begun {
                 (ToolStatus::InDoubt, format!("cancelled ({why}): nobody knows whether it was done"))

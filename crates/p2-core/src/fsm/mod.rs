@@ -10,6 +10,7 @@ mod human_answer;
 mod lookup;
 mod model_reply;
 mod overrides;
+mod payment;
 mod summary;
 mod tool_calls;
 mod tool_outcome;
@@ -58,6 +59,7 @@ pub(crate) fn decide(
             InboxBody::BranchCommand(body) => branch_command::decide(&mut step, body),
             InboxBody::OverrideCommand(body) => overrides::decide(&mut step, body),
             InboxBody::ControlCommand(body) => control::decide(&mut step, body),
+            InboxBody::PaymentResult(body) => payment::decide(&mut step, body),
         },
     };
     step.finish(input, outcome)

@@ -370,6 +370,7 @@ mod anything;
 mod behaviour;
 mod delegation;
 mod order;
+mod payments;
 mod properties;
 mod rewinds;
 mod tools;

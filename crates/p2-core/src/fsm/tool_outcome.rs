@@ -54,7 +54,8 @@ pub(super) fn doubt(step: &mut Step<'_>, open: &OpenWait, detail: Value) {
     }
 }
 
-fn late(step: &mut Step<'_>, outcome: &ToolOutcome) -> Outcome {
+/// A result that comes after its wait was closed is kept beside the first one.
+pub(super) fn late(step: &mut Step<'_>, outcome: &ToolOutcome) -> Outcome {
     let place = step.conv.stacks.iter().find_map(|(agent, stack)| {
         stack.branches.values().find_map(|branch| {
             let asked = branch

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, Outcome};
+use super::{Evaluation, Outcome, Payment};
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
 
@@ -42,6 +42,8 @@ pub enum ArtifactBody {
     Event(Event),
     /// Something was judged.
     Evaluation(Box<Evaluation>),
+    /// What became of a payment request.
+    Payment(Payment),
 }
 
 impl ArtifactBody {
@@ -54,6 +56,7 @@ impl ArtifactBody {
             ArtifactBody::InputOutcome(_) => "input_outcome",
             ArtifactBody::Event(_) => "event",
             ArtifactBody::Evaluation(_) => "evaluation",
+            ArtifactBody::Payment(_) => "payment",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PaymentResult;
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
 use crate::state::{Answer, ToolStatus};
@@ -30,6 +31,8 @@ pub enum InboxBody {
     OverrideCommand(OverrideCommand),
     /// Cancel, pause, resume.
     ControlCommand(ControlCommand),
+    /// What came of a payment request.
+    PaymentResult(PaymentResult),
 }
 
 impl InboxBody {
@@ -42,6 +45,7 @@ impl InboxBody {
             InboxBody::BranchCommand(_) => "branch_command",
             InboxBody::OverrideCommand(_) => "override_command",
             InboxBody::ControlCommand(_) => "control_command",
+            InboxBody::PaymentResult(_) => "payment_result",
         }
     }
 }

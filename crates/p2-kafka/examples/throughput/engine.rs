@@ -15,7 +15,7 @@ use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, NewRecord, StackStore};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use p2_stream::runtime::{Limits, Start};
-use p2_stream::shell::{self, CallPort, Setup, ShellError, now_ms};
+use p2_stream::shell::{self, CallPort, Setup, ShellError, Views, now_ms};
 use p2_stream::wire::{self, ProcessorWire};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -168,7 +168,7 @@ impl Engine {
         let wire = ProcessorWire::new("copier", |topic| log.partitions(topic));
         let setup = Setup {
             log,
-            store: Arc::new(store.clone()) as Arc<dyn StackStore>,
+            views: Views::Stacks(Arc::new(store.clone())),
             wire: Arc::new(wire),
             limits: Limits { start: Start::Earliest, ..limits },
             nonce: 1,

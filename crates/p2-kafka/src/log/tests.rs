@@ -17,6 +17,11 @@ fn topics_of_a_conversation_must_be_partitioned_alike_and_the_registry_must_be_o
     counts(fit).unwrap();
     let few = refusal(|topic| if topic == Topic::Effects { 3 } else { fit(topic) });
     assert!(few.starts_with("x.p2.effects.v1 has 3 partitions, but x.p2.inbox.v1 has 4"), "{few}");
+    let books = refusal(|topic| if topic == Topic::LedgerTransactions { 3 } else { fit(topic) });
+    let sentence = "x.p2.ledger-transactions.v1 has 3 partitions, but x.p2.payment-requests.v1 has 4";
+    assert!(books.starts_with(sentence), "{books}");
+    let other = |topic| matches!(topic, Topic::PaymentRequests | Topic::LedgerTransactions);
+    counts(|topic| if other(topic) { 7 } else { fit(topic) }).unwrap();
     counts(|topic| if topic == Topic::DeadLetters { 9 } else { fit(topic) }).unwrap();
     assert!(refusal(|_| 4).starts_with("x.p2.registry.v1 has 4 partitions: it must have one"));
 }

@@ -22,7 +22,7 @@ use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, Model, StackStore};
 use p2_stream::processor::Call;
 use p2_stream::runtime::{Limits, Start};
-use p2_stream::shell::{self, CallPort, Setup, ShellError, now_ms};
+use p2_stream::shell::{self, CallPort, Setup, ShellError, Views, now_ms};
 use p2_stream::wire::{self, ProcessorWire};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -62,7 +62,7 @@ impl Instance {
         let (stop, stopped) = watch::channel(false);
         let setup = |name: &'static str| Setup {
             log: Arc::new(log.clone()) as Arc<dyn Log>,
-            store: Arc::new(store.clone()) as Arc<dyn StackStore>,
+            views: Views::Stacks(Arc::new(store.clone())),
             wire: Arc::new(ProcessorWire::new(name, |topic| log.partitions(topic))),
             limits: Limits { start, ..Limits::default() },
             nonce: u64::from(slot.bytes().fold(0u32, |hash, byte| hash * 31 + u32::from(byte))),

@@ -12,7 +12,7 @@ use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, NewRecord, StackStore};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use p2_stream::runtime::{Limits, Start};
-use p2_stream::shell::{CallPort, Setup, Wire, run};
+use p2_stream::shell::{CallPort, Setup, Views, Wire, run};
 use p2_stream::wire::{ProcessorWire, encode};
 use tokio::sync::watch;
 
@@ -133,7 +133,7 @@ async fn a_processor_that_runs_goes_over_to_the_generation_that_was_rebuilt_besi
     let (stop, stopped) = watch::channel(false);
     let setup = Setup {
         log: Arc::new(log.clone()),
-        store: Arc::new(owner.clone()),
+        views: Views::Stacks(Arc::new(owner.clone())),
         wire: Arc::new(ProcessorWire::new("folding", |_| PARTITIONS)),
         limits: Limits { start: Start::Earliest, lanes_max: 3, ..Limits::default() },
         nonce: 1,

@@ -134,6 +134,10 @@ metrics! {
         "Tokens of judges as the provider counted them: `input`, `output`; not in `p2_model_tokens_total`";
     EvaluationCostUsd = "p2_evaluation_cost_usd_total", Kind::Counter, ["evaluator"], [0],
         "US dollars of judging, of models with a price; not in `p2_model_cost_usd_total`";
+    Payments = "p2_payments_total", Kind::Counter, ["operation", "outcome", "code"], [2],
+        "Ledger transactions by what was asked and what became of it";
+    Reservations = "p2_reservations_total", Kind::Counter, ["state"], [],
+        "Reservations made (`open`) and ended (`posted`, `voided`, `expired`)";
     WaitsOpen = "p2_waits_open", Kind::Gauge, ["kind"], [],
         "Open waits of the owned partitions; `in_doubt` is a call whose outcome nobody knows";
     WaitOldestAgeSeconds = "p2_wait_oldest_age_seconds", Kind::Gauge, ["kind"], [],

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use p2_core::ids::Id;
 use p2_core::record::{
-    ArtifactBody, Change as Step, EffectBody, Evaluation, Message, ModelCall, Payload, StateTransition,
-    ToolRun, Verdict,
+    ArtifactBody, Change as Step, EffectBody, Evaluation, LedgerOutcome, LedgerTransaction, Message,
+    ModelCall, Payload, StateTransition, ToolRun, Verdict,
 };
 use p2_core::state::{State, WaitKind, Waiting};
 
@@ -76,11 +76,24 @@ pub fn samples(processor: &str, message: &Message) -> Vec<Sample> {
             ArtifactBody::ModelCall(call) => model_call(call, &mut samples),
             ArtifactBody::ToolRun(run) => tool_run(run, &mut samples),
             ArtifactBody::Evaluation(evaluation) => evaluated(evaluation, &mut samples),
-            ArtifactBody::EntryAppended(_) | ArtifactBody::Event(_) => {}
+            ArtifactBody::EntryAppended(_) | ArtifactBody::Event(_) | ArtifactBody::Payment(_) => {}
         },
-        Payload::Inbox(_) | Payload::Transition(_) | Payload::Registry(_) => {}
+        Payload::LedgerTransaction(made) => payment(made, &mut samples),
+        Payload::Inbox(_) | Payload::Transition(_) | Payload::PaymentRequest(_) | Payload::Registry(_) => {}
     }
     samples
+}
+
+fn payment(made: &LedgerTransaction, samples: &mut Vec<Sample>) {
+    let code = match &made.outcome {
+        LedgerOutcome::Rejected(rejected) => rejected.code.as_str(),
+        _ => "ok",
+    };
+    let labels = [made.request.body.kind(), made.outcome.as_str(), code];
+    samples.push(add(Metric::Payments, &labels, 1.0));
+    for hold in &made.holds {
+        samples.push(add(Metric::Reservations, &[hold.state.as_str()], 1.0));
+    }
 }
 
 fn model_call(call: &ModelCall, samples: &mut Vec<Sample>) {

@@ -1,9 +1,10 @@
 //! What the runtime is told and what it wants done. The shell and the simulator translate both, nothing else.
 
 use p2_core::ids::Id;
-use p2_core::record::{DeadLetter, Message, Position, StateTransition};
+use p2_core::record::{DeadLetter, Message, Position};
 
 use crate::ports::CommittedOffset;
+use crate::view::{LaneRows, ViewRecord};
 
 /// Fences what belongs to one ownership of one partition. A partition that comes back gets a new one.
 pub type Epoch = u64;
@@ -58,8 +59,8 @@ pub enum Event<R> {
         partition: i32,
         /// Whose ownership.
         epoch: Epoch,
-        /// (offset, transition), ascending.
-        transitions: Vec<(i64, StateTransition)>,
+        /// (offset, record), ascending.
+        records: Vec<(i64, ViewRecord)>,
         /// Everything committed below this offset was read (markers and aborted records included).
         next: i64,
     },
@@ -89,8 +90,8 @@ pub enum Event<R> {
         epoch: Epoch,
         /// The lane.
         key: String,
-        /// Its transitions.
-        transitions: Vec<StateTransition>,
+        /// What the view has of it.
+        rows: LaneRows,
     },
     /// A record of the input.
     Record {
@@ -165,14 +166,14 @@ pub enum Action<C> {
         /// The first offset.
         from: i64,
     },
-    /// Write the view of committed transitions, then the applied offset; answer with [`Event::ViewWritten`].
+    /// Write the view of committed records, then the applied offset; answer with [`Event::ViewWritten`].
     WriteView {
         /// The partition.
         partition: i32,
         /// For the answer.
         epoch: Epoch,
-        /// (offset, transition), ascending.
-        transitions: Vec<(i64, StateTransition)>,
+        /// (offset, record), ascending.
+        records: Vec<(i64, ViewRecord)>,
         /// The offset after the last one.
         applied: i64,
     },

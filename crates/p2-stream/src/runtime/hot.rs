@@ -49,8 +49,7 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         let unwritten = self.partitions.values().flat_map(|partition| &partition.to_write);
-        let mut kept: BTreeSet<&str> =
-            unwritten.map(|(_, transition)| transition.conversation.as_str()).collect();
+        let mut kept: BTreeSet<&str> = unwritten.map(|(_, record)| record.key()).collect();
         kept.extend(self.building.iter().map(|part| part.key.as_str()));
         kept.extend(self.sealed.iter().flat_map(|sealed| sealed.parts.iter().map(|part| part.key.as_str())));
         kept.extend(self.calls.values().map(|call| call.key.as_str()));

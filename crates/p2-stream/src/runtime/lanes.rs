@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use p2_core::ids::Id;
-use p2_core::record::{Message, Payload, Position, StateTransition};
+use p2_core::record::{Message, Payload, Position};
 
 use super::{Action, Actions, Epoch, Incoming, OffsetMark, Part, Runtime};
 use crate::processor::{LaneInput, LaneStep, Mark, Processor};
+use crate::view::LaneRows;
 
 /// (partition, key).
 pub(super) type LaneKey = (i32, String);
@@ -48,27 +49,26 @@ impl<P: Processor> Runtime<P> {
         index: i32,
         epoch: Epoch,
         key: String,
-        transitions: Vec<StateTransition>,
+        rows: LaneRows,
         now_ms: i64,
         actions: &mut Actions<P>,
     ) {
         if !self.is_current(index, epoch) {
             return;
         }
-        if !self.partitions.get(&index).is_some_and(|known| known.recent.is_whole(&key, &transitions)) {
+        if !self.partitions.get(&index).is_some_and(|known| known.recent.is_whole(&key, rows.newest_seq())) {
             // The store lost rows that it had acknowledged: catching up brings them back from the log.
             self.forget(index, actions);
             self.start_over(index, actions);
             return;
         }
-        let mut state = P::Lane::default();
-        for transition in transitions {
-            let message = view_message(transition);
-            if let Err(reason) = self.processor.apply(&mut state, &message) {
+        let state = match self.processor.restore(rows) {
+            Ok(state) => state,
+            Err(reason) => {
                 self.refold(index, &reason, actions);
                 return;
             }
-        }
+        };
         let calls = self.processor.open_calls(&state);
         let Some(lane) = self.lanes.get_mut(&(index, key.clone())).filter(|lane| lane.state.is_none()) else {
             return;
@@ -323,18 +323,6 @@ impl<P: Processor> Runtime<P> {
                 self.timers.insert((due, index, key.to_owned(), id));
             }
         }
-    }
-}
-
-/// A transition as read from the store or the log, in the envelope that `Processor::apply` takes.
-fn view_message(transition: StateTransition) -> Message {
-    Message {
-        id: transition.id,
-        cause: transition.input,
-        cause_position: None,
-        time_ms: transition.time_ms,
-        traceparent: None,
-        payload: Payload::Transition(transition),
     }
 }
 

@@ -23,13 +23,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use p2_core::ids::Id;
-use p2_core::record::{DeadLetter, Message, Payload};
+use p2_core::record::{DeadLetter, Message};
 
 pub use event::{Action, Epoch, Event, Incoming};
 pub use progress::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
 
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, Processor};
+use crate::view::ViewRecord;
 use hot::Hot;
 use lanes::{Lane, LaneKey};
 use partition::{Partition, Phase};
@@ -274,15 +275,15 @@ impl<P: Processor> Runtime<P> {
             Event::ViewBounds { partition, epoch, applied, mark, from } => {
                 self.view_bounds(partition, epoch, (applied, mark, from), actions);
             }
-            Event::ViewRecords { partition, epoch, transitions, next } => {
-                self.view_records(partition, epoch, transitions, next, actions);
+            Event::ViewRecords { partition, epoch, records, next } => {
+                self.view_records(partition, epoch, records, next, actions);
             }
             Event::ViewWritten { partition, epoch, applied } => {
                 self.view_written(partition, epoch, applied, now_ms, actions);
             }
             Event::OpenLanes { partition, epoch, keys } => self.open_lanes(partition, epoch, keys, actions),
-            Event::Loaded { partition, epoch, key, transitions } => {
-                self.loaded(partition, epoch, key, transitions, now_ms, actions);
+            Event::Loaded { partition, epoch, key, rows } => {
+                self.loaded(partition, epoch, key, rows, now_ms, actions);
             }
             Event::Record { partition, epoch, offset, record } => {
                 self.record(partition, epoch, offset, record, now_ms, actions);
@@ -389,13 +390,13 @@ impl<P: Processor> Runtime<P> {
             let current = self.is_current(part.partition, part.epoch);
             for output in part.outputs {
                 let position = positions.next();
-                if let (true, Some(position), Payload::Transition(transition)) =
-                    (current, position, output.payload)
+                if let (true, Some(position)) = (current, position)
                     && self.processor.view() == Some(position.topic)
+                    && let Some(record) = ViewRecord::of(output.payload)
                     && let Some(partition) = self.partitions.get_mut(&part.partition)
                 {
-                    partition.recent.remember(position.offset, &transition);
-                    partition.to_write.push((position.offset, transition));
+                    partition.recent.remember(position.offset, record.key(), record.seq());
+                    partition.to_write.push((position.offset, record));
                 }
             }
             if current {

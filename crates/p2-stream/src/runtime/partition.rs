@@ -1,12 +1,11 @@
 //! One owned partition: catch-up of its view, the window, and the end of its ownership.
 
-use p2_core::record::StateTransition;
-
 use super::lanes::Lane;
 use super::recent::Recent;
 use super::{Action, Actions, Epoch, Progress, Runtime, Start};
 use crate::ports::CommittedOffset;
 use crate::processor::Processor;
+use crate::view::ViewRecord;
 
 /// How far a partition is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +34,8 @@ pub(super) struct Partition {
     /// The offset after the newest one delivered.
     pub(super) next: i64,
     pub(super) paused: bool,
-    /// Committed transitions whose rows are not written yet.
-    pub(super) to_write: Vec<(i64, StateTransition)>,
+    /// Committed records of the view whose rows are not written yet.
+    pub(super) to_write: Vec<(i64, ViewRecord)>,
     /// Offsets without a record that were passed since the newest batch was sealed.
     pub(super) gaps: Vec<i64>,
     /// Rows up to here are being written.
@@ -188,7 +187,7 @@ impl<P: Processor> Runtime<P> {
         &mut self,
         index: i32,
         epoch: Epoch,
-        transitions: Vec<(i64, StateTransition)>,
+        records: Vec<(i64, ViewRecord)>,
         next: i64,
         actions: &mut Actions<P>,
     ) {
@@ -200,10 +199,10 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         partition.writing = Some(next);
-        for (offset, transition) in &transitions {
-            partition.recent.remember(*offset, transition);
+        for (offset, record) in &records {
+            partition.recent.remember(*offset, record.key(), record.seq());
         }
-        actions.push(Action::WriteView { partition: index, epoch, transitions, applied: next });
+        actions.push(Action::WriteView { partition: index, epoch, records, applied: next });
     }
 
     pub(super) fn view_written(
@@ -311,21 +310,16 @@ impl<P: Processor> Runtime<P> {
         }
     }
 
-    /// Writes the views of committed transitions, one write per partition at a time.
+    /// Writes the views of committed records, one write per partition at a time.
     pub(super) fn write_views(&mut self, actions: &mut Actions<P>) {
         for (index, partition) in &mut self.partitions {
             if partition.writing.is_some() || partition.to_write.is_empty() {
                 continue;
             }
-            let transitions = std::mem::take(&mut partition.to_write);
-            let applied = transitions.last().map_or(0, |(offset, _)| offset + 1);
+            let records = std::mem::take(&mut partition.to_write);
+            let applied = records.last().map_or(0, |(offset, _)| offset + 1);
             partition.writing = Some(applied);
-            actions.push(Action::WriteView {
-                partition: *index,
-                epoch: partition.epoch,
-                transitions,
-                applied,
-            });
+            actions.push(Action::WriteView { partition: *index, epoch: partition.epoch, records, applied });
         }
     }
 

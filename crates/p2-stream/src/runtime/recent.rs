@@ -3,21 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use p2_core::record::StateTransition;
-
 /// Lanes remembered for one partition. Over that, those written longest ago are forgotten before their time: a
 /// partition in which more conversations than this change within `resync_ms` has to trust its store.
 const LANES_MAX: usize = 50_000;
 /// In how many steps `resync_ms` passes: an acknowledgement is kept up to one step longer.
 const STEPS: i64 = 64;
 
-/// The newest transition of every lane whose rows a store that loses its newest ones may lose.
+/// The newest record of every lane whose rows a store that loses its newest ones may lose.
 ///
 /// A lane is one entry, however many transitions it had; acknowledgements are one entry for each step of time. So
 /// a million records within the time take no more than [`LANES_MAX`] entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recent {
-    /// Lane → offset and `seq` of its newest transition.
+    /// Lane → offset and `seq` of its newest record.
     lanes: BTreeMap<Arc<str>, (i64, i64)>,
     /// The same by offset.
     by_offset: BTreeMap<i64, Arc<str>>,
@@ -26,12 +24,10 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// A transition is in the log, and its row is to be written. Ascending in offsets.
-    pub(super) fn remember(&mut self, offset: i64, transition: &StateTransition) {
-        let known = self.lanes.get_key_value(transition.conversation.as_str());
-        let lane =
-            known.map_or_else(|| Arc::from(transition.conversation.as_str()), |(lane, _)| lane.clone());
-        if let Some((before, _)) = self.lanes.insert(lane.clone(), (offset, transition.seq)) {
+    /// A record of a lane is in the log, and its row is to be written. Ascending in offsets.
+    pub(super) fn remember(&mut self, offset: i64, key: &str, seq: i64) {
+        let lane = self.lanes.get_key_value(key).map_or_else(|| Arc::from(key), |(lane, _)| lane.clone());
+        if let Some((before, _)) = self.lanes.insert(lane.clone(), (offset, seq)) {
             self.by_offset.remove(&before);
         }
         self.by_offset.insert(offset, lane);
@@ -60,10 +56,10 @@ impl Recent {
         }
     }
 
-    /// Whether these are all transitions of a lane, as far as we remember them.
-    pub(super) fn is_whole(&self, key: &str, transitions: &[StateTransition]) -> bool {
+    /// Whether a lane whose newest row is `found` has all its rows, as far as we remember them.
+    pub(super) fn is_whole(&self, key: &str, found: Option<i64>) -> bool {
         let newest = self.lanes.get(key).map(|(_, seq)| *seq);
-        newest.is_none_or(|newest| transitions.last().is_some_and(|last| last.seq >= newest))
+        newest.is_none_or(|newest| found.is_some_and(|found| found >= newest))
     }
 
     fn forget_oldest(&mut self) {
@@ -75,53 +71,34 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
-    use p2_core::record::BranchStatus;
-
     use super::*;
-
-    fn transition(key: &str, seq: i64) -> StateTransition {
-        StateTransition {
-            id: Id::derive(&Id::of_text(key), "transition", 0),
-            conversation: ConversationId::from(key),
-            seq,
-            previous: None,
-            agent: AgentId::from("a"),
-            branch: BranchId::main(),
-            input: Id::of_text(key),
-            changes: Vec::new(),
-            head: -1,
-            status: BranchStatus::Idle,
-            time_ms: 0,
-        }
-    }
 
     #[test]
     fn a_lane_is_measured_until_its_rows_were_acknowledged_for_long_enough() {
         let mut recent = Recent::default();
-        recent.remember(0, &transition("c", 0));
-        recent.remember(1, &transition("c", 1));
-        assert!(recent.is_whole("other", &[]));
-        assert!(!recent.is_whole("c", &[]));
-        assert!(!recent.is_whole("c", &[transition("c", 0)]));
-        assert!(recent.is_whole("c", &[transition("c", 0), transition("c", 1)]));
+        recent.remember(0, "c", 0);
+        recent.remember(1, "c", 1);
+        assert!(recent.is_whole("other", None));
+        assert!(!recent.is_whole("c", None));
+        assert!(!recent.is_whole("c", Some(0)));
+        assert!(recent.is_whole("c", Some(1)));
         recent.acknowledged(2, 10_000, 60_000);
         recent.acknowledged(2, 69_999, 60_000);
-        assert!(!recent.is_whole("c", &[transition("c", 0)]), "the store may still lose it");
+        assert!(!recent.is_whole("c", Some(0)), "the store may still lose it");
         recent.acknowledged(2, 71_000, 60_000);
-        assert!(recent.is_whole("c", &[transition("c", 0)]), "it is on disk by now");
+        assert!(recent.is_whole("c", Some(0)), "it is on disk by now");
         assert!(recent.lanes.is_empty() && recent.by_offset.is_empty());
     }
 
     #[test]
     fn what_is_not_acknowledged_is_not_forgotten_however_old_it_is() {
         let mut recent = Recent::default();
-        recent.remember(0, &transition("old", 0));
-        recent.remember(1, &transition("new", 0));
+        recent.remember(0, "old", 0);
+        recent.remember(1, "new", 0);
         recent.acknowledged(1, 0, 100);
         recent.acknowledged(1, 1_000_000, 100);
-        assert!(recent.is_whole("old", &[]));
-        assert!(!recent.is_whole("new", &[]));
+        assert!(recent.is_whole("old", None));
+        assert!(!recent.is_whole("new", None));
     }
 
     #[test]
@@ -130,7 +107,7 @@ mod tests {
         let keys: Vec<String> = (0..60_000).map(|n| format!("conversation-{n}")).collect();
         for offset in 0..1_000_000_i64 {
             let key = &keys[usize::try_from(offset).unwrap() % keys.len()];
-            recent.remember(offset, &transition(key, offset));
+            recent.remember(offset, key, offset);
             if offset % 500 == 0 {
                 recent.acknowledged(offset, offset / 20, 60_000);
             }
@@ -138,6 +115,6 @@ mod tests {
         assert_eq!((recent.lanes.len(), recent.by_offset.len()), (LANES_MAX, LANES_MAX));
         assert!(recent.safe.len() <= 66, "{}", recent.safe.len());
         let newest = &keys[999_999 % keys.len()];
-        assert!(!recent.is_whole(newest, &[transition(newest, 0)]), "the newest are kept");
+        assert!(!recent.is_whole(newest, Some(0)), "the newest are kept");
     }
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{Action, Codec, Event, Incoming, Limits, OffsetMark, Progress, Runtime, Start};
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, LaneInput, LaneStep, Mark, Processor};
+use crate::view::LaneRows;
 
 /// Counts the texts of a conversation. `ask` starts a repeatable call, `timer` sets a timer at 1,000,
 /// `large` makes an output that does not fit.
@@ -24,6 +25,10 @@ struct Count {
     seq: i64,
     open: Vec<Id>,
     timers: Vec<(Id, i64)>,
+}
+
+fn rows(transitions: Vec<StateTransition>) -> LaneRows {
+    LaneRows::Transitions(transitions)
 }
 
 fn transition(key: &str, seq: i64, input: Id, note: &str) -> StateTransition {
@@ -275,7 +280,7 @@ fn record(runtime: &mut Counter, epoch: u64, offset: i64, record: Incoming) -> V
 }
 
 fn load(runtime: &mut Counter, epoch: u64, key: &str) -> Vec<Action<String>> {
-    runtime.on(Event::Loaded { partition: 0, epoch, key: key.into(), transitions: vec![] }, 0)
+    runtime.on(Event::Loaded { partition: 0, epoch, key: key.into(), rows: rows(vec![]) }, 0)
 }
 
 /// (batch, outputs, progress) of the commit among these actions.
@@ -607,13 +612,12 @@ fn nothing_is_delivered_before_the_view_reached_the_high_watermark() {
     let epoch = *epoch;
     let actions = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 2, mark: 6, from: 2 }, 0);
     assert_eq!(actions, [Action::ReadView { partition: 0, epoch, from: 2 }]);
-    let view = vec![(2, transition("c", 0, Id::of_text("x"), "hi"))];
-    let actions =
-        runtime.on(Event::ViewRecords { partition: 0, epoch, transitions: view.clone(), next: 4 }, 0);
-    assert_eq!(actions, [Action::WriteView { partition: 0, epoch, transitions: view, applied: 4 }]);
+    let view = vec![(2, transition("c", 0, Id::of_text("x"), "hi").into())];
+    let actions = runtime.on(Event::ViewRecords { partition: 0, epoch, records: view.clone(), next: 4 }, 0);
+    assert_eq!(actions, [Action::WriteView { partition: 0, epoch, records: view, applied: 4 }]);
     let actions = runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 4 }, 0);
     assert_eq!(actions, [Action::ReadView { partition: 0, epoch, from: 4 }]);
-    runtime.on(Event::ViewRecords { partition: 0, epoch, transitions: vec![], next: 6 }, 0);
+    runtime.on(Event::ViewRecords { partition: 0, epoch, records: vec![], next: 6 }, 0);
     let actions = runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 6 }, 0);
     assert_eq!(actions, [Action::ListOpenLanes { partition: 0, epoch }]);
     let actions = runtime.on(Event::OpenLanes { partition: 0, epoch, keys: vec![] }, 0);
@@ -664,7 +668,7 @@ fn a_new_owner_asks_open_calls_again_and_sets_open_timers() {
     let ask = transition("c", 0, Id::of_text("a"), "ask");
     let timer = transition("c", 1, Id::of_text("b"), "timer");
     let loaded =
-        Event::Loaded { partition: 0, epoch, key: "c".into(), transitions: vec![ask.clone(), timer.clone()] };
+        Event::Loaded { partition: 0, epoch, key: "c".into(), rows: rows(vec![ask.clone(), timer.clone()]) };
     let actions = runtime.on(loaded, 0);
     assert!(matches!(actions.first(), Some(Action::Call { id, .. }) if *id == ask.id), "{actions:?}");
     assert!(matches!(actions.last(), Some(Action::Deliver { .. })));
@@ -688,12 +692,12 @@ fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not
         let bounds = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 5, mark: 5, from: 5 }, 0);
         if round == 1 {
             assert_eq!(bounds, [Action::ReadView { partition: 0, epoch, from: 0 }]);
-            runtime.on(Event::ViewRecords { partition: 0, epoch, transitions: vec![], next: 5 }, 0);
+            runtime.on(Event::ViewRecords { partition: 0, epoch, records: vec![], next: 5 }, 0);
             runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 5 }, 0);
         }
         runtime.on(Event::OpenLanes { partition: 0, epoch, keys: vec!["c".into()] }, 0);
         let gap = vec![transition("c", 1, Id::of_text("a"), "hi")];
-        let after = runtime.on(Event::Loaded { partition: 0, epoch, key: "c".into(), transitions: gap }, 0);
+        let after = runtime.on(Event::Loaded { partition: 0, epoch, key: "c".into(), rows: rows(gap) }, 0);
         halted = matches!(after.as_slice(), [Action::Halt { .. }]);
         if round == 0 {
             assert_eq!(after, [Action::StartOver { partition: 0 }]);
@@ -720,8 +724,8 @@ fn rows_are_written_only_from_committed_transitions_with_their_offsets() {
     assert!(!actions.iter().any(|action| matches!(action, Action::WriteView { .. })));
     let (batch, outputs, _) = commit(&actions).unwrap();
     let actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 7) }, 1);
-    let Some(Action::WriteView { transitions, applied, .. }) = actions.first() else { panic!("{actions:?}") };
-    assert_eq!((transitions[0].0, *applied), (7, 8));
+    let Some(Action::WriteView { records, applied, .. }) = actions.first() else { panic!("{actions:?}") };
+    assert_eq!((records[0].0, *applied), (7, 8));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod gauge;
 mod rebuilt;
 mod resync;
 mod view;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -20,11 +21,13 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
-use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StackStore, StoredRecord};
+use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StoredRecord};
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
+use crate::view::{LaneRows, ViewRecord};
 use gauge::{Gauge, as_f64, offsets};
 use rebuilt::Note;
+pub use views::Views;
 
 /// How often lag and window of the owned partitions are measured.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
@@ -52,7 +55,18 @@ pub trait Wire: Codec + Send + Sync + 'static {
     ///
     /// # Errors
     /// A sentence: a view that cannot be read stops its partition.
-    fn transition(&self, record: &StoredRecord) -> Result<StateTransition, String>;
+    fn view_record(&self, record: &StoredRecord) -> Result<ViewRecord, String>;
+
+    /// Decodes a record of `state-transitions`.
+    ///
+    /// # Errors
+    /// As [`Wire::view_record`].
+    fn transition(&self, record: &StoredRecord) -> Result<StateTransition, String> {
+        match self.view_record(record)? {
+            ViewRecord::Transition(transition) => Ok(transition),
+            ViewRecord::Ledger(_) => Err("a ledger transaction among the transitions".to_owned()),
+        }
+    }
 }
 
 /// How a processor ended.
@@ -70,8 +84,8 @@ pub enum ShellError {
 pub struct Setup<W> {
     /// The log.
     pub log: Arc<dyn Log>,
-    /// The store of the view; unused where the processor has none.
-    pub store: Arc<dyn StackStore>,
+    /// The store of the view.
+    pub views: Views,
     /// The wire.
     pub wire: Arc<W>,
     /// Limits.
@@ -326,7 +340,7 @@ where
                 let outputs = self.committing.take().unwrap_or_default();
                 self.gauge.committed(&outputs, positions, self.view);
             }
-            Event::Loaded { partition, transitions, .. } => {
+            Event::Loaded { partition, rows: LaneRows::Transitions(transitions), .. } => {
                 self.gauge.metrics.waits(*partition, transitions);
             }
             Event::ViewBounds { partition, applied, mark, .. } => {
@@ -425,12 +439,12 @@ where
     /// Reads and writes of the view, each in a task of its own; outages are waited out.
     fn view_action(&mut self, action: Action<P::Request>) {
         let Some(view) = self.view else { return };
-        let (log, store, wire) = (self.setup.log.clone(), self.setup.store.clone(), self.setup.wire.clone());
+        let (log, views, wire) = (self.setup.log.clone(), self.setup.views.clone(), self.setup.wire.clone());
         let (sender, gauge, follows) = (self.sender.clone(), self.gauge.clone(), self.follows);
         while self.views.try_join_next().is_some() {}
         self.views.spawn(async move {
-            let (log, store, wire) = (log.as_ref(), store.as_ref(), wire.as_ref());
-            let event = view::event(&action, view, log, store, wire, &gauge, follows).await;
+            let (log, wire) = (log.as_ref(), wire.as_ref());
+            let event = view::event(&action, view, log, &views, wire, &gauge, follows).await;
             let _ = sender.send(event);
         });
     }

@@ -46,10 +46,10 @@ where
                     epochs.remove(&partition);
                     self.drive(Event::Revoked { partition }, member, epochs).await?;
                 }
-                let (store, sender, gauge) =
-                    (self.setup.store.clone(), self.sender.clone(), self.gauge.clone());
+                let (views, sender, gauge) =
+                    (self.setup.views.clone(), self.sender.clone(), self.gauge.clone());
                 tokio::spawn(async move {
-                    let followed = view::follow(store.as_ref(), &gauge).await;
+                    let followed = view::follow(&views, &gauge).await;
                     let _ = sender.send(Err(followed.map_or_else(Note::Failed, |()| Note::Followed)));
                 });
             }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::memory::{MemoryLog, MemoryStore};
-use crate::ports::{ConversationSummary, StoreError};
+use crate::ports::{ConversationSummary, StackStore, StoreError};
 use crate::processor::{Call, LaneInput, LaneStep, Mark};
 use crate::runtime::Start;
 use crate::wire::{ProcessorWire, encode};
@@ -136,7 +136,7 @@ where
     let metrics = Metrics::new();
     let setup = Setup {
         log,
-        store,
+        views: Views::Stacks(store),
         wire: Arc::new(ProcessorWire::new("echo", |_| 4)),
         limits: Limits { start: Start::Earliest, ..Limits::default() },
         nonce: 1,

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use p2_core::ids::ConversationId;
 use p2_core::record::Topic;
 
 use super::gauge::Gauge;
-use super::{Note, ShellError, Wire, now_ms, resync};
+use super::{Note, ShellError, Views, Wire, now_ms, resync};
 use crate::metrics::Metric;
-use crate::ports::{Log, LogError, StackStore, StoreError};
+use crate::ports::{Log, LogError, StoreError};
 use crate::runtime::{Action, Event};
 
 /// View records read at a time.
@@ -24,7 +23,7 @@ pub(super) async fn event<Q, R>(
     action: &Action<Q>,
     view: Topic,
     log: &dyn Log,
-    store: &dyn StackStore,
+    store: &Views,
     wire: &impl Wire,
     gauge: &Gauge,
     follows: u64,
@@ -55,7 +54,7 @@ where
 ///
 /// # Errors
 /// Where that is not possible, ever.
-pub(super) async fn follow(store: &dyn StackStore, gauge: &Gauge) -> Result<(), ShellError> {
+pub(super) async fn follow(store: &Views, gauge: &Gauge) -> Result<(), ShellError> {
     let (mut pause_ms, pause_max_ms) = RETRY_PAUSE_MS;
     loop {
         match store.follow().await {
@@ -100,7 +99,7 @@ async fn once<Q, R>(
     action: &Action<Q>,
     view: Topic,
     log: &dyn Log,
-    store: &dyn StackStore,
+    store: &Views,
     wire: &impl Wire,
 ) -> Result<Event<R>, ViewError>
 where
@@ -127,27 +126,27 @@ where
                 records = read().await?;
             }
             next = records.last().map_or(next, |last| last.offset + 1);
-            let mut transitions = Vec::with_capacity(records.len());
+            let mut found = Vec::with_capacity(records.len());
             for stored in records {
-                let transition = wire.transition(&stored).map_err(|reason| {
+                let record = wire.view_record(&stored).map_err(|reason| {
                     let at = stored.position();
                     ViewError::Broken(format!("{}/{}/{}: {reason}", at.topic.name(), at.partition, at.offset))
                 })?;
-                transitions.push((stored.offset, transition));
+                found.push((stored.offset, record));
             }
-            Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, transitions, next })
+            Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, records: found, next })
         }
-        Action::WriteView { partition, epoch, transitions, applied } => {
-            store.write(*partition, transitions.clone(), *applied).await?;
+        Action::WriteView { partition, epoch, records, applied } => {
+            store.write(*partition, records.clone(), *applied).await?;
             Ok(Event::ViewWritten { partition: *partition, epoch: *epoch, applied: *applied })
         }
         Action::ListOpenLanes { partition, epoch } => {
-            let keys = store.open(*partition).await?.into_iter().map(|id| id.0).collect();
+            let keys = store.open(*partition).await?;
             Ok(Event::OpenLanes { partition: *partition, epoch: *epoch, keys })
         }
         Action::Load { partition, epoch, key } => {
-            let transitions = store.load(&ConversationId(key.clone())).await?;
-            Ok(Event::Loaded { partition: *partition, epoch: *epoch, key: key.clone(), transitions })
+            let rows = store.load(key).await?;
+            Ok(Event::Loaded { partition: *partition, epoch: *epoch, key: key.clone(), rows })
         }
         _ => Err(ViewError::Broken("not an action on a view".to_owned())),
     }

@@ -36,6 +36,15 @@ fn topics_keyed_by_conversation_have_the_same_partition_count() {
 }
 
 #[test]
+fn topics_keyed_by_book_have_the_same_partition_count() {
+    let keyed: Vec<Topic> =
+        Topic::ALL.into_iter().filter(|topic| spec(*topic).unwrap().key == "book").collect();
+    assert_eq!(keyed, CO_PARTITIONED_BY_BOOK);
+    let [requests, transactions] = CO_PARTITIONED_BY_BOOK.map(|topic| spec(topic).unwrap().partitions);
+    assert_eq!(requests, transactions);
+}
+
+#[test]
 fn the_registry_has_one_partition_and_is_compacted() {
     let registry = spec(Topic::Registry).unwrap();
     assert_eq!((registry.partitions, registry.cleanup), (1, Cleanup::Compact));
@@ -45,18 +54,23 @@ fn the_registry_has_one_partition_and_is_compacted() {
 fn the_topology_is_the_golden_text() {
     expect![[r#"
         topics
-          inbox              key conversation  16 partitions  7d
-          state-transitions  key conversation  16 partitions  forever
-          effects            key conversation  16 partitions  7d
-          artifacts          key conversation  16 partitions  forever
-          registry           key definition     1 partitions  forever
-          dead-letters       key original      16 partitions  30d
+          inbox               key conversation  16 partitions  7d
+          state-transitions   key conversation  16 partitions  forever
+          effects             key conversation  16 partitions  7d
+          artifacts           key conversation  16 partitions  forever
+          payment-requests    key book          16 partitions  7d
+          ledger-transactions key book          16 partitions  forever
+          registry            key definition     1 partitions  forever
+          dead-letters        key original      16 partitions  30d
         agent-step
           reads   inbox, state-transitions, registry
           writes  inbox, state-transitions, effects, artifacts, dead-letters
         client
-          reads   artifacts, dead-letters
-          writes  inbox, registry
+          reads   artifacts, ledger-transactions, dead-letters
+          writes  inbox, payment-requests, registry
+        settlement
+          reads   payment-requests, ledger-transactions
+          writes  inbox, artifacts, ledger-transactions, dead-letters
         tool-exec
           reads   effects, registry
           writes  inbox, artifacts, dead-letters

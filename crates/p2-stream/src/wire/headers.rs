@@ -93,6 +93,10 @@ fn ce_type(payload: &Payload) -> String {
         Payload::Transition(_) => "p2.state_transition".to_owned(),
         Payload::Effect(effect) => format!("p2.effect.{}", effect_kind(&effect.body)),
         Payload::Artifact(artifact) => format!("p2.artifact.{}", artifact.body.kind()),
+        Payload::PaymentRequest(request) => format!("p2.payment_request.{}", request.body.kind()),
+        Payload::LedgerTransaction(transaction) => {
+            format!("p2.ledger_transaction.{}", transaction.outcome.as_str())
+        }
         Payload::Registry(record) => format!("p2.registry.{}", record.kind),
         Payload::DeadLetter(_) => "p2.dead_letter".to_owned(),
     }

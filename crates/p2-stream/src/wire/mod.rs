@@ -26,6 +26,7 @@ pub use partitioner::partition;
 use crate::ports::{NewRecord, StoredRecord};
 use crate::runtime::{Codec, Incoming};
 use crate::shell::Wire;
+use crate::view::ViewRecord;
 
 /// More than all headers need beside what they repeat of key and value, and the trace.
 const HEADERS_BYTES_MAX: usize = 16 << 10;
@@ -181,6 +182,8 @@ pub(crate) fn encode_payload(payload: &Payload) -> Result<Vec<u8>, WireError> {
         Payload::Transition(value) => encode_value(Topic::StateTransitions, value),
         Payload::Effect(value) => encode_value(Topic::Effects, value),
         Payload::Artifact(value) => encode_value(Topic::Artifacts, value),
+        Payload::PaymentRequest(value) => encode_value(Topic::PaymentRequests, value),
+        Payload::LedgerTransaction(value) => encode_value(Topic::LedgerTransactions, value),
         Payload::Registry(value) => encode_value(Topic::Registry, value),
         Payload::DeadLetter(value) => encode_value(Topic::DeadLetters, value),
     }
@@ -202,6 +205,8 @@ fn decode_payload(topic: Topic, value: &[u8]) -> Result<Payload, WireError> {
         Topic::StateTransitions => Payload::Transition(decode_value(topic, value)?),
         Topic::Effects => Payload::Effect(decode_value(topic, value)?),
         Topic::Artifacts => Payload::Artifact(decode_value(topic, value)?),
+        Topic::PaymentRequests => Payload::PaymentRequest(decode_value(topic, value)?),
+        Topic::LedgerTransactions => Payload::LedgerTransaction(decode_value(topic, value)?),
         Topic::Registry => Payload::Registry(decode_value(topic, value)?),
         Topic::DeadLetters => Payload::DeadLetter(decode_value(topic, value)?),
     })
@@ -328,11 +333,10 @@ impl Wire for ProcessorWire {
         }
     }
 
-    fn transition(&self, stored: &StoredRecord) -> Result<StateTransition, String> {
+    fn view_record(&self, stored: &StoredRecord) -> Result<ViewRecord, String> {
         // Headers are not part of the view: most of the time of a catch-up would go into them.
-        match decode_checked(&stored.record).map_err(|error| error.to_string())? {
-            Payload::Transition(transition) => Ok(transition),
-            other => Err(format!("a record of '{}' among the transitions", other.topic().short())),
-        }
+        let payload = decode_checked(&stored.record).map_err(|error| error.to_string())?;
+        let topic = payload.topic();
+        ViewRecord::of(payload).ok_or_else(|| format!("a record of '{}' in a view", topic.short()))
     }
 }

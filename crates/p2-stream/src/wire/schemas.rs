@@ -10,11 +10,14 @@ use p2_core::record::Topic;
 /// (topic, the schema in force, every published version, oldest first).
 pub(super) type Source = (Topic, &'static str, &'static [&'static str]);
 
-pub(super) const SOURCES: [Source; 6] = [
+pub(super) const SOURCES: [Source; 8] = [
     (
         Topic::Inbox,
         include_str!("../../../../schemas/inbox.avsc"),
-        &[include_str!("../../../../schemas/history/inbox/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/inbox/1.avsc"),
+            include_str!("../../../../schemas/history/inbox/2.avsc"),
+        ],
     ),
     (
         Topic::StateTransitions,
@@ -36,6 +39,16 @@ pub(super) const SOURCES: [Source; 6] = [
             include_str!("../../../../schemas/history/artifacts/1.avsc"),
             include_str!("../../../../schemas/history/artifacts/2.avsc"),
         ],
+    ),
+    (
+        Topic::PaymentRequests,
+        include_str!("../../../../schemas/payment-requests.avsc"),
+        &[include_str!("../../../../schemas/history/payment-requests/1.avsc")],
+    ),
+    (
+        Topic::LedgerTransactions,
+        include_str!("../../../../schemas/ledger-transactions.avsc"),
+        &[include_str!("../../../../schemas/history/ledger-transactions/1.avsc")],
     ),
     (
         Topic::Registry,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
+use p2_core::ids::{AccountId, AgentId, BookId, BranchId, ConversationId, Id};
 use p2_core::json_text::JsonText;
 use p2_core::record::*;
 use p2_core::state::*;
@@ -156,7 +156,145 @@ fn inbox_bodies() -> Vec<InboxBody> {
             operation: ControlOperation::Resume,
             reason: "go".into(),
         }),
+        InboxBody::PaymentResult(PaymentResult {
+            request: id("payment"),
+            wait: id("wait"),
+            call_id: "call_1".into(),
+            status: PaymentStatus::Committed,
+            code: "ok".into(),
+            message: String::new(),
+            transaction: Some(id("ledger")),
+            postings: vec![posting()],
+            unit: "TOKEN".into(),
+            scale: 2,
+            account: Some(AccountView {
+                account: AccountId::from("alpha"),
+                kind: AccountKind::Agent,
+                balance: balance(),
+                frozen: false,
+                movements: vec![Movement {
+                    transaction: id("ledger"),
+                    time_ms: 1_700_000_000_000,
+                    other: AccountId::from("beta"),
+                    amount: -2_500,
+                    posted: 7_500,
+                    reason: "thanks".into(),
+                }],
+            }),
+        }),
     ]
+}
+
+fn balance() -> Balance {
+    Balance { posted: 7_500, reserved: 100 }
+}
+
+fn posting() -> Posting {
+    Posting {
+        from: AccountId::from("alpha"),
+        to: AccountId::from("beta"),
+        amount: 2_500,
+        from_after: balance(),
+        to_after: balance(),
+    }
+}
+
+fn payment_bodies() -> Vec<PaymentBody> {
+    let account = AccountId::from("alpha");
+    let limits = AccountLimits { credit: 0, transfer_max: Some(1_000), day_max: None };
+    let policy = LedgerPolicy {
+        version: 2,
+        treasury: AccountId::from("treasury"),
+        tiers: vec![RewardTier { at_least: 0.8, amount: 2_500 }],
+        approval_above: Some(100_000),
+    };
+    let (to, amount) = (AccountId::from("beta"), 2_500);
+    vec![
+        PaymentBody::OpenBook(OpenBook { unit: "TOKEN".into(), scale: 2 }),
+        PaymentBody::OpenAccount(OpenAccount { account: account.clone(), kind: AccountKind::Agent, limits }),
+        PaymentBody::SetLimits(SetLimits { account: account.clone(), limits }),
+        PaymentBody::Freeze(Freeze { account: account.clone(), frozen: true }),
+        PaymentBody::SetPolicy(SetPolicy { policy }),
+        PaymentBody::Mint(Mint { mint: AccountId::from("mint"), to: to.clone(), amount }),
+        PaymentBody::Transfer(Transfer { legs: vec![Leg { from: account.clone(), to: to.clone(), amount }] }),
+        PaymentBody::Reserve(Reserve { from: account.clone(), to, amount, expires_ms: Some(9) }),
+        PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1) }),
+        PaymentBody::Void(Void { reservation: id("payment") }),
+        PaymentBody::Expire(Expire { reference: id("payment") }),
+        PaymentBody::Reward(Reward {
+            target: id("artifact"),
+            evaluator: "gpt4_judge".into(),
+            metric: "score".into(),
+            payee: account.clone(),
+            occasion: id("artifact").to_string(),
+            evaluator_version: 3,
+            evaluation: id("evaluation"),
+            score: 0.75,
+        }),
+        PaymentBody::Approve(Approve { request: id("payment") }),
+        PaymentBody::Deny(Deny { request: id("payment"), reason: "no".into() }),
+        PaymentBody::Query(Query { account, movements: 10 }),
+    ]
+}
+
+fn payment_request(body: PaymentBody) -> PaymentRequest {
+    PaymentRequest {
+        id: id("payment"),
+        book: BookId::from("main"),
+        by: "alpha".into(),
+        cause: PaymentCause {
+            kind: CauseKind::ToolCall,
+            reference: Some(id("entry")),
+            conversation: Some(ConversationId::from("demo")),
+            agent: Some(AgentId::from("alpha")),
+            branch: Some(BranchId::main()),
+            reason: "thanks".into(),
+        },
+        reply_to: Some(PaymentReplyTo {
+            conversation: ConversationId::from("demo"),
+            wait: id("wait"),
+            call_id: "call_1".into(),
+        }),
+        not_after_ms: Some(1_700_000_030_000),
+        body,
+    }
+}
+
+fn ledger_outcomes() -> Vec<LedgerOutcome> {
+    vec![
+        LedgerOutcome::Committed(Committed { policy: Some(2), external: Some("tx-1".into()) }),
+        LedgerOutcome::Rejected(Rejected { code: "insufficient".into(), message: "not enough".into() }),
+        LedgerOutcome::Pending(Pending { message: "a person".into() }),
+        LedgerOutcome::InDoubt(InDoubt { message: "cut off".into() }),
+        LedgerOutcome::Planned(Box::new(Planned {
+            batch: id("batch"),
+            index: 0,
+            of: 2,
+            command: "main/0-1".into(),
+            data: Some(JsonText(json!({"inputs": ["00a1"]}))),
+        })),
+    ]
+}
+
+fn ledger_transaction(outcome: LedgerOutcome) -> LedgerTransaction {
+    let body = payment_bodies().remove(7);
+    LedgerTransaction {
+        id: id("ledger"),
+        book: BookId::from("main"),
+        seq: 7,
+        previous: Some(id("previous")),
+        request: payment_request(body),
+        holds: vec![Hold {
+            reservation: id("payment"),
+            account: AccountId::from("alpha"),
+            change: 2_500,
+            after: balance(),
+            state: HoldState::Voided,
+        }],
+        postings: vec![posting()],
+        outcome,
+        time_ms: 1_700_000_000_000,
+    }
 }
 
 fn effect_bodies() -> Vec<EffectBody> {
@@ -231,6 +369,15 @@ fn artifact_bodies() -> Vec<ArtifactBody> {
             request: Some(id("request")),
             error: Some(EvaluationError { code: "deadline".into(), message: "too late".into() }),
         })),
+        ArtifactBody::Payment(Payment {
+            book: BookId::from("main"),
+            request: id("payment"),
+            transaction: id("ledger"),
+            operation: "transfer".into(),
+            outcome: "committed".into(),
+            code: "ok".into(),
+            postings: vec![posting()],
+        }),
     ]
 }
 
@@ -288,6 +435,14 @@ fn samples() -> Vec<(String, Message)> {
         };
         payloads.push((name, Payload::Artifact(artifact)));
     }
+    for body in payment_bodies() {
+        let name = body.kind().to_owned();
+        payloads.push((name, Payload::PaymentRequest(payment_request(body))));
+    }
+    for outcome in ledger_outcomes() {
+        let name = outcome.as_str().to_owned();
+        payloads.push((name, Payload::LedgerTransaction(ledger_transaction(outcome))));
+    }
     let body = Some(JsonText(json!({"id": "alpha"})));
     for (name, key, body) in [("definition", "agent/alpha@1", body), ("pointer", "agent/alpha", None)] {
         let (key, kind, id) = (key.to_owned(), "agent".to_owned(), "alpha".to_owned());
@@ -329,6 +484,8 @@ fn json_of(payload: &Payload) -> serde_json::Value {
         Payload::Transition(value) => serde_json::to_value(value),
         Payload::Effect(value) => serde_json::to_value(value),
         Payload::Artifact(value) => serde_json::to_value(value),
+        Payload::PaymentRequest(value) => serde_json::to_value(value),
+        Payload::LedgerTransaction(value) => serde_json::to_value(value),
         Payload::Registry(value) => serde_json::to_value(value),
         Payload::DeadLetter(value) => serde_json::to_value(value),
     };
@@ -452,6 +609,8 @@ fn union_order_is_the_order_of_the_variants() {
     assert_eq!(names(Topic::Inbox, "body"), variants(debug(inbox_bodies())));
     assert_eq!(names(Topic::Effects, "body"), variants(debug(effect_bodies())));
     assert_eq!(names(Topic::Artifacts, "body"), variants(debug(artifact_bodies())));
+    assert_eq!(names(Topic::PaymentRequests, "body"), variants(debug(payment_bodies())));
+    assert_eq!(names(Topic::LedgerTransactions, "outcome"), variants(debug(ledger_outcomes())));
     assert_eq!(names(Topic::StateTransitions, "changes"), variants(debug(changes())));
     assert_eq!(names(Topic::StateTransitions, "state"), variants(debug(states())));
 }
@@ -477,14 +636,14 @@ fn find_union(schema: &serde_json::Value, field: &str) -> Option<Vec<String>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused(value in prop::collection::vec(any::<u8>(), 0..200), topic in 0usize..6) {
+    fn any_bytes_are_read_or_refused(value in prop::collection::vec(any::<u8>(), 0..200), topic in 0..Topic::ALL.len()) {
         let topic = Topic::ALL[topic];
         let record = NewRecord { topic, partition: 0, key: "k".into(), headers: vec![], value, time_ms: 0 };
         prop_assert!(decode(&stored(record)).is_err());
     }
 
     #[test]
-    fn damaged_records_are_read_or_refused(sample in 0usize..27, at in any::<prop::sample::Index>(), bit in 0u8..8) {
+    fn damaged_records_are_read_or_refused(sample in 0usize..49, at in any::<prop::sample::Index>(), bit in 0u8..8) {
         let (_, message) = samples().remove(sample);
         let mut record = encode(&message, "/p2/test", 16).unwrap();
         let at = at.index(record.value.len());

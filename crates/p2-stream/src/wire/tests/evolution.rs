@@ -63,10 +63,14 @@ fn published_schemas_stay_as_they_are() {
     }
     expect_test::expect![[r#"
         inbox 1 acd08cd9a187133d
+        inbox 2 dae76cb10e56f92c
         state-transitions 1 ddb71047c22902c4
         effects 1 638de603f948ee7b
         effects 2 02e24f4e22c9faf3
         artifacts 1 57a9d79a5c444edf
+        artifacts 2 7fbaf90601b4a3d0
+        payment-requests 1 62fc9712f5e1d71f
+        ledger-transactions 1 0a48b947b4c3539f
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]
@@ -212,6 +216,8 @@ fn payload(topic: Topic, writer: &Schema, mut bytes: &[u8]) -> Result<Payload, S
         Topic::StateTransitions => Payload::Transition(read(writer, bytes)?),
         Topic::Effects => Payload::Effect(read(writer, bytes)?),
         Topic::Artifacts => Payload::Artifact(read(writer, bytes)?),
+        Topic::PaymentRequests => Payload::PaymentRequest(read(writer, bytes)?),
+        Topic::LedgerTransactions => Payload::LedgerTransaction(read(writer, bytes)?),
         Topic::Registry => Payload::Registry(read(writer, bytes)?),
         Topic::DeadLetters => Payload::DeadLetter(read(writer, bytes)?),
     })

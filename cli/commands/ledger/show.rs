@@ -1,0 +1,375 @@
+//! The commands that look at the ledger.
+
+use std::collections::BTreeMap;
+
+use p2_core::ids::{ConversationId, Id};
+use p2_core::ledger::format_amount;
+use p2_core::record::{
+    AccountKind, Artifact, ArtifactBody, LedgerOutcome, LedgerTransaction, PaymentBody, Posting,
+};
+use serde_json::{Value, json};
+
+use super::{Desk, money, moved};
+use crate::commands::{data_of, listed};
+use crate::engine::{AccountLine, ArtifactFilter, BookView, EngineError, EngineResult};
+use crate::views::{parse_time, table, time};
+
+/// Links of a cause chain that are shown.
+const CHAIN_MAX: usize = 8;
+
+impl Desk<'_> {
+    pub(super) async fn balance(&self, account: &str) -> EngineResult<()> {
+        let view = self.view().await?;
+        let line = view.account(account).ok_or_else(|| no_account(&view, account))?;
+        self.run.show(&account_data(&view, line), || {
+            let mut text = format!("{account}: {}", money(&view, line.balance.posted));
+            if line.balance.reserved > 0 {
+                let (aside, free) = (money(&view, line.balance.reserved), money(&view, line.available));
+                text.push_str(&format!(" ({aside} set aside, {free} available)"));
+            }
+            if line.frozen {
+                text.push_str(", frozen");
+            }
+            text
+        });
+        Ok(())
+    }
+
+    pub(super) async fn history(&self, account: &str, limit: usize) -> EngineResult<()> {
+        let view = self.view().await?;
+        view.account(account).ok_or_else(|| no_account(&view, account))?;
+        let all = self.transactions().await?;
+        let movements = all.iter().rev().flat_map(|made| {
+            let of = made.postings.iter().rev();
+            of.filter(|posting| posting.from.as_str() == account || posting.to.as_str() == account)
+                .map(move |posting| (made, posting))
+        });
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let shown: Vec<(&LedgerTransaction, &Posting)> = movements.take(limit).collect();
+        let sent = |posting: &Posting| posting.from.as_str() == account;
+        let data: Vec<Value> = shown
+            .iter()
+            .map(|(made, posting)| {
+                let (other, after) = other_side(posting, sent(posting));
+                json!({
+                    "type": if sent(posting) { "sent" } else { "received" },
+                    "amount": format_amount(posting.amount, view.scale),
+                    "other_party": other,
+                    "balance": format_amount(after, view.scale),
+                    "reason": made.request.cause.reason,
+                    "timestamp": time(made.time_ms),
+                    "id": made.id,
+                })
+            })
+            .collect();
+        let data = json!({"account": account, "count": data.len(), "transactions": data});
+        self.run.show(&data, || {
+            let rows = shown.iter().map(|(made, posting)| {
+                let (other, after) = other_side(posting, sent(posting));
+                vec![
+                    time(made.time_ms),
+                    if sent(posting) { "↑ SENT" } else { "↓ RECV" }.to_owned(),
+                    format_amount(posting.amount, view.scale),
+                    other.to_owned(),
+                    format_amount(after, view.scale),
+                    listed(made.id),
+                    made.request.cause.reason.clone(),
+                ]
+            });
+            let header = ["TIME (UTC)", "", "AMOUNT", "OTHER", "BALANCE", "TRANSACTION", "REASON"];
+            table::render(&header, rows.collect(), self.run.out.width)
+        });
+        Ok(())
+    }
+
+    pub(super) async fn audit(
+        &self,
+        since: Option<&str>,
+        operation: Option<&str>,
+        account: Option<&str>,
+        limit: usize,
+    ) -> EngineResult<()> {
+        let bad = |text: &str| {
+            EngineError::Invalid(format!("--since {text}: write a time like 2026-05-01T12:00:00Z"))
+        };
+        let since = since.map(|text| parse_time(text).ok_or_else(|| bad(text))).transpose()?;
+        let view = self.view().await?;
+        let mut made = self.transactions().await?;
+        made.retain(|made| {
+            since.is_none_or(|since| made.time_ms >= since)
+                && operation.is_none_or(|operation| made.request.body.kind() == operation)
+                && account.is_none_or(|account| touches(made, account))
+        });
+        if limit > 0 {
+            made.drain(..made.len().saturating_sub(limit));
+        }
+        let chains = self.chains(&made).await?;
+        let chain = |made: &LedgerTransaction| chains.get(&made.id).cloned().unwrap_or_default();
+        let data: Vec<Value> = made
+            .iter()
+            .map(|made| Ok(json!({"transaction": data_of(made)?, "chain": chain(made)})))
+            .collect::<EngineResult<_>>()?;
+        self.run.show(&Value::Array(data), || {
+            let rows = made.iter().map(|made| {
+                let outcome = match &made.outcome {
+                    LedgerOutcome::Rejected(why) => format!("rejected: {}", why.code),
+                    other => other.as_str().to_owned(),
+                };
+                let (kind, what) = (made.request.body.kind().to_owned(), details(&view, made));
+                let cause = chain(made).join(" ← ");
+                vec![made.seq.to_string(), time(made.time_ms), kind, outcome, what, listed(made.id), cause]
+            });
+            let header = ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "DETAILS", "TRANSACTION", "CAUSE"];
+            table::render(&header, rows.collect(), self.run.out.width)
+        });
+        Ok(())
+    }
+
+    /// Of each transaction what caused it, back to the step that did.
+    async fn chains(&self, made: &[LedgerTransaction]) -> EngineResult<BTreeMap<Id, Vec<String>>> {
+        let mut artifacts: BTreeMap<Id, Artifact> = BTreeMap::new();
+        let mut of: Vec<&ConversationId> =
+            made.iter().filter_map(|made| made.request.cause.conversation.as_ref()).collect();
+        of.sort();
+        of.dedup();
+        for conversation in of {
+            let filter =
+                ArtifactFilter { conversation: Some(conversation.clone()), ..ArtifactFilter::default() };
+            let found = self.run.engine.artifacts(&filter).await?;
+            artifacts.extend(found.into_iter().map(|artifact| (artifact.id, artifact)));
+        }
+        Ok(made.iter().map(|made| (made.id, chain(made, &artifacts))).collect())
+    }
+
+    pub(super) async fn overview(&self) -> EngineResult<()> {
+        let view = self.view().await?;
+        let sum: i64 = view.accounts.iter().map(|line| line.balance.posted).sum();
+        let accounts: Vec<Value> = view.accounts.iter().map(|line| account_data(&view, line)).collect();
+        let data = json!({
+            "book": view.book,
+            "unit": view.unit,
+            "scale": view.scale,
+            "accounts": accounts,
+            "reservations": view.reservations,
+            "waiting": view.held,
+            "transactions": view.transactions,
+            "sum": format_amount(sum, view.scale),
+        });
+        self.run.show(&data, || {
+            let rows = view.accounts.iter().map(|line| {
+                let state = if line.frozen { "frozen" } else { "" };
+                let Balances { posted, reserved, available } = balances(&view, line);
+                vec![
+                    line.account.to_string(),
+                    line.kind.as_str().to_owned(),
+                    posted,
+                    reserved,
+                    available,
+                    state.to_owned(),
+                ]
+            });
+            let header = ["ACCOUNT", "KIND", "BALANCE", "SET ASIDE", "AVAILABLE", "STATE"];
+            let mut text = table::render(&header, rows.collect(), self.run.out.width);
+            for open in &view.reservations {
+                let until = open.expires_ms.map(|at| format!(" until {}", time(at))).unwrap_or_default();
+                let amount = money(&view, open.amount);
+                text.push_str(&format!(
+                    "\nreservation {}: {amount} of {} for {}{until}",
+                    listed(open.id),
+                    open.from,
+                    open.to
+                ));
+            }
+            for held in &view.held {
+                let (id, kind, by) = (listed(held.id), held.body.kind(), &held.by);
+                text.push_str(&format!(
+                    "\nwaiting for a person: {kind} {id}, asked by {by} ({})",
+                    held.cause.reason
+                ));
+            }
+            format!(
+                "{text}\n{} transactions in book '{}'; the sum of all accounts is {}",
+                view.transactions,
+                view.book,
+                money(&view, sum)
+            )
+        });
+        Ok(())
+    }
+
+    pub(super) async fn metrics(&self) -> EngineResult<()> {
+        let view = self.view().await?;
+        let all = self.transactions().await?;
+        let committed = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::Committed(_)));
+        let rejected = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::Rejected(_))).count();
+        let in_doubt = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::InDoubt(_))).count();
+        let paid = committed.clone().filter(|made| !made.postings.is_empty()).count();
+        let rewards =
+            committed.clone().filter(|made| matches!(made.request.body, PaymentBody::Reward(_))).count();
+        let volume: i128 =
+            committed.flat_map(|made| &made.postings).map(|posting| i128::from(posting.amount)).sum();
+        let wallets: Vec<&AccountLine> =
+            view.accounts.iter().filter(|line| line.kind == AccountKind::Agent).collect();
+        let total: i64 = wallets.iter().map(|line| line.balance.posted).sum();
+        let supply: i64 = view
+            .accounts
+            .iter()
+            .filter(|line| line.kind == AccountKind::Mint)
+            .map(|line| -line.balance.posted)
+            .sum();
+        let average =
+            i64::try_from(wallets.len()).ok().filter(|count| *count > 0).map_or(0, |count| total / count);
+        let text = |minor: i64| format_amount(minor, view.scale);
+        let volume = text(i64::try_from(volume).unwrap_or(i64::MAX));
+        let facts = [
+            ("wallet_count", json!(wallets.len())),
+            ("total_balance", json!(text(total))),
+            ("average_balance", json!(text(average))),
+            ("supply", json!(text(supply))),
+            ("transaction_count", json!(paid)),
+            ("total_volume", json!(volume)),
+            ("rewards", json!(rewards)),
+            ("rejected", json!(rejected)),
+            ("in_doubt", json!(in_doubt)),
+            ("open_reservations", json!(view.reservations.len())),
+            ("waiting_for_a_person", json!(view.held.len())),
+        ];
+        let data: serde_json::Map<String, Value> =
+            facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        self.run.show(&Value::Object(data), || {
+            let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let rows = facts.iter().map(|(name, value)| vec![name.replace('_', " "), plain(value)]);
+            table::render(&["WHAT", "HOW MUCH"], rows.collect(), self.run.out.width)
+        });
+        Ok(())
+    }
+
+    pub(super) async fn verify(&self) -> EngineResult<()> {
+        let report = self.run.engine.verify_ledger().await?;
+        let found = report.differences.len();
+        self.run.show(&data_of(&report)?, || {
+            let end = if found == 0 {
+                "every rule holds, equal to the live books".to_owned()
+            } else {
+                report.differences.join("\n")
+            };
+            format!(
+                "{} books, {} accounts, {} transactions folded from the first: {end}",
+                report.books, report.accounts, report.transactions
+            )
+        });
+        if found == 0 {
+            return Ok(());
+        }
+        Err(EngineError::Internal(format!("the ledger is broken in {found} places")))
+    }
+}
+
+fn no_account(view: &BookView, account: &str) -> EngineError {
+    let book = &view.book;
+    EngineError::NotFound(format!(
+        "there is no account '{account}' in book '{book}'; see 'p2engine ledger overview'"
+    ))
+}
+
+struct Balances {
+    posted: String,
+    reserved: String,
+    available: String,
+}
+
+fn balances(view: &BookView, line: &AccountLine) -> Balances {
+    let text = |minor| format_amount(minor, view.scale);
+    Balances {
+        posted: text(line.balance.posted),
+        reserved: text(line.balance.reserved),
+        available: if line.kind == AccountKind::Mint { String::new() } else { text(line.available) },
+    }
+}
+
+fn account_data(view: &BookView, line: &AccountLine) -> Value {
+    let Balances { posted, reserved, available } = balances(view, line);
+    let text = |minor: i64| format_amount(minor, view.scale);
+    json!({
+        "account": line.account,
+        "kind": line.kind.as_str(),
+        "balance": posted,
+        "reserved": reserved,
+        "available": available,
+        "frozen": line.frozen,
+        "unit": view.unit,
+        "limits": {
+            "credit": text(line.limits.credit),
+            "transfer_max": line.limits.transfer_max.map(text),
+            "day_max": line.limits.day_max.map(text),
+        },
+    })
+}
+
+/// The other side of a posting, and what this side had afterwards.
+fn other_side(posting: &Posting, sent: bool) -> (&str, i64) {
+    if sent {
+        (posting.to.as_str(), posting.from_after.posted)
+    } else {
+        (posting.from.as_str(), posting.to_after.posted)
+    }
+}
+
+fn touches(made: &LedgerTransaction, account: &str) -> bool {
+    let paid = made.postings.iter().flat_map(|posting| [&posting.from, &posting.to]);
+    paid.chain(made.holds.iter().map(|hold| &hold.account)).any(|name| name.as_str() == account)
+}
+
+fn details(view: &BookView, made: &LedgerTransaction) -> String {
+    let moved = moved(view, made);
+    match &made.request.body {
+        _ if !moved.is_empty() => moved,
+        PaymentBody::OpenAccount(open) => format!("{} ({})", open.account, open.kind.as_str()),
+        PaymentBody::Freeze(set) => {
+            format!("{} {}", set.account, if set.frozen { "frozen" } else { "thawed" })
+        }
+        PaymentBody::SetLimits(set) => set.account.to_string(),
+        PaymentBody::Reward(reward) => format!("{} scored {}", reward.payee, reward.score),
+        PaymentBody::Transfer(transfer) => {
+            let legs = transfer.legs.iter();
+            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(view, leg.amount)))
+                .collect::<Vec<_>>()
+                .join("; ")
+        }
+        PaymentBody::Approve(approve) => listed(approve.request),
+        PaymentBody::Deny(deny) => listed(deny.request),
+        _ => String::new(),
+    }
+}
+
+/// From who or what asked back to the first step that is known.
+fn chain(made: &LedgerTransaction, artifacts: &BTreeMap<Id, Artifact>) -> Vec<String> {
+    let cause = &made.request.cause;
+    let reason = if cause.reason.is_empty() { String::new() } else { format!(" ({})", cause.reason) };
+    let mut links = vec![match (&cause.agent, &cause.conversation) {
+        (Some(agent), Some(conversation)) => {
+            format!("{} of {agent} in {conversation}{reason}", cause.kind.as_str())
+        }
+        (None, Some(conversation)) => format!("{} in {conversation}{reason}", cause.kind.as_str()),
+        _ => format!("{} {}{reason}", cause.kind.as_str(), made.request.by),
+    }];
+    let mut next = cause.reference;
+    while let (Some(id), true) = (next, links.len() < CHAIN_MAX) {
+        let Some(artifact) = artifacts.get(&id) else {
+            links.push(listed(id));
+            break;
+        };
+        let place = match (&artifact.agent, artifact.entry) {
+            (Some(agent), Some(entry)) => format!(" {agent}#{entry}"),
+            (Some(agent), None) => format!(" {agent}"),
+            _ => String::new(),
+        };
+        let kind = match &artifact.body {
+            ArtifactBody::EntryAppended(entry) => entry.state.as_str(),
+            body => body.kind(),
+        };
+        links.push(format!("{kind}{place} {}", listed(id)));
+        next = artifact.parents.first().copied();
+    }
+    links
+}

@@ -1,0 +1,34 @@
+//! The rules of the ledger: double entry over the accounts of a book, in integer minor units.
+//!
+//! A [`Book`] is a fold of its `ledger-transactions`. [`decide`] answers a payment request on a book; what it
+//! returns is taken in with [`Book::apply`], which checks it against the rules once more: no sum is believed that
+//! does not follow from the transactions before it.
+//!
+//! What always holds (promise 6 of the design): the sum of all accounts is 0; no account but a mint has less than
+//! its credit allows; a request id has one answer for ever; a reservation ends once.
+
+mod amount;
+mod answer;
+mod apply;
+mod book;
+mod check;
+mod decide;
+mod draft;
+mod names;
+mod reward;
+#[cfg(test)]
+mod tests;
+
+pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_signed};
+pub use answer::{Answer, Code, Refusal, digest};
+pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
+pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
+pub use names::{check_account, check_book};
+pub use reward::{default_policy, reward_id};
+
+/// The name of a book's mint, as `ledger init` opens it.
+pub const MINT: &str = "mint";
+/// The name of a book's treasury.
+pub const TREASURY: &str = "treasury";
+/// The book that is meant where none is named.
+pub const MAIN_BOOK: &str = "main";

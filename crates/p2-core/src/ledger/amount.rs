@@ -1,0 +1,89 @@
+//! Amounts as text: only here, and exactly.
+
+/// The largest amount and balance, in minor units: what every reader of JSON can hold exactly (2^53 − 1).
+pub const AMOUNT_MAX: i64 = 9_007_199_254_740_991;
+
+/// A text that is no amount.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadAmount {
+    /// Not digits with at most one point.
+    #[error("'{0}' is not an amount: write digits and at most one point, as in 25 or 10.50")]
+    NotDecimal(String),
+    /// More decimals than the book has.
+    #[error("'{text}' has more than the {scale} decimals of this book: round it yourself")]
+    TooFine {
+        /// The text.
+        text: String,
+        /// The book's decimals.
+        scale: i32,
+    },
+    /// More than any account can hold.
+    #[error("'{0}' is more than an account can hold (9007199254740991 minor units)")]
+    TooLarge(String),
+    /// Zero or less.
+    #[error("'{0}' is not more than zero")]
+    NotPositive(String),
+}
+
+/// An amount above zero, in minor units. No sign, no exponent, no separators, no more decimals than `scale`.
+///
+/// # Errors
+/// [`BadAmount`].
+pub fn parse_amount(text: &str, scale: i32) -> Result<i64, BadAmount> {
+    match parse_signed(text, scale)? {
+        amount if amount > 0 => Ok(amount),
+        _ => Err(BadAmount::NotPositive(shown(text))),
+    }
+}
+
+/// As [`parse_amount`], zero and amounts below it (with a `-` in front) included.
+///
+/// # Errors
+/// [`BadAmount`].
+pub fn parse_signed(text: &str, scale: i32) -> Result<i64, BadAmount> {
+    let not_decimal = || BadAmount::NotDecimal(shown(text));
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let (whole, fraction) = match digits.split_once('.') {
+        Some((_, "")) => return Err(not_decimal()),
+        Some((whole, fraction)) => (whole, fraction),
+        None => (digits, ""),
+    };
+    let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let leading_zero = whole.len() > 1 && whole.starts_with('0');
+    if whole.is_empty() || leading_zero || !all_digits(whole) || !all_digits(fraction) {
+        return Err(not_decimal());
+    }
+    let decimals = usize::try_from(scale).unwrap_or(0);
+    if fraction.len() > decimals {
+        return Err(BadAmount::TooFine { text: shown(text), scale });
+    }
+    let mut minor = 0_i64;
+    let padding = std::iter::repeat_n(b'0', decimals - fraction.len());
+    for byte in whole.bytes().chain(fraction.bytes()).chain(padding) {
+        let digit = i64::from(byte - b'0');
+        minor = minor
+            .checked_mul(10)
+            .and_then(|tens| tens.checked_add(digit))
+            .filter(|sum| *sum <= AMOUNT_MAX)
+            .ok_or_else(|| BadAmount::TooLarge(shown(text)))?;
+    }
+    Ok(sign * minor)
+}
+
+/// An amount as decimal text with exactly `scale` decimals.
+pub fn format_amount(minor: i64, scale: i32) -> String {
+    let decimals = usize::try_from(scale).unwrap_or(0);
+    let digits = format!("{:0>width$}", minor.unsigned_abs(), width = decimals + 1);
+    let sign = if minor < 0 { "-" } else { "" };
+    match digits.split_at_checked(digits.len() - decimals) {
+        Some((whole, fraction)) if !fraction.is_empty() => format!("{sign}{whole}.{fraction}"),
+        _ => format!("{sign}{digits}"),
+    }
+}
+
+/// As much of a foreign text as belongs into a message.
+fn shown(text: &str) -> String {
+    let mut chars = text.chars();
+    let head: String = chars.by_ref().take(40).flat_map(char::escape_debug).collect();
+    if chars.next().is_some() { format!("{head}…") } else { head }
+}

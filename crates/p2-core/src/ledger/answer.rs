@@ -1,0 +1,162 @@
+//! What a request was answered, remembered for ever, and why one is refused.
+
+use serde_json::Value;
+
+use crate::ids::Id;
+use crate::record::{HoldState, PaymentBody, PaymentRequest, PaymentStatus};
+
+/// The answer to a request, as much of it as is kept for ever. The rest is in its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// [`digest`] of the request.
+    pub digest: Id,
+    /// Its newest transaction.
+    pub transaction: Id,
+    /// That transaction's `seq`.
+    pub seq: i64,
+    /// How it ended, or what it waits for.
+    pub status: PaymentStatus,
+    /// Why it was refused; [`Code::Ok`] where it was not.
+    pub code: Code,
+    /// For a reservation that was made: what it is now.
+    pub hold: Option<HoldState>,
+}
+
+/// Names what a request asks: the first 128 bits of SHA-256 of its book and body as JSON with sorted keys and
+/// without what is null, so that a field that is added later changes no digest. Who asks, when and why are no part
+/// of it.
+pub fn digest(request: &PaymentRequest) -> Id {
+    let body = serde_json::to_value(&request.body).map(without_nulls).unwrap_or_default();
+    Id::of_text(&format!("{}\n{body}", request.book))
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| (name, without_nulls(value)))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// Whether a request with an id that was answered asks the same as the one that was.
+pub(super) fn same(answer: &Answer, request: &PaymentRequest) -> bool {
+    answer.digest == digest(request)
+}
+
+/// What a second request under an answered id is told, where it asks something else.
+pub(super) fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
+    let first = answer.transaction;
+    match request.body {
+        PaymentBody::Reward(_) => Refusal::new(
+            Code::AlreadyRewarded,
+            format!(
+                "this work was judged and rewarded for this occasion before (transaction {first}): another \
+                 evaluation of it pays nothing; to pay again, name another occasion"
+            ),
+        ),
+        _ => Refusal::new(
+            Code::Conflict,
+            format!(
+                "request {} asked for something else before (transaction {first}): use a new id for a new request",
+                request.id
+            ),
+        ),
+    }
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Stable.
+    pub code: Code,
+    /// One sentence: what, where, how to mend.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(code: Code, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Stable codes of answers.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Code {
+            /// Every code.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)*];
+
+            /// Snake-case name, as in records.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Code::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// It was done.
+    Ok = "ok",
+    /// The request itself is wrong: a name, an amount, a score.
+    Invalid = "invalid",
+    /// The id belongs to another request.
+    Conflict = "conflict",
+    /// The same work was rewarded for the same occasion.
+    AlreadyRewarded = "already_rewarded",
+    /// It was reached too late.
+    Expired = "expired",
+    /// There is no such book.
+    UnknownBook = "unknown_book",
+    /// There is no such account.
+    UnknownAccount = "unknown_account",
+    /// There is no such reservation, or no such request that waits.
+    UnknownRequest = "unknown_request",
+    /// The book or account is there already.
+    Exists = "exists",
+    /// An account is frozen.
+    Frozen = "frozen",
+    /// Payer and receiver are one.
+    SelfTransfer = "self_transfer",
+    /// Not enough money.
+    Insufficient = "insufficient",
+    /// Over the account's limit for one transfer.
+    OverLimit = "over_limit",
+    /// Over the account's limit for one day.
+    OverDayLimit = "over_day_limit",
+    /// A balance would be larger than any may be.
+    Overflow = "overflow",
+    /// The cause does not give the right to ask this.
+    NotAllowed = "not_allowed",
+    /// The reservation ended before.
+    Ended = "ended",
+    /// Its time has not come.
+    NotDue = "not_due",
+    /// The score reaches no tier.
+    NoTier = "no_tier",
+    /// A person said no.
+    Denied = "denied",
+    /// What an outside ledger said.
+    External = "external",
+}
+
+impl Code {
+    /// The code of that name; [`Code::External`] for one that this version does not know.
+    pub fn parse(text: &str) -> Code {
+        Code::ALL.iter().copied().find(|code| code.as_str() == text).unwrap_or(Code::External)
+    }
+}

@@ -1,0 +1,205 @@
+//! The fold of `ledger-transactions`. It believes no sum: everything is computed again and compared.
+
+use super::answer::{Answer, Code, Refusal, digest};
+use super::book::{Account, Book, Reservation, Terms};
+use super::draft::{self, Reason, day_of};
+use super::reward::default_policy;
+use crate::ids::Id;
+use crate::record::{
+    Balance, Hold, HoldState, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentRequest, PaymentStatus,
+    Posting,
+};
+
+impl Book {
+    /// Takes a transaction in.
+    ///
+    /// # Errors
+    /// A sentence where it does not follow what was folded before, or breaks a rule; the book is unchanged then.
+    pub fn apply(&mut self, transaction: &LedgerTransaction) -> Result<(), String> {
+        let LedgerTransaction { book, seq, previous, id, .. } = transaction;
+        let at = || format!("ledger transaction {id} (book '{book}', seq {seq})");
+        if self.terms.as_ref().is_some_and(|terms| terms.book != *book) {
+            return Err(format!("{} is of another book", at()));
+        }
+        if (*seq, *previous) != (self.next_seq, self.last) {
+            let last = self.last.map_or_else(|| "none".to_owned(), |last| last.to_string());
+            return Err(format!("{} does not follow seq {} after {last}", at(), self.next_seq));
+        }
+        let mut next = self.clone();
+        next.take(transaction).map_err(|reason| format!("{}: {reason}", at()))?;
+        next.next_seq += 1;
+        next.last = Some(*id);
+        next.check_touched(transaction).map_err(|reason| format!("{}: {reason}", at()))?;
+        *self = next;
+        Ok(())
+    }
+
+    fn take(&mut self, transaction: &LedgerTransaction) -> Result<(), String> {
+        let LedgerTransaction { request, outcome, .. } = transaction;
+        if !self.remember(transaction)? {
+            return nothing_moved(transaction);
+        }
+        if is_final(outcome)
+            && let Some(held) = self.held.remove(&request.id)
+            && let Some(due) = held.not_after_ms
+        {
+            self.due.remove(&(due, request.id));
+        }
+        match outcome {
+            LedgerOutcome::Committed(_) => {
+                self.define(request).map_err(|refusal| refusal.message)?;
+                self.move_money(transaction)
+            }
+            LedgerOutcome::Pending(_) => {
+                self.due.extend(request.not_after_ms.map(|due| (due, request.id)));
+                self.held.insert(request.id, request.clone());
+                nothing_moved(transaction)
+            }
+            LedgerOutcome::Rejected(_) | LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) => {
+                nothing_moved(transaction)
+            }
+        }
+    }
+
+    /// Keeps the answer; false for a refused second request under an answered id, which changes nothing.
+    fn remember(&mut self, transaction: &LedgerTransaction) -> Result<bool, String> {
+        let LedgerTransaction { request, outcome, id, seq, .. } = transaction;
+        let (status, code) = status_of(outcome);
+        let reserves =
+            matches!((&request.body, outcome), (PaymentBody::Reserve(_), LedgerOutcome::Committed(_)));
+        let hold = reserves.then_some(HoldState::Open);
+        let answer = Answer { digest: digest(request), transaction: *id, seq: *seq, status, code, hold };
+        match self.answers.get(&request.id) {
+            Some(first) if first.digest != answer.digest => {
+                if status == PaymentStatus::Rejected {
+                    return Ok(false);
+                }
+                return Err(format!("request {} was answered with another body", request.id));
+            }
+            Some(first) if matches!(first.status, PaymentStatus::Committed | PaymentStatus::Rejected) => {
+                return Err(format!("request {} has its final answer already", request.id));
+            }
+            _ => {}
+        }
+        self.answers.insert(request.id, answer);
+        Ok(true)
+    }
+
+    /// What a request says word for word: books, accounts, limits, policies.
+    pub(super) fn define(&mut self, request: &PaymentRequest) -> Result<(), Refusal> {
+        match &request.body {
+            PaymentBody::OpenBook(_) if self.terms.is_some() => {
+                return Err(Refusal::new(Code::Exists, format!("book '{}' is opened twice", request.book)));
+            }
+            PaymentBody::OpenBook(open) => {
+                let terms = Terms { book: request.book.clone(), unit: open.unit.clone(), scale: open.scale };
+                self.terms = Some(terms);
+                self.policy = Some(default_policy(open.scale));
+            }
+            PaymentBody::OpenAccount(open) => {
+                let account = Account {
+                    kind: open.kind,
+                    limits: open.limits,
+                    frozen: false,
+                    balance: Balance::default(),
+                    day: 0,
+                    spent: 0,
+                    movements: imbl::Vector::new(),
+                };
+                if self.accounts.insert(open.account.clone(), account).is_some() {
+                    let sentence = format!("account '{}' is opened twice", open.account);
+                    return Err(Refusal::new(Code::Exists, sentence));
+                }
+            }
+            PaymentBody::SetLimits(set) => {
+                let mut account = self.account(&set.account)?.clone();
+                account.limits = set.limits;
+                self.accounts.insert(set.account.clone(), account);
+            }
+            PaymentBody::Freeze(set) => {
+                let mut account = self.account(&set.account)?.clone();
+                account.frozen = set.frozen;
+                self.accounts.insert(set.account.clone(), account);
+            }
+            PaymentBody::SetPolicy(set) => self.policy = Some(set.policy.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn move_money(&mut self, transaction: &LedgerTransaction) -> Result<(), String> {
+        let LedgerTransaction { id, request, holds, postings, time_ms, .. } = transaction;
+        let paid: i64 = postings.iter().map(|posting| posting.amount).fold(0, i64::saturating_add);
+        for told in holds {
+            let found = self.take_hold(told, request, *time_ms, paid).map_err(|refusal| refusal.message)?;
+            if found != *told {
+                return Err(format!("{told:?} does not follow, but {found:?}"));
+            }
+        }
+        let counts = !matches!(request.body, PaymentBody::Post(_));
+        let why = Reason { transaction: *id, time_ms: *time_ms, reason: &request.cause.reason, counts };
+        for told in postings {
+            let Posting { from, to, amount, .. } = told;
+            let found = draft::post(self, from, to, *amount, &why).map_err(|refusal| refusal.message)?;
+            if found != *told {
+                return Err(format!("{told:?} does not follow, but {found:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_hold(
+        &mut self,
+        told: &Hold,
+        request: &PaymentRequest,
+        time_ms: i64,
+        paid: i64,
+    ) -> Result<Hold, Refusal> {
+        match (&request.body, told.state) {
+            (PaymentBody::Reserve(reserve), HoldState::Open) => {
+                draft::hold(self, request.id, reservation(reserve, time_ms), time_ms)
+            }
+            (_, HoldState::Posted) => {
+                let unspent = told.change.saturating_neg().saturating_sub(paid);
+                draft::release(self, told.reservation, told.state, unspent)
+            }
+            (_, state) => draft::release(self, told.reservation, state, told.change.saturating_neg()),
+        }
+    }
+}
+
+/// The reservation that a request makes.
+pub(super) fn reservation(reserve: &crate::record::Reserve, time_ms: i64) -> Reservation {
+    Reservation {
+        from: reserve.from.clone(),
+        to: reserve.to.clone(),
+        amount: reserve.amount,
+        expires_ms: reserve.expires_ms,
+        day: day_of(time_ms),
+    }
+}
+
+/// Its id: derived, so that deciding again names it again.
+pub(super) fn transaction_id(request: &PaymentRequest, seq: i64) -> Id {
+    Id::of_text(&format!("ledger-transaction\n{}\n{seq}\n{}", request.book, request.id))
+}
+
+fn is_final(outcome: &LedgerOutcome) -> bool {
+    matches!(outcome, LedgerOutcome::Committed(_) | LedgerOutcome::Rejected(_))
+}
+
+fn status_of(outcome: &LedgerOutcome) -> (PaymentStatus, Code) {
+    match outcome {
+        LedgerOutcome::Committed(_) => (PaymentStatus::Committed, Code::Ok),
+        LedgerOutcome::Rejected(rejected) => (PaymentStatus::Rejected, Code::parse(&rejected.code)),
+        LedgerOutcome::Pending(_) => (PaymentStatus::Pending, Code::Ok),
+        LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) => (PaymentStatus::InDoubt, Code::Ok),
+    }
+}
+
+fn nothing_moved(transaction: &LedgerTransaction) -> Result<(), String> {
+    if transaction.holds.is_empty() && transaction.postings.is_empty() {
+        return Ok(());
+    }
+    Err(format!("it moves money, but is {}", transaction.outcome.as_str()))
+}

@@ -1,0 +1,146 @@
+//! A book: accounts, open reservations, what waits for a person, and every answer ever given.
+
+use imbl::{OrdMap, OrdSet, Vector};
+
+use super::amount::format_amount;
+use super::answer::{Answer, Code, Refusal};
+use crate::ids::{AccountId, BookId, Id};
+use crate::record::{
+    AccountKind, AccountLimits, AccountView, Balance, LedgerPolicy, Movement, PaymentRequest, Query,
+};
+
+/// The newest movements that are kept with an account.
+pub const MOVEMENTS_MAX: usize = 100;
+
+/// A book. Persistent: a copy costs nothing and is not changed with the original.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Book {
+    /// Its unit; none: it was never opened, and only refusals are in it.
+    pub terms: Option<Terms>,
+    /// What is paid for scores.
+    pub policy: Option<LedgerPolicy>,
+    /// Its accounts.
+    pub accounts: OrdMap<AccountId, Account>,
+    /// Open reservations.
+    pub reservations: OrdMap<Id, Reservation>,
+    /// Requests that wait for a person.
+    pub held: OrdMap<Id, PaymentRequest>,
+    /// When reservations and waiting requests end by themselves.
+    pub due: OrdSet<(i64, Id)>,
+    /// Every request that was ever answered.
+    pub answers: OrdMap<Id, Answer>,
+    /// The `seq` of the next transaction.
+    pub next_seq: i64,
+    /// The newest transaction.
+    pub last: Option<Id>,
+}
+
+/// Name and unit of a book.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Its name.
+    pub book: BookId,
+    /// The unit of account.
+    pub unit: String,
+    /// Its decimals.
+    pub scale: i32,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    /// What it is for.
+    pub kind: AccountKind,
+    /// What it may do.
+    pub limits: AccountLimits,
+    /// It neither pays nor is paid.
+    pub frozen: bool,
+    /// What it has.
+    pub balance: Balance,
+    /// The day (since the epoch, UTC) of its newest payment or reservation.
+    pub day: i64,
+    /// What it paid or set aside on that day.
+    pub spent: i64,
+    /// The newest movements, oldest first.
+    pub movements: Vector<Movement>,
+}
+
+impl Account {
+    /// What it can spend, its credit included.
+    pub fn spendable(&self) -> i64 {
+        self.balance.available().saturating_add(self.limits.credit)
+    }
+
+    /// What it paid or set aside on `day` so far.
+    pub fn spent_on(&self, day: i64) -> i64 {
+        if day > self.day { 0 } else { self.spent }
+    }
+}
+
+/// Money that is set aside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reservation {
+    /// Whose.
+    pub from: AccountId,
+    /// Who is to get it.
+    pub to: AccountId,
+    /// How much.
+    pub amount: i64,
+    /// When it ends by itself.
+    pub expires_ms: Option<i64>,
+    /// The day on which it was made.
+    pub day: i64,
+}
+
+impl Book {
+    /// Decimals of its amounts; 2 where it was never opened.
+    pub fn scale(&self) -> i32 {
+        self.terms.as_ref().map_or(2, |terms| terms.scale)
+    }
+
+    /// Its unit; empty where it was never opened.
+    pub fn unit(&self) -> &str {
+        self.terms.as_ref().map_or("", |terms| terms.unit.as_str())
+    }
+
+    /// An amount with its unit, for people.
+    pub fn money(&self, minor: i64) -> String {
+        format!("{} {}", format_amount(minor, self.scale()), self.unit()).trim_end().to_owned()
+    }
+
+    /// An account.
+    ///
+    /// # Errors
+    /// [`Code::UnknownAccount`].
+    pub fn account(&self, name: &AccountId) -> Result<&Account, Refusal> {
+        self.accounts.get(name).ok_or_else(|| {
+            Refusal::new(
+                Code::UnknownAccount,
+                format!(
+                    "there is no account '{name}': accounts are opened first, none comes to be by being paid"
+                ),
+            )
+        })
+    }
+
+    /// The answer to a query.
+    ///
+    /// # Errors
+    /// [`Code::UnknownAccount`].
+    pub fn view(&self, query: &Query) -> Result<AccountView, Refusal> {
+        let account = self.account(&query.account)?;
+        let newest = usize::try_from(query.movements).unwrap_or(0).min(MOVEMENTS_MAX);
+        Ok(AccountView {
+            account: query.account.clone(),
+            kind: account.kind,
+            balance: account.balance,
+            frozen: account.frozen,
+            movements: account.movements.iter().rev().take(newest).cloned().collect(),
+        })
+    }
+
+    /// What ends by itself first: (when, the reservation or the request that waits).
+    pub fn next_due(&self) -> Option<(i64, Id)> {
+        self.due.get_min().copied()
+    }
+}

@@ -1,0 +1,514 @@
+//! What a request is answered.
+
+use super::answer::{Answer, Code, Refusal, conflict, same};
+use super::apply::{reservation, transaction_id};
+use super::book::{Book, Reservation};
+use super::draft::{self, Reason, check_amount, day_of};
+use super::names::{check, check_account, check_book, check_text};
+use super::reward::{check_policy, default_policy, reward_id, tier};
+use crate::ids::{AccountId, Id};
+use crate::record::{
+    AccountKind, AccountLimits, AccountView, CauseKind, Committed, Expire, Hold, HoldState, LedgerOutcome,
+    LedgerPolicy, LedgerTransaction, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending, Posting,
+    Rejected, Reserve, Reward, Transfer,
+};
+
+/// Most legs of a transfer.
+pub const LEGS_MAX: usize = 100;
+/// Most decimals of a unit.
+const SCALE_MAX: i32 = 8;
+
+/// What follows from a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ruling {
+    /// Transactions, in order: that of the request, then that of a request which it lets go on.
+    Transactions(Vec<LedgerTransaction>),
+    /// The same was asked before under this id, and answered so.
+    Duplicate(Answer),
+    /// The answer to a query.
+    Queried(Result<AccountView, Refusal>),
+}
+
+/// Answers a request on a book as it is. The transactions are to be applied in their order.
+pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
+    if let PaymentBody::Query(query) = &request.body {
+        return Ruling::Queried(may_ask(book, request).and_then(|()| book.view(query)));
+    }
+    let mut work = Work { book: book.clone(), now_ms, transactions: Vec::new() };
+    if let Some(answer) = book.answers.get(&request.id) {
+        if same(answer, request) {
+            return Ruling::Duplicate(*answer);
+        }
+        work.record(request, Err(conflict(answer, request)));
+        return Ruling::Transactions(work.transactions);
+    }
+    let late = request.not_after_ms.is_some_and(|not_after| now_ms >= not_after);
+    let answer = may_ask(book, request).and_then(|()| {
+        if late && !matches!(request.body, PaymentBody::Expire(_)) {
+            return Err(Refusal::new(Code::Expired, "it was reached after its time: nothing was done"));
+        }
+        work.answer(request, false)
+    });
+    work.record(request, answer);
+    if matches!(work.transactions.last().map(|last| &last.outcome), Some(LedgerOutcome::Committed(_))) {
+        work.go_on(request);
+    }
+    Ruling::Transactions(work.transactions)
+}
+
+/// The request that ends what is due first, where its time has come.
+pub fn due(book: &Book, now_ms: i64) -> Option<PaymentRequest> {
+    let (due_ms, reference) = book.next_due().filter(|(due_ms, _)| *due_ms <= now_ms)?;
+    let terms = book.terms.as_ref()?;
+    Some(PaymentRequest {
+        id: expiry_id(&reference),
+        book: terms.book.clone(),
+        by: "settlement".to_owned(),
+        cause: PaymentCause {
+            kind: CauseKind::Timer,
+            reference: Some(reference),
+            conversation: None,
+            agent: None,
+            branch: None,
+            reason: format!("its time was over at {due_ms}"),
+        },
+        reply_to: None,
+        not_after_ms: None,
+        body: PaymentBody::Expire(Expire { reference }),
+    })
+}
+
+/// The id of the request that ends a reservation, or a request that waits, by time.
+pub fn expiry_id(reference: &Id) -> Id {
+    Id::derive(reference, "expire", 0)
+}
+
+/// What was done, before it is a transaction.
+#[derive(Default)]
+struct Done {
+    holds: Vec<Hold>,
+    postings: Vec<Posting>,
+    policy: Option<i32>,
+    /// Not done: it waits for a person.
+    waits: Option<String>,
+}
+
+struct Work {
+    book: Book,
+    now_ms: i64,
+    transactions: Vec<LedgerTransaction>,
+}
+
+impl Work {
+    /// Makes the transaction of an answer and takes it in.
+    fn record(&mut self, request: &PaymentRequest, answer: Result<Done, Refusal>) {
+        let (holds, postings, outcome) = match answer {
+            Ok(Done { waits: Some(message), .. }) => {
+                (Vec::new(), Vec::new(), LedgerOutcome::Pending(Pending { message }))
+            }
+            Ok(Done { holds, postings, policy, .. }) => {
+                (holds, postings, LedgerOutcome::Committed(Committed { policy, external: None }))
+            }
+            Err(refusal) => (Vec::new(), Vec::new(), rejected(&refusal)),
+        };
+        let mut transaction = LedgerTransaction {
+            id: transaction_id(request, self.book.next_seq),
+            book: request.book.clone(),
+            seq: self.book.next_seq,
+            previous: self.book.last,
+            request: request.clone(),
+            holds,
+            postings,
+            outcome,
+            time_ms: self.now_ms,
+        };
+        if let Err(broken) = self.book.apply(&transaction) {
+            // A rule that only the fold knows: nothing was done, and it is told.
+            transaction.holds.clear();
+            transaction.postings.clear();
+            transaction.outcome = rejected(&Refusal::new(Code::Invalid, broken));
+            if self.book.apply(&transaction).is_err() {
+                return;
+            }
+        }
+        self.transactions.push(transaction);
+    }
+
+    /// A person's decision, or the end of a wait, is followed by the answer to the request that waited.
+    fn go_on(&mut self, request: &PaymentRequest) {
+        let (id, refusal) = match &request.body {
+            PaymentBody::Approve(approve) => (approve.request, None),
+            PaymentBody::Deny(deny) => {
+                let why = if deny.reason.is_empty() { "no reason was given" } else { &deny.reason };
+                (deny.request, Some(Refusal::new(Code::Denied, format!("a person refused it: {why}"))))
+            }
+            PaymentBody::Expire(Expire { reference }) => (
+                *reference,
+                Some(Refusal::new(Code::Expired, "nobody agreed to it in time: nothing was done")),
+            ),
+            _ => return,
+        };
+        let Some(held) = self.book.held.get(&id).cloned() else { return };
+        let late = held.not_after_ms.is_some_and(|not_after| self.now_ms >= not_after);
+        let answer = match refusal {
+            Some(refusal) => Err(refusal),
+            None if late => {
+                Err(Refusal::new(Code::Expired, "it was approved after its time: nothing was done"))
+            }
+            None => self.answer(&held, true),
+        };
+        self.record(&held, answer);
+    }
+
+    /// What is done for a request. Works on a copy of the book: `record` does it for good.
+    fn answer(&self, request: &PaymentRequest, approved: bool) -> Result<Done, Refusal> {
+        let mut draft = self.book.clone();
+        match &request.body {
+            PaymentBody::OpenBook(open) => check_terms(&draft, open)?,
+            PaymentBody::OpenAccount(open) => {
+                check_account(&open.account)?;
+                check_limits(&open.limits, open.kind)?;
+                if draft.accounts.contains_key(&open.account) {
+                    let sentence = format!("there is an account '{}'", open.account);
+                    return Err(Refusal::new(Code::Exists, sentence));
+                }
+            }
+            PaymentBody::SetLimits(set) => {
+                let mut account = draft.account(&set.account)?.clone();
+                check_limits(&set.limits, account.kind)?;
+                account.limits = set.limits;
+                if !draft::is_sound(&account) {
+                    let sentence = format!("'{}' uses more credit than that already", set.account);
+                    return Err(Refusal::new(Code::Insufficient, sentence));
+                }
+            }
+            PaymentBody::Freeze(set) => drop(draft.account(&set.account)?),
+            PaymentBody::SetPolicy(set) => {
+                let in_force = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
+                check_policy(&set.policy, &in_force)?;
+                draft.account(&set.policy.treasury)?;
+            }
+            PaymentBody::Mint(mint) => return self.mint(draft, request, mint),
+            PaymentBody::Transfer(transfer) => return self.transfer(draft, request, transfer, approved),
+            PaymentBody::Reserve(reserve) => return self.reserve(draft, request, reserve, approved),
+            PaymentBody::Post(post) => {
+                let open = open_reservation(&draft, request, post.reservation)?;
+                return self.post(draft, request, post.reservation, &open, post.amount);
+            }
+            PaymentBody::Void(void) => {
+                let open = open_reservation(&draft, request, void.reservation)?;
+                let hold = draft::release(&mut draft, void.reservation, HoldState::Voided, open.amount)?;
+                return Ok(Done { holds: vec![hold], ..Done::default() });
+            }
+            PaymentBody::Expire(expire) => return self.expire(draft, expire.reference),
+            PaymentBody::Reward(reward) => return self.reward(draft, request, reward, approved),
+            PaymentBody::Approve(approve) => waits(&draft, approve.request)?,
+            PaymentBody::Deny(deny) => {
+                check_text("the reason", &deny.reason)?;
+                waits(&draft, deny.request)?;
+            }
+            PaymentBody::Query(_) => {}
+        }
+        Ok(Done::default())
+    }
+
+    fn why<'r>(&self, request: &'r PaymentRequest, counts: bool) -> Reason<'r> {
+        let transaction = transaction_id(request, self.book.next_seq);
+        Reason { transaction, time_ms: self.now_ms, reason: &request.cause.reason, counts }
+    }
+
+    fn mint(
+        &self,
+        mut draft: Book,
+        request: &PaymentRequest,
+        mint: &crate::record::Mint,
+    ) -> Result<Done, Refusal> {
+        if draft.account(&mint.mint)?.kind != AccountKind::Mint {
+            let sentence = format!("'{}' is no mint: money comes from a mint only", mint.mint);
+            return Err(Refusal::new(Code::NotAllowed, sentence));
+        }
+        thawed(&draft, &mint.mint)?;
+        thawed(&draft, &mint.to)?;
+        let posting = draft::post(&mut draft, &mint.mint, &mint.to, mint.amount, &self.why(request, true))?;
+        Ok(Done { postings: vec![posting], ..Done::default() })
+    }
+
+    fn transfer(
+        &self,
+        mut draft: Book,
+        request: &PaymentRequest,
+        transfer: &Transfer,
+        approved: bool,
+    ) -> Result<Done, Refusal> {
+        if !(1..=LEGS_MAX).contains(&transfer.legs.len()) {
+            let sentence = format!("a transfer has 1 to {LEGS_MAX} legs");
+            return Err(Refusal::new(Code::Invalid, sentence));
+        }
+        let mut postings = Vec::new();
+        for leg in &transfer.legs {
+            self.may_pay(&draft, request, &leg.from, &leg.to, leg.amount)?;
+            postings.push(draft::post(&mut draft, &leg.from, &leg.to, leg.amount, &self.why(request, true))?);
+        }
+        let sum = transfer.legs.iter().map(|leg| leg.amount).fold(0, i64::saturating_add);
+        let waits = needs_approval(&self.book, sum, approved);
+        Ok(Done { postings, waits, ..Done::default() })
+    }
+
+    fn reserve(
+        &self,
+        mut draft: Book,
+        request: &PaymentRequest,
+        reserve: &Reserve,
+        approved: bool,
+    ) -> Result<Done, Refusal> {
+        if reserve.expires_ms.is_some_and(|expires| expires <= self.now_ms) {
+            return Err(Refusal::new(Code::Invalid, "the reservation would end before it begins"));
+        }
+        self.may_pay(&draft, request, &reserve.from, &reserve.to, reserve.amount)?;
+        if reserve.from == reserve.to {
+            let sentence = format!("'{}' cannot pay itself", reserve.from);
+            return Err(Refusal::new(Code::SelfTransfer, sentence));
+        }
+        let hold = draft::hold(&mut draft, request.id, reservation(reserve, self.now_ms), self.now_ms)?;
+        let waits = needs_approval(&self.book, reserve.amount, approved);
+        Ok(Done { holds: vec![hold], waits, ..Done::default() })
+    }
+
+    fn post(
+        &self,
+        mut draft: Book,
+        request: &PaymentRequest,
+        reservation: Id,
+        open: &Reservation,
+        amount: Option<i64>,
+    ) -> Result<Done, Refusal> {
+        let amount = amount.unwrap_or(open.amount);
+        check_amount(&draft, amount)?;
+        if amount > open.amount {
+            let (wanted, held) = (draft.money(amount), draft.money(open.amount));
+            let sentence = format!("{wanted} are more than the {held} that reservation {reservation} holds");
+            return Err(Refusal::new(Code::Insufficient, sentence));
+        }
+        thawed(&draft, &open.from)?;
+        thawed(&draft, &open.to)?;
+        let unspent = open.amount - amount;
+        let hold = draft::release(&mut draft, reservation, HoldState::Posted, unspent)?;
+        let posting = draft::post(&mut draft, &open.from, &open.to, amount, &self.why(request, false))?;
+        Ok(Done { holds: vec![hold], postings: vec![posting], ..Done::default() })
+    }
+
+    fn expire(&self, mut draft: Book, reference: Id) -> Result<Done, Refusal> {
+        let now = self.now_ms;
+        let not_due = || Refusal::new(Code::NotDue, format!("the time of {reference} has not come"));
+        if let Some(held) = draft.held.get(&reference) {
+            let due = held.not_after_ms.is_some_and(|due| due <= now);
+            return if due { Ok(Done::default()) } else { Err(not_due()) };
+        }
+        let open = reservation_of(&draft, reference)?;
+        if open.expires_ms.is_none_or(|due| due > now) {
+            return Err(not_due());
+        }
+        let hold = draft::release(&mut draft, reference, HoldState::Expired, open.amount)?;
+        Ok(Done { holds: vec![hold], ..Done::default() })
+    }
+
+    fn reward(
+        &self,
+        mut draft: Book,
+        request: &PaymentRequest,
+        reward: &Reward,
+        approved: bool,
+    ) -> Result<Done, Refusal> {
+        check("evaluator", &reward.evaluator)?;
+        check("metric", &reward.metric)?;
+        check("occasion", &reward.occasion)?;
+        check_account(&reward.payee)?;
+        if request.id != reward_id(reward) {
+            let sentence = "the id of a reward must be that of its target, criterion, payee and occasion";
+            return Err(Refusal::new(Code::Invalid, sentence));
+        }
+        if request.cause.reference != Some(reward.evaluation) {
+            let sentence = "a reward must name the evaluation that earned it as its cause";
+            return Err(Refusal::new(Code::Invalid, sentence));
+        }
+        let policy: LedgerPolicy = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
+        let amount = tier(&policy, reward.score)?;
+        self.may_pay(&draft, request, &policy.treasury, &reward.payee, amount)?;
+        let why = self.why(request, true);
+        let posting = draft::post(&mut draft, &policy.treasury, &reward.payee, amount, &why)?;
+        let waits = needs_approval(&self.book, amount, approved);
+        Ok(Done { postings: vec![posting], policy: Some(policy.version), waits, ..Done::default() })
+    }
+
+    /// Whether an account may pay or set aside that much: rights, frost, limits, money.
+    fn may_pay(
+        &self,
+        book: &Book,
+        request: &PaymentRequest,
+        from: &AccountId,
+        to: &AccountId,
+        amount: i64,
+    ) -> Result<(), Refusal> {
+        check_account(from)?;
+        check_account(to)?;
+        check_amount(book, amount)?;
+        let payer = book.account(from)?;
+        let receiver = book.account(to)?;
+        own_wallet(request, from, payer.kind)?;
+        if payer.kind == AccountKind::Mint {
+            let sentence = format!("'{from}' is a mint: a mint request alone takes money from it");
+            return Err(Refusal::new(Code::NotAllowed, sentence));
+        }
+        if receiver.kind == AccountKind::Mint && request.cause.kind != CauseKind::Human {
+            let sentence = format!("'{to}' is a mint: only a person takes money out of the world");
+            return Err(Refusal::new(Code::NotAllowed, sentence));
+        }
+        thawed(book, from)?;
+        thawed(book, to)?;
+        let over = |code, what: &str, most: i64| {
+            let (wanted, most) = (book.money(amount), book.money(most));
+            Err(Refusal::new(code, format!("{wanted} are over the limit of '{from}' {what}: {most}")))
+        };
+        if let Some(most) = payer.limits.transfer_max.filter(|most| amount > *most) {
+            return over(Code::OverLimit, "for one transfer", most);
+        }
+        let today = payer.spent_on(day_of(self.now_ms));
+        if let Some(most) = payer.limits.day_max.filter(|most| today.saturating_add(amount) > *most) {
+            return over(Code::OverDayLimit, "for one day", most);
+        }
+        if payer.spendable() < amount {
+            let (has, wanted) = (book.money(payer.spendable()), book.money(amount));
+            let sentence = format!("'{from}' has {has} available, {wanted} are needed");
+            return Err(Refusal::new(Code::Insufficient, sentence));
+        }
+        Ok(())
+    }
+}
+
+fn rejected(refusal: &Refusal) -> LedgerOutcome {
+    LedgerOutcome::Rejected(Rejected {
+        code: refusal.code.as_str().to_owned(),
+        message: refusal.message.clone(),
+    })
+}
+
+/// Whether the request is well formed, of an open book, and its cause gives the right to ask it.
+fn may_ask(book: &Book, request: &PaymentRequest) -> Result<(), Refusal> {
+    check_book(&request.book)?;
+    check_text("the name of who asks", &request.by)?;
+    check_text("the reason", &request.cause.reason)?;
+    let PaymentRequest { cause, body, .. } = request;
+    let named = cause.reference.is_some();
+    if !named && matches!(cause.kind, CauseKind::ToolCall | CauseKind::Evaluation | CauseKind::Budget) {
+        let sentence = format!("a request caused by a {} must name it", cause.kind.as_str());
+        return Err(Refusal::new(Code::Invalid, sentence));
+    }
+    let allowed = match body {
+        PaymentBody::OpenBook(_)
+        | PaymentBody::OpenAccount(_)
+        | PaymentBody::SetLimits(_)
+        | PaymentBody::Freeze(_)
+        | PaymentBody::SetPolicy(_)
+        | PaymentBody::Mint(_) => matches!(cause.kind, CauseKind::Human | CauseKind::Rollout),
+        PaymentBody::Approve(_) | PaymentBody::Deny(_) => cause.kind == CauseKind::Human,
+        PaymentBody::Reward(_) => matches!(cause.kind, CauseKind::Evaluation | CauseKind::Human),
+        PaymentBody::Expire(_) => matches!(cause.kind, CauseKind::Timer | CauseKind::Human),
+        PaymentBody::Transfer(_)
+        | PaymentBody::Reserve(_)
+        | PaymentBody::Post(_)
+        | PaymentBody::Void(_)
+        | PaymentBody::Query(_) => !matches!(cause.kind, CauseKind::Evaluation | CauseKind::Timer),
+    };
+    if !allowed {
+        let sentence = format!("a {} cannot be asked for by a {}", body.kind(), cause.kind.as_str());
+        return Err(Refusal::new(Code::NotAllowed, sentence));
+    }
+    if book.terms.is_none() && !matches!(body, PaymentBody::OpenBook(_)) {
+        let sentence = format!("there is no book '{}': open it with 'p2engine ledger init'", request.book);
+        return Err(Refusal::new(Code::UnknownBook, sentence));
+    }
+    Ok(())
+}
+
+/// An agent pays from the account that bears its name, and from no other.
+fn own_wallet(request: &PaymentRequest, from: &AccountId, kind: AccountKind) -> Result<(), Refusal> {
+    let agents = matches!(request.cause.kind, CauseKind::ToolCall | CauseKind::Budget);
+    let own = request.cause.agent.as_ref().is_some_and(|agent| agent.as_str() == from.as_str());
+    if !agents || (own && kind == AccountKind::Agent) {
+        return Ok(());
+    }
+    let who = request.cause.agent.as_ref().map_or("nobody", |agent| agent.as_str());
+    Err(Refusal::new(
+        Code::NotAllowed,
+        format!("'{from}' is not the wallet of '{who}': an agent pays from its own"),
+    ))
+}
+
+fn thawed(book: &Book, name: &AccountId) -> Result<(), Refusal> {
+    if book.account(name)?.frozen {
+        return Err(Refusal::new(Code::Frozen, format!("'{name}' is frozen")));
+    }
+    Ok(())
+}
+
+fn reservation_of(book: &Book, id: Id) -> Result<Reservation, Refusal> {
+    if let Some(open) = book.reservations.get(&id) {
+        return Ok(open.clone());
+    }
+    match book.answers.get(&id).and_then(|answer| answer.hold) {
+        Some(state) => {
+            let state = state.as_str();
+            Err(Refusal::new(Code::Ended, format!("reservation {id} has ended: it was {state}")))
+        }
+        None => Err(Refusal::new(Code::UnknownRequest, format!("there is no reservation {id}"))),
+    }
+}
+
+/// A reservation that the request may end.
+fn open_reservation(book: &Book, request: &PaymentRequest, id: Id) -> Result<Reservation, Refusal> {
+    let open = reservation_of(book, id)?;
+    own_wallet(request, &open.from, book.account(&open.from)?.kind)?;
+    Ok(open)
+}
+
+fn waits(book: &Book, id: Id) -> Result<(), Refusal> {
+    if book.held.contains_key(&id) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::UnknownRequest, format!("no request {id} waits for a person")))
+}
+
+fn needs_approval(book: &Book, amount: i64, approved: bool) -> Option<String> {
+    let above = book.policy.as_ref()?.approval_above?;
+    (amount > above && !approved).then(|| {
+        let (amount, above) = (book.money(amount), book.money(above));
+        format!("{amount} are above {above}: a person has to agree ('p2engine ledger approve')")
+    })
+}
+
+fn check_terms(book: &Book, open: &OpenBook) -> Result<(), Refusal> {
+    if let Some(terms) = &book.terms {
+        return Err(Refusal::new(Code::Exists, format!("book '{}' is open", terms.book)));
+    }
+    let letters = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+    let begins = open.unit.starts_with(|c: char| c.is_ascii_uppercase());
+    if !(2..=12).contains(&open.unit.len()) || !open.unit.chars().all(letters) || !begins {
+        return Err(Refusal::new(Code::Invalid, "the unit must be 2 to 12 of A-Z and 0-9, a letter first"));
+    }
+    if !(0..=SCALE_MAX).contains(&open.scale) {
+        return Err(Refusal::new(Code::Invalid, format!("the scale must be 0 to {SCALE_MAX}")));
+    }
+    Ok(())
+}
+
+fn check_limits(limits: &AccountLimits, kind: AccountKind) -> Result<(), Refusal> {
+    let AccountLimits { credit, transfer_max, day_max } = *limits;
+    let all = [Some(credit), transfer_max, day_max];
+    if all.into_iter().flatten().any(|limit| !(0..=super::AMOUNT_MAX).contains(&limit)) {
+        return Err(Refusal::new(Code::Invalid, "limits are amounts from 0 to what an account can hold"));
+    }
+    if kind == AccountKind::Mint && *limits != AccountLimits::default() {
+        return Err(Refusal::new(Code::Invalid, "a mint has no limits: what it made is what there is"));
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The books in memory: a view that is folded from the log anew by every process.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use p2_core::ids::BookId;
+use p2_core::ledger::Book;
+use p2_core::record::{LedgerTransaction, Payload, Topic};
+
+use crate::ports::{LedgerStore, Log, LogError, StoreError};
+use crate::wire;
+
+/// Records read at a time.
+const READ_RECORDS: usize = 1_000;
+
+/// The books of the partitions that were read so far. Clones share them.
+///
+/// It holds folds and no records: of a transaction, its answer stays (under 100 bytes), and the newest movements of
+/// an account.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryLedger(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    /// Book → its partition and fold.
+    books: BTreeMap<BookId, (i32, Book)>,
+    applied: BTreeMap<i32, i64>,
+}
+
+impl MemoryLedger {
+    fn inner(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a partition of `ledger-transactions` to its end as of now, from where it was read before.
+    ///
+    /// # Errors
+    /// The log's; [`LogError::Corrupt`] where its records do not fold.
+    pub async fn catch_up(&self, log: &dyn Log, partition: i32) -> Result<(), LogError> {
+        let (_, end) = log.bounds(Topic::LedgerTransactions, partition).await?;
+        let mut next = self.read_up_to(partition);
+        while next < end {
+            let records = log.read(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
+            let Some(last) = records.last() else { break };
+            let applied = last.offset + 1;
+            let mut transactions = Vec::with_capacity(records.len());
+            for stored in &records {
+                let at = format!("{}/{partition}/{}", Topic::LedgerTransactions.name(), stored.offset);
+                let message = wire::decode(stored).map_err(|e| LogError::Corrupt(format!("{at}: {e}")))?;
+                let Payload::LedgerTransaction(transaction) = message.payload else { continue };
+                transactions.push((stored.offset, transaction));
+            }
+            let taken = self.inner().take(partition, transactions, applied);
+            taken.map_err(|error| LogError::Corrupt(error.to_string()))?;
+            next = applied;
+        }
+        Ok(())
+    }
+
+    /// The offset up to which a partition was read.
+    pub fn read_up_to(&self, partition: i32) -> i64 {
+        self.inner().applied.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// A book as far as it was read.
+    pub fn book(&self, book: &BookId) -> Option<Book> {
+        self.inner().books.get(book).map(|(_, fold)| fold.clone())
+    }
+
+    /// The books read so far.
+    pub fn names(&self) -> Vec<BookId> {
+        self.inner().books.keys().cloned().collect()
+    }
+}
+
+impl Books {
+    fn take(
+        &mut self,
+        partition: i32,
+        transactions: Vec<(i64, LedgerTransaction)>,
+        applied: i64,
+    ) -> Result<(), StoreError> {
+        for (offset, transaction) in transactions {
+            let (_, book) =
+                self.books.entry(transaction.book.clone()).or_insert_with(|| (partition, Book::default()));
+            // Read again after a new assignment, or read by somebody else of this process meanwhile.
+            if transaction.seq < book.next_seq {
+                continue;
+            }
+            book.apply(&transaction).map_err(|reason| {
+                let topic = Topic::LedgerTransactions.name();
+                StoreError::Corrupt(format!("{topic}/{partition}/{offset}: {reason}"))
+            })?;
+        }
+        let before = self.applied.entry(partition).or_default();
+        *before = applied.max(*before);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl LedgerStore for MemoryLedger {
+    async fn write(
+        &self,
+        partition: i32,
+        transactions: Vec<(i64, LedgerTransaction)>,
+        applied: i64,
+    ) -> Result<(), StoreError> {
+        self.inner().take(partition, transactions, applied)
+    }
+
+    async fn applied(&self, partition: i32) -> Result<i64, StoreError> {
+        Ok(self.inner().applied.get(&partition).copied().unwrap_or(0))
+    }
+
+    async fn load(&self, book: &BookId) -> Result<Book, StoreError> {
+        Ok(self.book(book).unwrap_or_default())
+    }
+
+    async fn open(&self, partition: i32) -> Result<Vec<BookId>, StoreError> {
+        let books = self.inner();
+        let open = books.books.iter().filter(|(_, (at, book))| *at == partition && book.next_due().is_some());
+        Ok(open.map(|(id, _)| id.clone()).collect())
+    }
+}

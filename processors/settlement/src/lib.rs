@@ -1,0 +1,137 @@
+//! The processor `settlement`: answers payment requests.
+//!
+//! One lane per book, folded from `ledger-transactions`, so that a new owner knows every book of its partitions and
+//! every request that was ever answered. All rules are [`p2_core::ledger`]'s; this crate translates between lane
+//! inputs and requests, and between transactions and records. Reservations and requests that wait for a person end
+//! by timers of the lane.
+//!
+//! There is no port: the ledger is the log. One transaction of the log carries a ledger transaction, the result for
+//! the conversation that asked, the artifact, and the progress; so money moves exactly once and nobody hears of
+//! anything that did not happen.
+
+mod outputs;
+
+use std::convert::Infallible;
+
+use async_trait::async_trait;
+use p2_core::ids::Id;
+use p2_core::ledger::{self, Book, Ruling};
+use p2_core::record::{Message, Payload, Topic};
+use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
+use p2_stream::shell::CallPort;
+use p2_stream::view::LaneRows;
+
+use outputs::Envelope;
+
+/// Settles payment requests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settlement;
+
+/// It asks nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPort;
+
+#[async_trait]
+impl CallPort<Settlement> for NoPort {
+    async fn call(&self, _id: Id, request: Infallible, _deadline_ms: i64) -> Infallible {
+        match request {}
+    }
+}
+
+impl Processor for Settlement {
+    type Lane = Book;
+    type Request = Infallible;
+    type Reply = Infallible;
+
+    fn name(&self) -> &'static str {
+        "settlement"
+    }
+
+    fn input(&self) -> Topic {
+        Topic::PaymentRequests
+    }
+
+    fn view(&self) -> Option<Topic> {
+        Some(Topic::LedgerTransactions)
+    }
+
+    fn lane_key(&self, message: &Message) -> String {
+        message.payload.key().to_owned()
+    }
+
+    fn decide(
+        &self,
+        key: &str,
+        lane: &Book,
+        input: &LaneInput<Infallible>,
+        now_ms: i64,
+    ) -> LaneStep<Infallible> {
+        let outputs = match input {
+            LaneInput::Record(message) | LaneInput::Claimed(message) => match &message.payload {
+                Payload::PaymentRequest(request) => {
+                    let ruling = ledger::decide(lane, request, now_ms);
+                    log_ruling(key, &message.id, &ruling);
+                    let traceparent = message.traceparent.clone();
+                    outputs::of(lane, request, ruling, &Envelope { cause: message.id, traceparent, now_ms })
+                }
+                _ => Vec::new(),
+            },
+            LaneInput::Timer { timer } => match ledger::due(lane, now_ms) {
+                Some(request) => {
+                    let ruling = ledger::decide(lane, &request, now_ms);
+                    log_ruling(key, timer, &ruling);
+                    let envelope = Envelope { cause: *timer, traceparent: None, now_ms };
+                    outputs::of(lane, &request, ruling, &envelope)
+                }
+                None => Vec::new(),
+            },
+            LaneInput::Reply { reply, .. } => match *reply {},
+        };
+        LaneStep { outputs, calls: Vec::new(), cancel: Vec::new(), mark: Mark::Done }
+    }
+
+    fn apply(&self, lane: &mut Book, message: &Message) -> Result<(), String> {
+        match &message.payload {
+            Payload::LedgerTransaction(transaction) => lane.apply(transaction),
+            _ => Ok(()),
+        }
+    }
+
+    fn restore(&self, rows: LaneRows) -> Result<Book, String> {
+        match rows {
+            LaneRows::Book(book) => Ok(*book),
+            LaneRows::Transitions(_) => Err("settlement folds ledger transactions".to_owned()),
+        }
+    }
+
+    fn open_calls(&self, _lane: &Book) -> Vec<Call<Infallible>> {
+        Vec::new()
+    }
+
+    /// What ends first; the timer of the next is set when this one has ended.
+    fn timers(&self, lane: &Book) -> Vec<(Id, i64)> {
+        let due = lane.next_due();
+        due.map(|(due_ms, reference)| (ledger::expiry_id(&reference), due_ms)).into_iter().collect()
+    }
+}
+
+fn log_ruling(book: &str, input: &Id, ruling: &Ruling) {
+    match ruling {
+        Ruling::Transactions(transactions) => {
+            for made in transactions {
+                let (request, outcome) = (&made.request.id, made.outcome.as_str());
+                tracing::debug!(target: "settlement", book, ce_id = %input, %request, seq = made.seq, outcome, "decided");
+            }
+        }
+        Ruling::Duplicate(answer) => {
+            let first = &answer.transaction;
+            tracing::debug!(target: "settlement", book, ce_id = %input, %first, "answered before");
+        }
+        Ruling::Queried(_) => {
+            tracing::debug!(target: "settlement", book, ce_id = %input, "queried");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,362 @@
+//! What a request leads to, record by record; and the processor on a log, stopped and started again.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2_core::ids::{AccountId, AgentId, BookId, BranchId, ConversationId};
+use p2_core::ledger::format_amount;
+use p2_core::record::*;
+use p2_stream::memory::{MemoryLedger, MemoryLog};
+use p2_stream::metrics::Metrics;
+use p2_stream::ports::{Log, NewRecord};
+use p2_stream::runtime::{Limits, Start};
+use p2_stream::shell::{self, Setup, ShellError, Views};
+use p2_stream::wire::{self, ProcessorWire};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000_000;
+const PARTITIONS: i32 = 4;
+
+fn id(text: &str) -> Id {
+    Id::of_text(text)
+}
+
+fn request(name: &str, body: PaymentBody) -> PaymentRequest {
+    PaymentRequest {
+        id: id(name),
+        book: BookId::from("main"),
+        by: "tester".into(),
+        cause: PaymentCause {
+            kind: CauseKind::Human,
+            reference: None,
+            conversation: None,
+            agent: None,
+            branch: None,
+            reason: name.into(),
+        },
+        reply_to: None,
+        not_after_ms: None,
+        body,
+    }
+}
+
+/// As an agent's tool call asks it, in the conversation `demo`.
+fn by_agent(name: &str, agent: &str, body: PaymentBody) -> PaymentRequest {
+    let asked = request(name, body);
+    PaymentRequest {
+        cause: PaymentCause {
+            kind: CauseKind::ToolCall,
+            reference: Some(id("call")),
+            conversation: Some(ConversationId::from("demo")),
+            agent: Some(AgentId::from(agent)),
+            branch: Some(BranchId::main()),
+            ..asked.cause
+        },
+        reply_to: Some(PaymentReplyTo {
+            conversation: ConversationId::from("demo"),
+            wait: id(&format!("wait {name}")),
+            call_id: "call_1".into(),
+        }),
+        ..asked
+    }
+}
+
+fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
+    let leg = Leg { from: AccountId::from(from), to: AccountId::from(to), amount };
+    PaymentBody::Transfer(Transfer { legs: vec![leg] })
+}
+
+fn reserve(amount: i64, expires_ms: Option<i64>) -> PaymentBody {
+    let (from, to) = (AccountId::from("alpha"), AccountId::from("beta"));
+    PaymentBody::Reserve(Reserve { from, to, amount, expires_ms })
+}
+
+/// A book with 100.00 in each of alpha and beta.
+fn opening() -> Vec<PaymentRequest> {
+    let mut all = vec![request("book", PaymentBody::OpenBook(OpenBook { unit: "TOKEN".into(), scale: 2 }))];
+    for (name, kind) in
+        [("mint", AccountKind::Mint), ("alpha", AccountKind::Agent), ("beta", AccountKind::Agent)]
+    {
+        let (account, limits) = (AccountId::from(name), AccountLimits::default());
+        let open = PaymentBody::OpenAccount(OpenAccount { account, kind, limits });
+        all.push(request(&format!("open {name}"), open));
+    }
+    for to in ["alpha", "beta"] {
+        let mint = Mint { mint: AccountId::from("mint"), to: AccountId::from(to), amount: 10_000 };
+        all.push(request(&format!("mint {to}"), PaymentBody::Mint(mint)));
+    }
+    all
+}
+
+fn message(request: PaymentRequest) -> Message {
+    let id = Id::derive(&request.id, "message", 0);
+    let payload = Payload::PaymentRequest(request);
+    let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into());
+    Message { id, cause: id, cause_position: None, time_ms: NOW, traceparent, payload }
+}
+
+fn take(book: &mut Book, input: &LaneInput<Infallible>, now_ms: i64) -> String {
+    let step = Settlement.decide("main", book, input, now_ms);
+    assert_eq!((step.mark, step.calls.len(), step.cancel.len()), (Mark::Done, 0, 0));
+    step.outputs.iter().for_each(|output| Settlement.apply(book, output).unwrap());
+    book.check().unwrap();
+    table(&step.outputs)
+}
+
+fn ask(book: &mut Book, request: PaymentRequest) -> String {
+    take(book, &LaneInput::Record(message(request)), NOW)
+}
+
+fn opened() -> Book {
+    let mut book = Book::default();
+    for request in opening() {
+        let told = ask(&mut book, request);
+        assert!(told.starts_with("ledger committed"), "{told}");
+    }
+    book
+}
+
+fn postings(all: &[Posting]) -> String {
+    all.iter().fold(String::new(), |mut text, posting| {
+        let after = format_amount(posting.from_after.posted, 2);
+        let _ =
+            write!(text, " {}>{} {} ({after})", posting.from, posting.to, format_amount(posting.amount, 2));
+        text
+    })
+}
+
+fn table(outputs: &[Message]) -> String {
+    let line = |output: &Message| match &output.payload {
+        Payload::LedgerTransaction(made) => {
+            let holds: String = made
+                .holds
+                .iter()
+                .map(|hold| format!(" hold {} {}", hold.state.as_str(), format_amount(hold.change, 2)))
+                .collect();
+            let (outcome, asked) = (made.outcome.as_str(), made.request.body.kind());
+            format!("ledger {outcome} {asked}{holds}{}", postings(&made.postings))
+        }
+        Payload::Artifact(artifact) => match &artifact.body {
+            ArtifactBody::Payment(paid) => {
+                let of = artifact.conversation.as_str();
+                format!("artifact {of} {} {} {}", paid.operation, paid.outcome, paid.code)
+            }
+            other => format!("{other:?}"),
+        },
+        Payload::Inbox(inbox) => match &inbox.body {
+            InboxBody::PaymentResult(result) => {
+                let (status, code) = (result.status.as_str(), &result.code);
+                let has = result.account.as_ref().map(|of| format_amount(of.balance.posted, result.scale));
+                let has = has.map(|has| format!(" has {has} {}", result.unit)).unwrap_or_default();
+                format!("inbox {} {status} {code}{}{has}", inbox.conversation, postings(&result.postings))
+            }
+            other => format!("{other:?}"),
+        },
+        other => format!("{other:?}"),
+    };
+    outputs.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_transfer_of_an_agent_is_in_the_ledger_in_the_conversation_and_told_to_the_wait() {
+    let mut book = opened();
+    let told = ask(&mut book, by_agent("pay", "alpha", transfer("alpha", "beta", 2_500)));
+    assert_eq!(
+        told,
+        "ledger committed transfer alpha>beta 25.00 (75.00)\n\
+         artifact demo transfer committed ok\n\
+         inbox demo committed ok alpha>beta 25.00 (75.00)"
+    );
+}
+
+#[test]
+fn a_refusal_is_told_with_its_code_and_moves_nothing() {
+    let mut book = opened();
+    let theft = by_agent("theft", "alpha", transfer("beta", "alpha", 100));
+    assert_eq!(
+        ask(&mut book, theft),
+        "ledger rejected transfer\n\
+         artifact demo transfer rejected not_allowed\n\
+         inbox demo rejected not_allowed"
+    );
+    // Nobody waits for it and no conversation is concerned: the ledger alone tells.
+    let unknown = request("unknown", transfer("alpha", "weather_checker", 100));
+    assert_eq!(ask(&mut book, unknown), "ledger rejected transfer");
+}
+
+#[test]
+fn a_second_delivery_moves_nothing_and_repeats_the_answer() {
+    let mut book = opened();
+    let pay = by_agent("pay", "alpha", transfer("alpha", "beta", 2_500));
+    let first = Settlement.decide("main", &book, &LaneInput::Record(message(pay.clone())), NOW);
+    ask(&mut book, pay.clone());
+    let again = Settlement.decide("main", &book, &LaneInput::Record(message(pay.clone())), NOW);
+    assert_eq!(table(&again.outputs), "inbox demo committed ok");
+    let result = |step: &LaneStep<Infallible>| step.outputs.last().unwrap().id;
+    assert_eq!(result(&first), result(&again), "the conversation knows that it has it already");
+    assert_eq!(ask(&mut book, PaymentRequest { reply_to: None, ..pay }), "");
+    let other = by_agent("pay", "alpha", transfer("alpha", "beta", 2_600));
+    assert!(ask(&mut book, other).contains("inbox demo rejected conflict"));
+}
+
+#[test]
+fn what_waits_for_a_person_is_told_when_the_person_has_decided() {
+    let mut book = opened();
+    let policy =
+        LedgerPolicy { version: 2, approval_above: Some(1_000), ..p2_core::ledger::default_policy(2) };
+    let policy = LedgerPolicy { treasury: AccountId::from("beta"), ..policy };
+    ask(&mut book, request("policy", PaymentBody::SetPolicy(SetPolicy { policy })));
+    let large = by_agent("large", "alpha", transfer("alpha", "beta", 1_001));
+    assert_eq!(
+        ask(&mut book, large),
+        "ledger pending transfer\n\
+         artifact demo transfer pending ok"
+    );
+    assert_eq!(
+        ask(&mut book, request("yes", PaymentBody::Approve(Approve { request: id("large") }))),
+        "ledger committed approve\n\
+         ledger committed transfer alpha>beta 10.01 (89.99)\n\
+         artifact demo transfer committed ok\n\
+         inbox demo committed ok alpha>beta 10.01 (89.99)"
+    );
+}
+
+#[test]
+fn a_query_is_answered_and_not_recorded() {
+    let mut book = opened();
+    let query = PaymentBody::Query(Query { account: AccountId::from("alpha"), movements: 5 });
+    assert_eq!(ask(&mut book, by_agent("query", "alpha", query)), "inbox demo committed ok has 100.00 TOKEN");
+}
+
+#[test]
+fn a_reservation_ends_by_the_timer_of_its_book() {
+    let mut book = opened();
+    assert_eq!(Settlement.timers(&book), []);
+    ask(&mut book, request("late", reserve(1_000, Some(NOW + 20))));
+    ask(&mut book, request("soon", reserve(2_000, Some(NOW + 10))));
+    let [(timer, due)] = Settlement.timers(&book)[..] else { panic!("one timer at a time") };
+    assert_eq!(due, NOW + 10);
+    let early = LaneInput::Timer { timer };
+    assert_eq!(take(&mut book, &early, NOW + 9), "");
+    assert_eq!(
+        take(&mut book, &early, NOW + 10),
+        "ledger committed expire hold expired -20.00\n\
+         artifact ledger:main expire committed ok"
+    );
+    assert_eq!(Settlement.timers(&book).len(), 1);
+}
+
+type Running = (JoinHandle<Result<(), ShellError>>, watch::Sender<bool>);
+
+fn start(log: &MemoryLog, ledger: &MemoryLedger) -> Running {
+    let (stop, stopped) = watch::channel(false);
+    let setup = Setup {
+        log: Arc::new(log.clone()),
+        views: Views::Ledger(Arc::new(ledger.clone())),
+        wire: Arc::new(ProcessorWire::new("settlement", |_| PARTITIONS)),
+        limits: Limits { start: Start::Earliest, ..Limits::default() },
+        nonce: 1,
+        stop: stopped,
+        drain: Duration::from_secs(5),
+        metrics: Metrics::new(),
+    };
+    (tokio::spawn(shell::run(Settlement, Arc::new(NoPort), setup)), stop)
+}
+
+fn record(request: PaymentRequest) -> NewRecord {
+    wire::encode(&message(request), "/p2/test", PARTITIONS).unwrap()
+}
+
+async fn all(log: &MemoryLog, topic: Topic) -> Vec<Message> {
+    let mut found = Vec::new();
+    for partition in 0..PARTITIONS {
+        let records = log.read(topic, partition, 0, 10_000).await.unwrap();
+        found.extend(records.iter().map(|stored| wire::decode(stored).unwrap()));
+    }
+    found
+}
+
+/// Looks until so many answers are in the ledger.
+async fn until(log: &MemoryLog, count: usize) -> Vec<LedgerTransaction> {
+    for _ in 0..200_000 {
+        let found = all(log, Topic::LedgerTransactions).await;
+        if found.len() >= count {
+            let transaction = |message: Message| match message.payload {
+                Payload::LedgerTransaction(transaction) => transaction,
+                other => panic!("{other:?}"),
+            };
+            return found.into_iter().map(transaction).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{count} answers did not come");
+}
+
+async fn end((running, stop): Running) {
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_new_owner_knows_every_book_and_every_answer() {
+    let log = MemoryLog::new(PARTITIONS);
+    let first = start(&log, &MemoryLedger::default());
+    log.append(opening().into_iter().map(record).collect()).await.unwrap();
+    let pay = by_agent("pay", "alpha", transfer("alpha", "beta", 2_500));
+    log.append(vec![record(pay.clone()); 25]).await.unwrap();
+    let soon = shell::now_ms() + 50;
+    log.append(vec![record(request("hold", reserve(1_000, Some(soon))))]).await.unwrap();
+    until(&log, 8).await;
+    end(first).await;
+
+    let ledger = MemoryLedger::default();
+    let second = start(&log, &ledger);
+    log.append(vec![record(pay); 25]).await.unwrap();
+    // The opening, one transfer for fifty requests, the reservation, its end by time, and this.
+    log.append(vec![record(request("last", transfer("beta", "alpha", 100)))]).await.unwrap();
+    let made = until(&log, 10).await;
+    end(second).await;
+    assert_eq!(made.len(), 10);
+    assert_eq!(made.iter().filter(|made| made.request.id == id("pay")).count(), 1);
+
+    let mut fold = Book::default();
+    made.iter().for_each(|made| fold.apply(made).unwrap());
+    fold.check().unwrap();
+    let has = |name: &str| fold.accounts[&AccountId::from(name)].balance;
+    assert_eq!(has("alpha"), Balance { posted: 7_600, reserved: 0 });
+    assert_eq!(has("beta"), Balance { posted: 12_400, reserved: 0 });
+    assert_eq!(ledger.book(&BookId::from("main")), Some(fold.clone()), "the view is the fold of the log");
+    let reader = MemoryLedger::default();
+    for partition in 0..PARTITIONS {
+        reader.catch_up(&log, partition).await.unwrap();
+        reader.catch_up(&log, partition).await.unwrap();
+    }
+    assert_eq!(reader.book(&BookId::from("main")), Some(fold));
+    let results: std::collections::BTreeSet<Id> =
+        all(&log, Topic::Inbox).await.iter().map(|result| result.id).collect();
+    assert_eq!(results.len(), 1, "fifty deliveries are told as one result");
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_tampered_with_is_not_settled_on() {
+    let log = MemoryLog::new(PARTITIONS);
+    let first = start(&log, &MemoryLedger::default());
+    log.append(opening().into_iter().map(record).collect()).await.unwrap();
+    let made = until(&log, 6).await;
+    end(first).await;
+    let mut forged = made.last().unwrap().clone();
+    forged.seq += 1;
+    forged.previous = Some(forged.id);
+    forged.id = id("forged");
+    forged.request.id = id("never asked");
+    let payload = Payload::LedgerTransaction(forged);
+    let forged = Message { payload, ..message(opening().remove(0)) };
+    log.append(vec![wire::encode(&forged, "/p2/stranger", PARTITIONS).unwrap()]).await.unwrap();
+    let (running, _stop) = start(&log, &MemoryLedger::default());
+    let error = running.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("ledger-transactions") && error.contains("does not follow"), "{error}");
+}

@@ -1,0 +1,306 @@
+//! The ledger from the command line: wallets, payments, refusals, reservations, approvals, exports; one id once under
+//! many askers and under `kill -9`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use p2_core::ids::Id;
+use serde_json::{Value, json};
+
+use crate::home::{Home, Ran, until};
+
+/// The agents of the tests, with 100.00 each.
+fn opened() -> Home {
+    let home = Home::new();
+    let made = home.p2(&["ledger", "init", "--agent", "alpha", "--agent", "beta", "--json"]).exits(0).json();
+    let created = made["accounts"].as_array().unwrap().iter().all(|line| line["outcome"] == "created");
+    assert!(created && made["accounts"].as_array().unwrap().len() == 5, "{made}");
+    home
+}
+
+fn balance(home: &Home, account: &str) -> String {
+    let found = home.p2(&["ledger", "balance", account, "--json"]).exits(0).json();
+    found["balance"].as_str().unwrap().to_owned()
+}
+
+/// Every rule holds, and the sum of all accounts is zero.
+fn verified(home: &Home) -> Value {
+    let report = home.p2(&["ledger", "verify", "--json"]).exits(0).json();
+    assert_eq!(report["differences"], json!([]));
+    let overview = home.p2(&["ledger", "overview", "--json"]).exits(0).json();
+    assert_eq!(overview["sum"], "0.00", "{overview}");
+    report
+}
+
+fn code(ran: &Ran) -> String {
+    ran.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn wallets_are_opened_once_and_a_payment_is_told_from_both_sides() {
+    let home = opened();
+    let paid = home.p2(&["ledger", "transfer", "alpha", "beta", "25", "--reason", "helping", "--json"]);
+    let paid = paid.exits(0).json();
+    assert_eq!(paid["outcome"], "committed");
+    assert_eq!(paid["postings"][0]["from_balance"], "75.00");
+    assert_eq!(paid["postings"][0]["to_balance"], "125.00");
+    let transaction = paid["transaction"].as_str().unwrap();
+    assert_eq!(transaction.len(), 32, "a real id");
+
+    // Another `init` finds everything, with other balances too.
+    let again =
+        home.p2(&["ledger", "init", "--agent", "alpha", "--balance", "500", "--json"]).exits(0).json();
+    assert!(again["accounts"].as_array().unwrap().iter().all(|line| line["outcome"] == "exists"), "{again}");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("75.00".into(), "125.00".into()));
+
+    let history = home.p2(&["ledger", "history", "beta", "--json"]).exits(0).json();
+    let newest = &history["transactions"][0];
+    assert_eq!((&newest["type"], &newest["amount"]), (&json!("received"), &json!("25.00")));
+    assert_eq!((&newest["other_party"], &newest["reason"]), (&json!("alpha"), &json!("helping")));
+    assert_eq!(newest["id"], transaction);
+    let shown = home.p2(&["ledger", "history", "alpha"]).exits(0).stdout;
+    assert!(shown.contains("↑ SENT") && shown.contains("25.00"), "{shown}");
+    let audit = home.p2(&["ledger", "audit", "--type", "transfer"]).exits(0).stdout;
+    assert!(audit.contains("alpha -> beta 25.00 TOKEN") && audit.contains("human cli (helping)"), "{audit}");
+    let metrics = home.p2(&["ledger", "metrics", "--json"]).exits(0).json();
+    assert_eq!((&metrics["wallet_count"], &metrics["total_balance"]), (&json!(2), &json!("200.00")));
+    assert_eq!(metrics["supply"], "10200.00");
+    let trace = home.p2(&["trace", transaction]).exits(0).stdout;
+    assert!(trace.contains("payment-requests") && trace.contains("ledger-transactions"), "{trace}");
+    verified(&home);
+}
+
+#[test]
+fn what_cannot_be_paid_is_refused_with_a_reason_and_changes_nothing() {
+    let home = opened();
+    let refused = |args: &[&str], exit: i32, expected: &str| {
+        let mut all = vec!["ledger"];
+        all.extend(args);
+        all.push("--json");
+        let ran = home.p2(&all).exits(exit);
+        assert_eq!(code(&ran), expected, "{args:?}");
+    };
+    refused(&["transfer", "alpha", "beta", "1000"], 3, "insufficient");
+    refused(&["transfer", "alpha", "weather_checker", "1"], 3, "unknown_account");
+    refused(&["transfer", "alpha", "alpha", "1"], 3, "self_transfer");
+    refused(&["transfer", "mint", "alpha", "1"], 3, "not_allowed");
+    refused(&["transfer", "alpha", "bet\u{430}", "1"], 3, "invalid");
+    for amount in ["-50", "0", "NaN", "inf", "1e3", "10.005", "12345678901234567890", "1,000", ""] {
+        refused(&["transfer", "alpha", "beta", amount], 2, "invalid");
+    }
+    refused(&["balance", "nobody"], 4, "not_found");
+    refused(&["transfer", "alpha", "beta", "1", "--book", "other"], 4, "not_found");
+    home.p2(&["ledger", "freeze", "beta"]).exits(0);
+    refused(&["transfer", "alpha", "beta", "1"], 3, "frozen");
+    home.p2(&["ledger", "freeze", "beta", "--thaw"]).exits(0);
+    home.p2(&["ledger", "limits", "alpha", "--transfer-max", "10", "--day-max", "15"]).exits(0);
+    refused(&["transfer", "alpha", "beta", "10.01"], 3, "over_limit");
+    home.p2(&["ledger", "transfer", "alpha", "beta", "10"]).exits(0);
+    refused(&["transfer", "alpha", "beta", "5.01"], 3, "over_day_limit");
+    let said = home.p2(&["ledger", "transfer", "beta", "alpha", "500"]).exits(3).stderr;
+    assert!(said.contains("'beta' has 110.00 TOKEN available, 500.00 TOKEN are needed"), "{said}");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("90.00".into(), "110.00".into()));
+    verified(&home);
+}
+
+#[test]
+fn money_that_is_set_aside_is_paid_given_back_or_runs_out() {
+    let home = opened();
+    let up = home.up();
+    let reserve = |amount: &str, more: &[&str]| {
+        let mut args = vec!["ledger", "reserve", "alpha", "fees", amount, "--json"];
+        args.extend(more);
+        home.p2(&args).exits(0).json()["request"].as_str().unwrap().to_owned()
+    };
+    let (first, second) = (reserve("30", &[]), reserve("40", &[]));
+    let found = home.p2(&["ledger", "balance", "alpha", "--json"]).exits(0).json();
+    assert_eq!((&found["reserved"], &found["available"]), (&json!("70.00"), &json!("30.00")));
+    home.p2(&["ledger", "transfer", "alpha", "beta", "30.01"]).exits(3);
+    home.p2(&["ledger", "post", &first[..12], "--amount", "12.50"]).exits(0);
+    home.p2(&["ledger", "void", &second]).exits(0);
+    assert_eq!(code(&home.p2(&["ledger", "void", &first, "--json"]).exits(3)), "ended");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "fees")), ("87.50".into(), "12.50".into()));
+    reserve("50", &["--expires-in", "1"]);
+    until("the reservation runs out", || {
+        let found = home.p2(&["ledger", "balance", "alpha", "--json"]).exits(0).json();
+        (found["available"] == "87.50").then_some(())
+    });
+    let audit = home.p2(&["ledger", "audit", "--type", "expire", "--json"]).exits(0).json();
+    assert_eq!(audit[0]["transaction"]["holds"][0]["state"], "Expired");
+    up.interrupt().exits(130);
+    verified(&home);
+}
+
+#[test]
+fn what_is_above_the_threshold_waits_for_a_person() {
+    let home = opened();
+    home.p2(&["ledger", "policy", "--approval-above", "50", "--tier", "0.9=40"]).exits(0);
+    let policy = home.p2(&["ledger", "policy", "--json"]).exits(0).json();
+    assert_eq!((&policy["version"], &policy["approval_above"]), (&json!(2), &json!("50.00")));
+    let ask = |name: &str| {
+        let asked =
+            home.p2(&["ledger", "transfer", "alpha", "beta", "60", "--id", name, "--json"]).exits(0).json();
+        assert_eq!(asked["outcome"], "pending");
+        asked["request"].as_str().unwrap().to_owned()
+    };
+    let (one, two, three) = (ask("one"), ask("two"), ask("three"));
+    assert_eq!(balance(&home, "alpha"), "100.00");
+    let shown = home.p2(&["ledger", "overview"]).exits(0).stdout;
+    assert!(shown.contains("waiting for a person: transfer"), "{shown}");
+    let done = home.p2(&["ledger", "approve", &one[..12], "--json"]).exits(0).json();
+    assert_eq!(done["settled"]["postings"][0]["from_balance"], "40.00");
+    home.p2(&["ledger", "deny", &two, "--reason", "too dear"]).exits(0);
+    // There is not enough any more when the person agrees.
+    home.p2(&["ledger", "approve", &three]).exits(3);
+    let again = home.p2(&["ledger", "transfer", "alpha", "beta", "60", "--id", "two", "--json"]).exits(3);
+    assert_eq!(code(&again), "denied");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("40.00".into(), "160.00".into()));
+    verified(&home);
+}
+
+/// A transfer of 0.01 as programs ask it.
+fn request(name: &str, from: &str, to: &str, amount: i64) -> Value {
+    json!({
+        "id": Id::of_text(name),
+        "book": "main",
+        "by": "test",
+        "cause": {"kind": "Human", "reason": name},
+        "body": {"Transfer": {"legs": [{"from": from, "to": to, "amount": amount}]}},
+    })
+}
+
+#[test]
+fn fifty_askers_of_one_id_pay_once_and_another_body_under_it_is_refused() {
+    let home = opened();
+    let up = home.up();
+    let same = vec![request("once", "alpha", "beta", 700); 50];
+    let answers = up.api.post_all("ledger/requests", same);
+    assert!(answers.iter().all(|(status, body)| *status == 200 && body == &answers[0].1), "{answers:?}");
+    let mut mixed = vec![request("once", "alpha", "beta", 701); 25];
+    mixed.extend(vec![request("once", "alpha", "beta", 700); 25]);
+    let answers = up.api.post_all("ledger/requests", mixed);
+    for (index, (status, body)) in answers.iter().enumerate() {
+        let refused = *status != 200 || body["outcome"].get("Rejected").is_some();
+        assert_eq!(refused, index < 25, "{body}");
+    }
+    // The command line comes to the same answer, from another process.
+    let id = Id::of_text("once").to_string();
+    home.p2(&["ledger", "transfer", "alpha", "beta", "7", "--id", &id]).exits(0);
+    assert_eq!(
+        code(&home.p2(&["ledger", "transfer", "alpha", "beta", "8", "--id", &id, "--json"]).exits(3)),
+        "conflict"
+    );
+    let paid = home.p2(&["ledger", "audit", "--type", "transfer", "--json"]).exits(0).json();
+    let committed = |line: &&Value| line["transaction"]["outcome"].get("Committed").is_some();
+    assert_eq!(paid.as_array().unwrap().iter().filter(committed).count(), 1);
+    up.interrupt().exits(130);
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("93.00".into(), "107.00".into()));
+    verified(&home);
+}
+
+#[test]
+fn kill_nine_amid_transfers_loses_none_and_repeats_none() {
+    let home = opened();
+    let (mut next, mut answered) = (0_u64, BTreeMap::new());
+    for round in 0..3_u64 {
+        let up = home.up();
+        let api = home.api_of(&up);
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(next)));
+        let askers: Vec<_> = (0..4)
+            .map(|_| {
+                let (api, stop, sent) = (api.clone(), stop.clone(), sent.clone());
+                std::thread::spawn(move || {
+                    let mut seen = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let n = sent.fetch_add(1, Ordering::Relaxed);
+                        let (from, to) =
+                            if n.is_multiple_of(2) { ("alpha", "beta") } else { ("beta", "alpha") };
+                        let body = request(&format!("n{n}"), from, to, 1 + i64::try_from(n % 3).unwrap());
+                        let Some((200, made)) = api.try_post("ledger/requests", &body) else { continue };
+                        seen.push((n, made));
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let enough = next + 20 + 15 * round;
+        until("transfers are made", || (sent.load(Ordering::Relaxed) > enough).then_some(()));
+        up.running.kill();
+        stop.store(true, Ordering::Relaxed);
+        answered.extend(askers.into_iter().flat_map(|asker| asker.join().unwrap()));
+        next = sent.load(Ordering::Relaxed);
+    }
+    // Everything once more: what was answered has the same answer, the rest is done now or was done then.
+    let up = home.up();
+    let bodies = (0..next)
+        .map(|n| {
+            let (from, to) = if n.is_multiple_of(2) { ("alpha", "beta") } else { ("beta", "alpha") };
+            request(&format!("n{n}"), from, to, 1 + i64::try_from(n % 3).unwrap())
+        })
+        .collect();
+    let last = up.api.post_all("ledger/requests", bodies);
+    for (n, (status, made)) in (0..).zip(&last) {
+        assert_eq!(*status, 200, "{made}");
+        if let Some(first) = answered.get(&n) {
+            assert_eq!(first, made, "n{n} was answered twice");
+        }
+    }
+    assert!(answered.len() >= 20, "{} answers before a kill", answered.len());
+    up.interrupt().exits(130);
+    let audit = home.p2(&["ledger", "audit", "--type", "transfer", "--limit", "0", "--json"]).exits(0).json();
+    let ids: Vec<&Value> =
+        audit.as_array().unwrap().iter().map(|line| &line["transaction"]["request"]["id"]).collect();
+    assert_eq!(u64::try_from(ids.len()).unwrap(), next, "every request has one transaction");
+    verified(&home);
+}
+
+#[test]
+fn books_know_nothing_of_each_other_and_are_exported_whole() {
+    let home = opened();
+    home.p2(&["ledger", "init", "--book", "run-1", "--agent", "alpha", "--balance", "5"]).exits(0);
+    home.p2(&["ledger", "transfer", "alpha", "fees", "5", "--book", "run-1"]).exits(0);
+    assert_eq!(balance(&home, "alpha"), "100.00");
+    home.p2(&["ledger", "transfer", "alpha", "beta", "2.5", "-r", "=SUM(1), \"two\""]).exits(0);
+    let csv = home.p2(&["ledger", "export"]).exits(0).stdout;
+    assert!(csv.starts_with("seq,time,transaction,request,operation,from,to,amount,unit,"), "{csv}");
+    assert!(
+        csv.contains(",transfer,alpha,beta,2.50,TOKEN,97.50,102.50,human,cli,\"'=SUM(1), \"\"two\"\"\""),
+        "{csv}"
+    );
+    let book = home.p2(&["ledger", "export", "--format", "beancount"]).exits(0).stdout;
+    for part in [
+        "open Assets:Agent:A-alpha TOKEN",
+        "  Assets:Agent:A-alpha  -2.50 TOKEN\n  Assets:Agent:A-beta  2.50 TOKEN",
+        "balance Equity:Mint:A-mint  -10200.00 TOKEN",
+        "\"cli\" \"=SUM(1), \\\"two\\\"\"",
+    ] {
+        assert!(book.contains(part), "no {part} in\n{book}");
+    }
+    assert_eq!(verified(&home)["books"], 2);
+}
+
+#[test]
+fn an_agent_may_not_be_met_in_anothers_clothes() {
+    let home = opened();
+    let up = home.up();
+    let mut theft = request("theft", "beta", "alpha", 100);
+    theft["cause"] =
+        json!({"kind": "ToolCall", "reference": Id::of_text("call"), "agent": "alpha", "reason": ""});
+    let (status, made) = up.api.post("ledger/requests", &theft);
+    assert_eq!((status, &made["outcome"]["Rejected"]["code"]), (200, &json!("not_allowed")));
+    let mut forged = request("forged", "treasury", "alpha", 100);
+    forged["cause"] = json!({"kind": "Evaluation", "reference": Id::of_text("judged"), "reason": ""});
+    forged["body"] = json!({"Reward": {
+        "target": Id::of_text("work"), "evaluator": "judge", "metric": "score", "payee": "alpha",
+        "occasion": "now", "evaluator_version": 1, "evaluation": Id::of_text("another"), "score": 1.0,
+    }});
+    let (status, made) = up.api.post("ledger/requests", &forged);
+    assert_eq!((status, &made["outcome"]["Rejected"]["code"]), (200, &json!("invalid")));
+    assert_eq!(up.api.post("ledger/requests", &json!({"id": "x"})).0, 400);
+    assert_eq!(up.api.get("ledger/books").1, json!(["main"]));
+    assert_eq!(up.api.get("ledger/books/other").0, 404);
+    up.interrupt().exits(130);
+    assert_eq!(balance(&home, "alpha"), "100.00");
+    verified(&home);
+}
