@@ -12,7 +12,7 @@ use p2_core::record::{
 use p2_core::state::{Entry, State, UserMessage};
 use p2_stream::memory::MemoryStore;
 use p2_stream::metrics::Metrics;
-use p2_stream::ports::{Log, NewRecord, StackStore};
+use p2_stream::ports::{Log, NewRecord};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use p2_stream::runtime::{Limits, Start};
 use p2_stream::shell::{self, CallPort, Setup, ShellError, Views, now_ms};

@@ -21,13 +21,13 @@ impl Gauge {
     }
 
     /// A partition is somebody else's now, and so are its numbers.
-    pub(super) fn revoked(&self, partition: i32, has_view: bool) {
+    pub(super) fn revoked(&self, partition: i32, knows_waits: bool) {
         self.assignment("revoked");
         let label = partition.to_string();
         for metric in [Metric::WindowOffsets, Metric::ConsumerLagRecords, Metric::CatchUpRemainingRecords] {
             self.metrics.forget(metric, &[self.name, label.as_str()]);
         }
-        if has_view {
+        if knows_waits {
             self.metrics.forget_waits(partition);
         }
     }

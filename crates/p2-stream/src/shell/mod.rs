@@ -282,7 +282,7 @@ where
                 epochs.remove(&partition);
                 self.owned.remove(&partition);
                 self.marks.remove(&partition);
-                self.gauge.revoked(partition, self.view.is_some());
+                self.gauge.revoked(partition, self.view == Some(Topic::StateTransitions));
                 self.drive(Event::Revoked { partition }, member, epochs).await
             }
             MemberEvent::Truncated { partition, start, .. } => {
