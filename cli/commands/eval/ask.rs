@@ -13,7 +13,7 @@ use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{Artifact, ArtifactBody, Event, Topic};
 use p2_core::registry::Registry;
 use p2_stream::shell::now_ms;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::{Run, agent_or_root, data_of};
