@@ -24,7 +24,7 @@ impl LocalEngine {
             return Err(EngineError::NotFound(format!("there is no dead letter {letter}")));
         };
         let topic = Topic::parse(&letter.topic)
-            .filter(|topic| matches!(topic, Topic::Inbox | Topic::Effects))
+            .filter(|topic| matches!(topic, Topic::Inbox | Topic::Effects | Topic::PaymentRequests))
             .ok_or_else(|| EngineError::Invalid(format!("records of '{}' are not replayed", letter.topic)))?;
         let record = NewRecord {
             topic,
