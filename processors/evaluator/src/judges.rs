@@ -4,7 +4,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use p2_core::definition::{LlmJudge, Price};
 use p2_core::eval::combine::{Panelist, combine};
 use p2_core::eval::reply::{self, Judgement};
@@ -68,14 +69,16 @@ impl Asking<'_> {
             return;
         }
         let samples = usize::try_from(self.judge.samples).unwrap_or(1).max(1);
-        let asked =
-            requests.iter().enumerate().flat_map(|(at, request)| (0..samples).map(move |_| (at, request)));
-        let asked = futures::stream::iter(asked.map(|(at, request)| {
-            let tally = &tally;
-            async move { (at, self.sample(request, tally, cap).await) }
-        }));
+        // Boxed: the compiler cannot tell otherwise that what borrows from `requests` may move between threads.
+        let mut asked: Vec<BoxFuture<'_, (usize, Result<Judgement, EvaluationError>)>> = Vec::new();
+        for (at, request) in requests.iter().enumerate() {
+            for _ in 0..samples {
+                let sample = self.sample(request, &tally, cap);
+                asked.push(async move { (at, sample.await) }.boxed());
+            }
+        }
         let results: Vec<(usize, Result<Judgement, EvaluationError>)> =
-            asked.buffered(CALLS_AT_ONCE).collect().await;
+            futures::stream::iter(asked).buffered(CALLS_AT_ONCE).collect().await;
         let mut panel: Vec<Panelist> = self.judge.panel().into_iter().map(empty).collect();
         let mut failed: Vec<(usize, EvaluationError)> = Vec::new();
         for (at, result) in results {

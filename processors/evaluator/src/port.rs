@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use p2_core::conversation::Conversation;
 use p2_core::definition::{EvaluatorKind, Run};
 use p2_core::eval::trajectory::Trajectory;
@@ -74,8 +76,13 @@ impl JudgePort {
             Ok(target) => target,
             Err(why) => return self.without_target(request, begun_ms, &why),
         };
-        let due = request.candidates.iter().filter(|candidate| candidate.when.holds(&target.trajectory));
-        let ruled = due.map(|candidate| self.rule(&target, candidate, deadline_ms));
+        // Boxed: the compiler cannot tell otherwise that what borrows from `request` may move between threads.
+        let mut ruled: Vec<BoxFuture<'_, Ruling>> = Vec::new();
+        for candidate in
+            request.candidates.iter().filter(|candidate| candidate.when.holds(&target.trajectory))
+        {
+            ruled.push(self.rule(&target, candidate, deadline_ms).boxed());
+        }
         futures::future::join_all(ruled).await
     }
 
