@@ -56,7 +56,10 @@ fn the_topology_is_the_golden_text() {
           writes  inbox, state-transitions, effects, artifacts, dead-letters
         client
           reads   artifacts, dead-letters
-          writes  inbox, registry
+          writes  inbox, artifacts, registry
+        evaluator
+          reads   artifacts, registry
+          writes  artifacts, dead-letters
         tool-exec
           reads   effects, registry
           writes  inbox, artifacts, dead-letters

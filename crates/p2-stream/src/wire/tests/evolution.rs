@@ -67,6 +67,7 @@ fn published_schemas_stay_as_they_are() {
         effects 1 638de603f948ee7b
         effects 2 02e24f4e22c9faf3
         artifacts 1 57a9d79a5c444edf
+        artifacts 2 2b978b949e367094
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]
