@@ -69,11 +69,12 @@ impl Asking<'_> {
             return;
         }
         let samples = usize::try_from(self.judge.samples).unwrap_or(1).max(1);
+        // Boxed: the compiler cannot tell otherwise that what borrows from `requests` may move between threads.
         let mut asked: Vec<BoxFuture<'_, (usize, Result<Judgement, EvaluationError>)>> = Vec::new();
         for (at, request) in requests.iter().enumerate() {
             for _ in 0..samples {
-                let tally = &tally;
-                asked.push(async move { (at, self.sample(request, tally, cap).await) }.boxed());
+                let sample = self.sample(request, &tally, cap);
+                asked.push(async move { (at, sample.await) }.boxed());
             }
         }
         let results: Vec<(usize, Result<Judgement, EvaluationError>)> =

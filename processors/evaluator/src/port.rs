@@ -76,9 +76,11 @@ impl JudgePort {
             Ok(target) => target,
             Err(why) => return self.without_target(request, begun_ms, &why),
         };
-        let due = request.candidates.iter().filter(|candidate| candidate.when.holds(&target.trajectory));
+        // Boxed: the compiler cannot tell otherwise that what borrows from `request` may move between threads.
         let mut ruled: Vec<BoxFuture<'_, Ruling>> = Vec::new();
-        for candidate in due {
+        for candidate in
+            request.candidates.iter().filter(|candidate| candidate.when.holds(&target.trajectory))
+        {
             ruled.push(self.rule(&target, candidate, deadline_ms).boxed());
         }
         futures::future::join_all(ruled).await

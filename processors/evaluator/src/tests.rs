@@ -500,6 +500,16 @@ async fn the_same_dialogue_elsewhere_is_not_judged_again_by_the_same_evaluator()
 }
 
 #[tokio::test(start_paused = true)]
+async fn judging_may_move_between_threads() {
+    fn sent<F: Future + Send>(future: F) -> F {
+        future
+    }
+    let rig = rig(&[GOOD]);
+    let call = Driver::default().on(LaneInput::Record(finished("end"))).calls.remove(0);
+    drop(sent(rig.port.judge(&call.request, call.deadline_ms)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_triggers_at_the_same_time_judge_once() {
     let rig = rig(&[GOOD, GOOD]);
     rig.talk("talk", chat()).await;

@@ -67,7 +67,10 @@ fn the_topology_is_the_golden_text() {
           writes  inbox, state-transitions, effects, artifacts, dead-letters
         client
           reads   artifacts, ledger-transactions, dead-letters
-          writes  inbox, payment-requests, registry
+          writes  inbox, artifacts, payment-requests, registry
+        evaluator
+          reads   artifacts, registry
+          writes  artifacts, dead-letters
         settlement
           reads   payment-requests, ledger-transactions
           writes  inbox, artifacts, ledger-transactions, dead-letters

@@ -68,7 +68,7 @@ fn published_schemas_stay_as_they_are() {
         effects 1 638de603f948ee7b
         effects 2 02e24f4e22c9faf3
         artifacts 1 57a9d79a5c444edf
-        artifacts 2 7fbaf90601b4a3d0
+        artifacts 2 53f9a9c7b9651b8f
         payment-requests 1 62fc9712f5e1d71f
         ledger-transactions 1 0a48b947b4c3539f
         registry 1 624a74b5c476c719
