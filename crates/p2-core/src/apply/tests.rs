@@ -495,7 +495,7 @@ fn a_registry_record_that_contradicts_itself_is_refused() {
         .assert_eq(&apply(&mut registry, &other));
     let kind = RegistryRecord { kind: "team".to_owned(), ..record };
     expect![
-        "team 'me': the kind 'team' is not known; the nearest is 'agent' (there are agent, tool, persona, price, evaluator, rubric)"
+        "team 'me': the kind 'team' is not known; the nearest is 'tool' (there are agent, tool, persona, price, evaluator, rubric)"
     ]
     .assert_eq(&apply(&mut registry, &kind));
     assert_eq!(registry, Registry::default());

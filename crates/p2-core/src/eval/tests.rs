@@ -511,9 +511,6 @@ fn a_rule_that_has_nothing_to_go_by_says_so_instead_of_zero() {
         let refused = ruled(yaml, &plain, None).unwrap_err();
         assert!(refused.contains(reason), "{yaml}: {refused}");
     }
-    let long = format!("type: expression\nscore: \"({}0)\"", "range(10000) | sum + ".repeat(60));
-    let refused = ruled(&long, &plain, None).unwrap_err();
-    assert!(refused.contains("'score' cannot be worked out"), "{refused}");
 }
 
 #[test]
