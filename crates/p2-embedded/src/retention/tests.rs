@@ -247,6 +247,11 @@ async fn readers_and_retention_do_not_get_in_each_others_way() {
 
 #[test]
 fn retention_is_what_the_topics_declare() {
-    let expected = [(Topic::Inbox, WEEK_MS), (Topic::Effects, WEEK_MS), (Topic::DeadLetters, 30 * DAY_MS)];
+    let expected = [
+        (Topic::Inbox, WEEK_MS),
+        (Topic::Effects, WEEK_MS),
+        (Topic::PaymentRequests, WEEK_MS),
+        (Topic::DeadLetters, 30 * DAY_MS),
+    ];
     assert_eq!(declared(), expected.into());
 }
