@@ -123,7 +123,7 @@ fn an_unknown_type_is_named_with_the_nearest_one() {
 fn an_unknown_kind_is_named_with_the_nearest_one() {
     refused(
         "kind: tol\nid: a\n",
-        "bad.yml:1: tol 'a': the kind 'tol' is not known; the nearest is 'tool' (there are agent, tool, persona, price)",
+        "bad.yml:1: tol 'a': the kind 'tol' is not known; the nearest is 'tool' (there are agent, tool, persona, price, evaluator, rubric)",
     );
 }
 
