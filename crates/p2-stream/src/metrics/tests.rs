@@ -71,6 +71,41 @@ fn a_model_call_counts_tokens_cost_and_retries_and_absent_is_not_zero() {
 }
 
 #[test]
+fn an_evaluation_counts_its_outcome_its_score_and_what_judging_took_apart_from_agents() {
+    let scored = Evaluation {
+        evaluator: "judge".into(),
+        score: Some(0.75),
+        calls: 3,
+        prompt_tokens: Some(90),
+        cost_usd: Some("0.5".into()),
+        latency_ms: 1_500,
+        ..Evaluation::default()
+    };
+    let repeated =
+        Evaluation { same_as: Some(p2_core::ids::Id::of_text("earlier")), calls: 0, ..scored.clone() };
+    let error = Some(EvaluationError { code: "deadline".into(), message: "too late".into() });
+    let failed = Evaluation { score: None, cost_usd: None, error, ..scored.clone() };
+    let metrics = Metrics::new();
+    for evaluation in [scored, repeated, failed] {
+        metrics.committed("evaluator", &artifact(ArtifactBody::Evaluation(Box::new(evaluation))));
+    }
+    let text = metrics.text(0);
+    for line in [
+        r#"p2_evaluations_total{evaluator="judge",outcome="scored"} 1"#,
+        r#"p2_evaluations_total{evaluator="judge",outcome="repeated"} 1"#,
+        r#"p2_evaluations_total{evaluator="judge",outcome="deadline"} 1"#,
+        r#"p2_evaluation_score_sum{evaluator="judge"} 1.5"#,
+        r#"p2_evaluation_score_bucket{evaluator="judge",le="0.7"} 0"#,
+        r#"p2_evaluation_calls_total{evaluator="judge"} 6"#,
+        r#"p2_evaluation_tokens_total{evaluator="judge",type="input"} 270"#,
+        r#"p2_evaluation_cost_usd_total{evaluator="judge"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+    }
+    assert!(!text.contains("p2_model_tokens_total{"), "the judge is not one of the agents' models");
+}
+
+#[test]
 fn an_intent_is_no_outcome_of_a_tool() {
     let run = |phase: &str, latency_ms| ToolRun {
         effect: p2_core::ids::Id::of_text("e"),
