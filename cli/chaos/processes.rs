@@ -18,6 +18,8 @@ use crate::engine::{EngineError, EngineResult};
 const STOP_MAX: Duration = Duration::from_secs(60);
 /// The exit code of whoever ended because of a SIGTERM.
 const TERMINATED: i32 = 143;
+/// Pause before a process that found no server is started again, as whoever runs processes makes one.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The exit code of whoever found no server when it started.
 pub(crate) const UNAVAILABLE: i32 = 5;
 
@@ -31,6 +33,8 @@ pub(crate) struct Processes {
     environment: Vec<(&'static str, String)>,
     history: Arc<History>,
     running: BTreeMap<Instance, Running>,
+    /// Those that found no server, and when they are started again.
+    later: BTreeMap<Instance, Instant>,
     starts: u64,
     gave_up: u64,
 }
@@ -67,6 +71,7 @@ impl Processes {
             environment,
             history,
             running: BTreeMap::new(),
+            later: BTreeMap::new(),
             starts: 0,
             gave_up: 0,
         })
@@ -95,6 +100,7 @@ impl Processes {
     /// # Errors
     /// It cannot be started.
     pub(crate) fn start(&mut self, instance: Instance) -> EngineResult<()> {
+        self.later.remove(&instance);
         if let Some(running) = self.running.get_mut(&instance) {
             running.again = true;
             return Ok(());
@@ -118,6 +124,7 @@ impl Processes {
     /// # Errors
     /// The system does not let us.
     pub(crate) async fn kill(&mut self, instance: Instance) -> EngineResult<()> {
+        self.later.remove(&instance);
         let Some(mut running) = self.running.remove(&instance) else { return Ok(()) };
         let pid = running.child.id().unwrap_or_default();
         running.child.kill().await.map_err(|error| failed("kill", &error))?;
@@ -130,6 +137,7 @@ impl Processes {
     /// # Errors
     /// It is gone.
     pub(crate) async fn stop(&mut self, instance: Instance) -> EngineResult<()> {
+        self.later.remove(&instance);
         let Some(running) = self.running.get_mut(&instance) else { return Ok(()) };
         running.stopping = Some(Instant::now());
         running.again = false;
@@ -173,6 +181,12 @@ impl Processes {
                 ended.push((*instance, status, stopping, overdue, again));
             }
         }
+        let now = Instant::now();
+        let due: Vec<Instance> =
+            self.later.iter().filter(|(_, at)| **at <= now).map(|(instance, _)| *instance).collect();
+        for instance in due {
+            self.start(instance)?;
+        }
         let mut unexpected = Vec::new();
         for (instance, status, stopping, overdue, again) in ended {
             self.running.remove(&instance);
@@ -183,7 +197,7 @@ impl Processes {
                 // It was started while a server was away, and said so: whoever runs it tries again.
                 self.gave_up += 1;
                 if !stopping || again {
-                    self.start(instance)?;
+                    self.later.insert(instance, Instant::now() + AGAIN_AFTER);
                 }
                 continue;
             }
@@ -195,6 +209,11 @@ impl Processes {
             }
         }
         Ok(unexpected)
+    }
+
+    /// Those that found no server stay away.
+    pub(crate) fn start_none_again(&mut self) {
+        self.later.clear();
     }
 
     /// Those that run.

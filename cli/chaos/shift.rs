@@ -245,6 +245,7 @@ impl Shift {
     /// # Errors
     /// A process cannot be stopped.
     pub(crate) async fn end(&mut self) -> EngineResult<()> {
+        self.processes.start_none_again();
         for instance in self.processes.running() {
             self.processes.stop(instance).await?;
         }
