@@ -15,6 +15,13 @@ fn skipped() -> bool {
     is_skipped
 }
 
+/// A process that has just begun is a member of its groups a moment later.
+fn all_run(home: &Home) {
+    until("every processor has a member", || {
+        (!home.p2(&["doctor"]).stdout.contains("nobody runs it")).then_some(())
+    });
+}
+
 fn ask(home: &Home, name: &str, text: &str) -> String {
     home.p2_with(&["chat", "with", "agent_alpha", "--name", name], text).exits(0).stdout
 }
@@ -87,7 +94,7 @@ fn a_chat_says_where_it_runs_the_processors_itself() {
     alone.close_input();
     alone.end().exits(0);
     let fleet = home.start(&["run", "--json"]);
-    until("the processors run", || (!fleet.stdout().is_empty()).then_some(()));
+    all_run(&home);
     let mut beside = home.start(&["chat", "with", "agent_alpha", "--name", "x"]);
     until("it begins", || beside.stderr().contains("conversation 'x'").then_some(()));
     assert!(!beside.stderr().contains(STANDS_IN), "{}", beside.stderr());

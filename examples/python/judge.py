@@ -6,7 +6,7 @@ A consumer group of its own on p2.effects.v1, where every answer to a person is 
 p2.artifacts.v1, where an event `evaluation_requested` asks for an evaluation (p2engine eval run trip --evaluator brief).
 Evaluations go to p2.artifacts.v1 in one transaction with the progress of the group. Their ids are made as the engine
 makes them, so that whatever is judged twice is the same evaluation, and `p2engine eval list` shows them beside all
-others. A request for an answer that was before this program's time is answered too: with an error.
+others. A request for an answer that this process has not seen is met by looking for it in the log.
 """
 
 import hashlib
@@ -16,13 +16,14 @@ import time
 from collections import OrderedDict
 
 import wire
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 GROUP = "example.judge"
 EVALUATOR, VERSION = "brief", 1
 WORDS_MAX = 40
 REMEMBERED_MAX = 10_000
-ARTIFACTS = wire.topic_name("artifacts")
+ARTIFACTS, EFFECTS = wire.topic_name("artifacts"), wire.topic_name("effects")
+LOOK_SECONDS = 30
 
 
 def id_of(*parts):
@@ -44,7 +45,7 @@ def evaluation(place, text, occasion="first", request=None):
     target = id_of("target", *place)
     score, metrics, comment, error = None, {}, "", None
     if text is None:
-        error = {"code": "no_target", "message": "the answer was published before this evaluator began to read"}
+        error = {"code": "no_target", "message": "there is no such answer in the log (any more)"}
     else:
         score, metrics, comment = judgement(text)
     body = {
@@ -60,22 +61,45 @@ def evaluation(place, text, occasion="first", request=None):
     }
 
 
+def place_of(value):
+    return value["conversation"], value["agent"], value["branch"]
+
+
+def looked_up(codec, wanted, partition):
+    """The text of an answer that is not remembered; None where the log has none. Both topics have the same key and the
+    same number of partitions, so it is in the partition that has the same number."""
+    consumer = wire.consumer(f"{GROUP}.looks", **{"enable.partition.eof": True})
+    consumer.assign([TopicPartition(EFFECTS, partition, 0)])
+    try:
+        while (message := consumer.poll(LOOK_SECONDS)) and not message.error():
+            value = codec["effects"].decode(message.value())
+            kind, body = value["body"]
+            if kind == "p2.PublishReply" and (*place_of(value), body["entry"]) == wanted:
+                return body["text"]
+        if message is None or message.error().code() != KafkaError._PARTITION_EOF:
+            raise SystemExit(f"Kafka: {EFFECTS} was not read to its end: {message and message.error()}")
+        return None
+    finally:
+        consumer.close()
+
+
 def judged(codec, message, texts):
     """The evaluation that follows from a record, or None."""
     short = "artifacts" if message.topic() == ARTIFACTS else "effects"
     value = codec[short].decode(message.value())
     kind, body = value["body"]
     if kind == "p2.PublishReply":
-        place = (value["conversation"], value["agent"], value["branch"], body["entry"])
+        place = (*place_of(value), body["entry"])
         texts[place] = body["text"]
         while len(texts) > REMEMBERED_MAX:
             texts.popitem(last=False)
         return evaluation(place, body["text"])
     if kind == "p2.Event" and body["name"] == "evaluation_requested":
         wanted = json.loads(body["data"])
-        place = (value["conversation"], value["agent"], value["branch"], value["entry"])
+        place = (*place_of(value), value["entry"])
         if wanted["evaluator"] == EVALUATOR and wanted.get("version") in (None, VERSION):
-            return evaluation(place, texts.get(place), wanted["occasion"], value["id"])
+            text = texts.get(place) or looked_up(codec, place, message.partition())
+            return evaluation(place, text, wanted["occasion"], value["id"])
     return None
 
 
@@ -104,7 +128,7 @@ def main():
     consumer = wire.consumer(GROUP, **{"group.instance.id": f"{GROUP}.{copy}", "session.timeout.ms": 15_000})
     producer = wire.producer(**{"transactional.id": f"{GROUP}.{copy}", "transaction.timeout.ms": 10_000})
     producer.init_transactions(30)
-    consumer.subscribe([wire.topic_name("effects"), ARTIFACTS])
+    consumer.subscribe([EFFECTS, ARTIFACTS])
     try:
         while True:
             message = consumer.poll(1.0)

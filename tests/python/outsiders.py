@@ -193,6 +193,8 @@ def judged(framed, name, count):
     end(judge, signal.SIGKILL)
     judge = example(framed, "judge")
     found = until("all answers are judged", all_judged)
+    end(judge, signal.SIGKILL)  # the next one remembers no answer
+    judge = example(framed, "judge")
     assert sorted(found) == sorted(of), "each answer once"
     for one in evaluations(framed).values():
         body = one["body"]["Evaluation"]
