@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::Offset;
 
 use crate::config::{self, KafkaConfig};
 use crate::context::Context;
+use crate::fence;
 use crate::log::{blocking, partition_counts};
 use crate::records::Names;
 
@@ -77,9 +78,13 @@ fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: &Begin
     };
     let mut asked = TopicPartitionList::new();
     asked.add_partition_range(name, 0, count - 1);
-    let known = client.committed_offsets(asked, longest).map_err(failed)?;
+    let mut known = client.committed_offsets(asked.clone(), longest).map_err(failed)?;
+    if known.elements().iter().any(|element| !matches!(element.offset(), Offset::Offset(_))) {
+        // Nothing is put over progress that the coordinator only has not loaded.
+        known = fence::progress(&client, &names, &asked, longest, || client.context().refusal())?;
+    }
     let mut first = TopicPartitionList::new();
-    for element in known.elements() {
+    for element in known.elements_for_topic(name) {
         if matches!(element.offset(), Offset::Offset(_)) {
             continue;
         }

@@ -5,17 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use p2_core::record::Topic;
 use p2_stream::ports::{CommittedOffset, LogError};
 use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
 
 use crate::context::{Context, lock};
+use crate::fence;
 use crate::ownership::{Lane, Ownership, Tenure};
 use crate::records::Names;
 
@@ -89,6 +91,10 @@ pub(crate) struct Callbacks {
     pub(crate) changed: Notify,
     /// Something was revoked since this was last cleared.
     pub(crate) has_revoked: AtomicBool,
+    /// Why the group cannot be written to.
+    refusal: Mutex<Option<String>>,
+    /// Another consumer has the member's partitions now.
+    is_retired: AtomicBool,
 }
 
 impl ClientContext for Callbacks {
@@ -113,7 +119,20 @@ impl Callbacks {
             changes: Mutex::default(),
             changed: Notify::new(),
             has_revoked: AtomicBool::new(false),
+            refusal: Mutex::default(),
+            is_retired: AtomicBool::new(false),
         }
+    }
+
+    /// Why the group cannot be written to, where the broker said so.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        lock(&self.refusal).clone().or_else(|| self.base.refusal())
+    }
+
+    /// From now on rebalances of this consumer change nothing of who owns what.
+    pub(crate) fn retire(&self) {
+        let _state = self.shared.state();
+        self.is_retired.store(true, Ordering::Release);
     }
 
     /// What rebalances did since this was last asked, in order.
@@ -145,7 +164,8 @@ impl Callbacks {
             consumer.pause(list)?;
         }
         let mut changes = lock(&self.changes);
-        for lane in self.lanes(list) {
+        let lanes = if self.is_retired.load(Ordering::Acquire) { Vec::new() } else { self.lanes(list) };
+        for lane in lanes {
             let tenure = state.ownership.assign(lane);
             changes.push(Change::Assigned(lane, tenure));
         }
@@ -157,7 +177,8 @@ impl Callbacks {
         let longest = if consumer.assignment_lost() { Duration::ZERO } else { self.commit_max };
         let mut state = self.shared.wait_for_commit(longest);
         let mut changes = lock(&self.changes);
-        for lane in self.lanes(list) {
+        let lanes = if self.is_retired.load(Ordering::Acquire) { Vec::new() } else { self.lanes(list) };
+        for lane in lanes {
             if let Some(tenure) = state.ownership.revoke(lane) {
                 changes.push(Change::Revoked(lane, tenure));
             }
@@ -171,6 +192,21 @@ impl Callbacks {
 }
 
 impl ConsumerContext for Callbacks {
+    /// Only marks are committed here: progress goes with its outputs, in transactions.
+    fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
+        let Err(error) = result else { return };
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                *lock(&self.refusal) = Some(format!(
+                    "the broker does not let this member write to its group ({error}): grant it READ on the group \
+                     and on {}",
+                    self.names.of(Topic::Registry)
+                ));
+            }
+            _ => tracing::debug!(%error, "a mark was not taken"),
+        }
+    }
+
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let done = match kind {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assigned(consumer, list),
@@ -183,10 +219,11 @@ impl ConsumerContext for Callbacks {
     }
 }
 
-/// The group's committed progress of partitions, once no open transaction can change it any more.
+/// The group's committed progress of partitions, all of it ([`fence`]), once no open transaction can change it any
+/// more.
 ///
 /// # Errors
-/// [`LogError::Unavailable`] where there is no answer within that time.
+/// As [`fence::progress`].
 pub(crate) fn committed(
     client: &Client,
     names: &Names,
@@ -199,7 +236,7 @@ pub(crate) fn committed(
         list.add_partition(names.of(*topic), *partition);
     }
     // The list must not outlive this function: one that is alive while the consumer is dropped hangs it.
-    let list = client.committed_offsets(list, longest).map_err(away)?;
+    let list = fence::progress(client, names, &list, longest, || client.context().refusal())?;
     let mut found = BTreeMap::new();
     for element in list.elements() {
         element.error().map_err(away)?;

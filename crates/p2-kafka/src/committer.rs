@@ -208,8 +208,11 @@ impl Work {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        let settled = self.settle_by_progress(longest);
-        if settled == Settled::Unknown { settle_by_position(&self.log.readers, positions) } else { settled }
+        // What was written is asked first: the log of a partition is not told twice. Without it, the progress.
+        match settle_by_position(&self.log.readers, positions) {
+            Settled::Unknown => self.settle_by_progress(longest),
+            settled => settled,
+        }
     }
 
     /// The batch number in the committed progress says which way it went, as long as nobody else commits for

@@ -33,6 +33,11 @@ const WAITING_BYTES_MAX: usize = 32 << 20;
 pub(crate) const GAP_OFFSETS_MAX: i64 = 16;
 /// Seeks that may be refused before a partition is taken up anew.
 const SEEKS_MAX: u32 = 50;
+/// How often the broker may take another for this member, within that time, before the slot counts as taken.
+const FENCES_MAX: usize = 3;
+const FENCES_WITHIN: Duration = Duration::from_secs(60);
+/// What is waited after the first of them; twice that after the second.
+const FENCED_PAUSE: Duration = Duration::from_secs(1);
 /// Longest answer to a question for committed progress before it is asked again.
 const FETCH_PROGRESS: Duration = Duration::from_secs(2);
 
@@ -96,9 +101,45 @@ struct LaneState {
     refusals: u32,
 }
 
+/// What a member's consumer is made from.
+struct Recipe {
+    config: KafkaConfig,
+    names: Names,
+    shared: Arc<Shared>,
+    group: String,
+    instance: String,
+    topics: Vec<Topic>,
+}
+
+impl Recipe {
+    /// A consumer that joins the group.
+    fn consumer(&self) -> Result<Arc<Client>, LogError> {
+        let commit_max = Duration::from_millis(u64::from(self.config.transaction_timeout_ms) * 2);
+        let callbacks = Callbacks::new(self.names.clone(), Arc::clone(&self.shared), commit_max);
+        let made =
+            Client::from_config_and_context(&self.config.member(&self.group, &self.instance), callbacks);
+        let client = Arc::new(made.map_err(|error| config::property(&error))?);
+        let subscription: Vec<&str> = self.topics.iter().map(|topic| self.names.of(*topic)).collect();
+        client
+            .subscribe(&subscription)
+            .map_err(|error| LogError::Refused(format!("group {} cannot be joined: {error}", self.group)))?;
+        self.shared.state().client = Some(Arc::clone(&client));
+        Ok(client)
+    }
+}
+
+/// Why a consumer is of no use any more.
+enum Trouble {
+    /// The broker takes another for this member.
+    Fenced,
+    /// The member is of no use either.
+    Failed(LogError),
+}
+
 /// A member's poller.
 pub(crate) struct Poller {
     client: Arc<Client>,
+    recipe: Recipe,
     shared: Arc<Shared>,
     names: Names,
     config: KafkaConfig,
@@ -107,6 +148,8 @@ pub(crate) struct Poller {
     own_commands: mpsc::UnboundedSender<Command>,
     notices: mpsc::UnboundedSender<Notice>,
     lanes: BTreeMap<Lane, LaneState>,
+    /// When the broker took another for this member, of late.
+    fenced: Vec<Instant>,
     /// Errors that were logged, and when: each at most every few seconds.
     logged: BTreeMap<String, Instant>,
 }
@@ -134,22 +177,23 @@ pub(crate) fn start(
         |error: std::io::Error| LogError::Unavailable(format!("no thread for a consumer: {error}"));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(thread_error)?;
-    let commit_max = Duration::from_millis(u64::from(config.transaction_timeout_ms) * 2);
-    let callbacks = Callbacks::new(names.clone(), Arc::clone(shared), commit_max);
+    let recipe = Recipe {
+        config: config.clone(),
+        names: names.clone(),
+        shared: Arc::clone(shared),
+        group: group.to_owned(),
+        instance: instance.to_owned(),
+        topics: topics.to_vec(),
+    };
     let client = {
         let _inside = runtime.enter();
-        let made = Client::from_config_and_context(&config.member(group, instance), callbacks);
-        Arc::new(made.map_err(|error| config::property(&error))?)
+        recipe.consumer()?
     };
-    let subscription: Vec<&str> = topics.iter().map(|topic| names.of(*topic)).collect();
-    client
-        .subscribe(&subscription)
-        .map_err(|error| LogError::Refused(format!("group {group} cannot be joined: {error}")))?;
-    shared.state().client = Some(Arc::clone(&client));
     let (commands, receiver) = mpsc::unbounded_channel();
     let (sender, notices) = mpsc::unbounded_channel();
     let poller = Poller {
         client,
+        recipe,
         shared: Arc::clone(shared),
         names,
         config: config.clone(),
@@ -158,6 +202,7 @@ pub(crate) fn start(
         own_commands: commands.clone(),
         notices: sender,
         lanes: BTreeMap::new(),
+        fenced: Vec::new(),
         logged: BTreeMap::new(),
     };
     let run = move || {
@@ -187,16 +232,67 @@ impl Poller {
                 },
                 () = client.context().changed.notified() => {}
                 () = tokio::time::sleep(Duration::from_millis(20)), if retry => self.retry_seeks(),
-                message = client.recv() => {
-                    if let Err(error) = self.messages(&client, message) {
+                message = client.recv() => match self.messages(&client, message) {
+                    Ok(()) => {}
+                    Err(Trouble::Failed(error)) => {
                         self.fail(error);
                         break;
+                    }
+                    Err(Trouble::Fenced) => {
+                        drop(client);
+                        match self.join_again().await {
+                            Ok(true) => {}
+                            Ok(false) => break,
+                            Err(error) => {
+                                self.fail(error);
+                                break;
+                            }
+                        }
                     }
                 }
             }
             self.take_changes();
         }
         self.close().await;
+    }
+
+    /// Joins with a new consumer, after a pause that grows: what fenced this one may have been a coordinator that
+    /// came back with an old state of the group. Where it happens again and again, the slot is another process's too.
+    /// False where the member closes meanwhile.
+    async fn join_again(&mut self) -> Result<bool, LogError> {
+        let now = Instant::now();
+        self.fenced.retain(|at| now.duration_since(*at) < FENCES_WITHIN);
+        self.fenced.push(now);
+        if self.fenced.len() > FENCES_MAX {
+            return Err(LogError::Refused(format!(
+                "another process runs with the slot '{}': give each process its own kafka.slot",
+                self.config.slot
+            )));
+        }
+        tracing::warn!(slot = self.config.slot, "the broker takes another for this member: joining again");
+        {
+            let callbacks = self.client.context();
+            callbacks.retire();
+            let mut state = self.shared.wait_for_commit(callbacks.commit_max);
+            state.client = None;
+            for (lane, lane_state) in std::mem::take(&mut self.lanes) {
+                state.ownership.revoke(lane);
+                if lane_state.announced {
+                    let _ = self.notices.send(Notice::Revoked { lane });
+                }
+            }
+        }
+        let until =
+            tokio::time::Instant::now() + FENCED_PAUSE * u32::try_from(self.fenced.len()).unwrap_or(1);
+        while let Ok(command) = tokio::time::timeout_at(until, self.commands.recv()).await {
+            match command {
+                None | Some(Command::Close) => return Ok(false),
+                Some(Command::Fail(error)) => return Err(error),
+                Some(_) => {} // of partitions that are gone
+            }
+        }
+        self.client = self.recipe.consumer()?;
+        Ok(true)
     }
 
     fn fail(&self, error: LogError) {
@@ -390,7 +486,6 @@ impl Poller {
         let (client, names) = (Arc::clone(&self.client), self.names.clone());
         let (shared, commands) = (Arc::clone(&self.shared), self.own_commands.clone());
         tokio::task::spawn_blocking(move || {
-            let mut asked_again = false;
             loop {
                 let current: Vec<(Lane, Tenure)> = {
                     let state = shared.state();
@@ -403,12 +498,14 @@ impl Poller {
                 }
                 let lanes: Vec<Lane> = current.iter().map(|(lane, _)| *lane).collect();
                 match committed(&client, &names, &lanes, FETCH_PROGRESS) {
-                    // A coordinator that has just moved may say "none" for a moment: it is asked twice.
-                    Ok(found) if !asked_again && found.values().any(Option::is_none) => asked_again = true,
                     Ok(mut found) => {
                         let told = current.into_iter();
                         let told = told.map(|(lane, tenure)| (lane, tenure, found.remove(&lane).flatten()));
                         let _ = commands.send(Command::Progress(told.collect()));
+                        return;
+                    }
+                    Err(LogError::Refused(reason)) => {
+                        let _ = commands.send(Command::Fail(LogError::Refused(reason)));
                         return;
                     }
                     Err(error) => tracing::info!(%error, "progress of new partitions, asking again"),
@@ -423,7 +520,7 @@ impl Poller {
         &mut self,
         client: &Client,
         first: Result<BorrowedMessage<'_>, KafkaError>,
-    ) -> Result<(), LogError> {
+    ) -> Result<(), Trouble> {
         let mut taken: BTreeMap<Lane, (Tenure, u64, usize, Vec<StoredRecord>)> = BTreeMap::new();
         let mut next = Some(first);
         let mut count = 0;
@@ -475,31 +572,29 @@ impl Poller {
     }
 
     /// What an error of the consumer means: most pass by themselves.
-    fn error(&mut self, error: &KafkaError) -> Result<(), LogError> {
+    fn error(&mut self, error: &KafkaError) -> Result<(), Trouble> {
         let group = self.client.group_metadata().is_some();
+        let refused = |reason: String| Err(Trouble::Failed(LogError::Refused(reason)));
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId) => {
-                Err(LogError::Refused(format!(
-                    "another process runs with the slot '{}': give each process its own kafka.slot",
-                    self.config.slot
-                )))
+                Err(Trouble::Fenced)
             }
-            Some(RDKafkaErrorCode::InconsistentGroupProtocol) => Err(LogError::Refused(
+            Some(RDKafkaErrorCode::InconsistentGroupProtocol) => refused(
                 "the group has members of another kind: stop them, or set kafka.protocol as they have it"
                     .to_owned(),
-            )),
-            Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                Err(LogError::Refused(format!("the broker does not let this member read: {error}")))
-            }
-            Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => Err(
-                LogError::Refused(format!("the broker is too old for kafka.protocol = consumer: {error}")),
             ),
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                refused(format!("the broker does not let this member read: {error}"))
+            }
+            Some(RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion) => {
+                refused(format!("the broker is too old for kafka.protocol = consumer: {error}"))
+            }
             Some(RDKafkaErrorCode::AutoOffsetReset) => {
                 self.find_truncated();
                 Ok(())
             }
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
-                Err(LogError::Refused(format!("the consumer cannot go on: {error}")))
+                refused(format!("the consumer cannot go on: {error}"))
             }
             _ => {
                 let text = error.to_string();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use p2_core::record::{RECORD_BYTES_MAX, Topic};
 use p2_kafka::topics::{self, Difference, TopicSettings};
 use p2_kafka::{KafkaConfig, KafkaLog};
-use p2_stream::ports::{Log, LogError, MemberEvent, NewRecord};
+use p2_stream::ports::{Batch, CommitError, CommittedOffset, Log, LogError, MemberEvent, NewRecord};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -119,12 +119,62 @@ async fn two_processes_with_one_slot_do_not_work_side_by_side() {
     for _ in 0..4 {
         assert!(matches!(second.next().await.unwrap(), MemberEvent::Assigned { .. }));
     }
+    // Each takes the slot from the other, and joins again a few times: it may have been the broker's mistake.
     let ended = loop {
-        match tokio::time::timeout(Duration::from_secs(20), first.next()).await.expect("the first one ends") {
-            Ok(MemberEvent::Revoked { .. }) => {}
+        let next = async {
+            tokio::select! {
+                event = first.next() => event,
+                event = second.next() => event,
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(20), next).await.expect("one of them ends") {
+            Ok(MemberEvent::Revoked { .. } | MemberEvent::Assigned { .. }) => {}
             other => break other,
         }
     };
     let Err(LogError::Refused(sentence)) = ended else { panic!("got {ended:?}") };
     assert!(sentence.contains("give each process its own kafka.slot"), "{sentence}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_taken_for_another_joins_again() {
+    if !broker::is_wanted() {
+        return;
+    }
+    let config = broker::shared().config(&fresh_prefix());
+    create_topics(&config).await;
+    let one = KafkaLog::connect(config.clone()).await.unwrap();
+    let two = KafkaLog::connect(config).await.unwrap();
+    let mut first = one.join("p2.again", &[Topic::Inbox]).await.unwrap();
+    let mut assigned = 0;
+    while assigned < 4 {
+        assert!(matches!(first.next().await.unwrap(), MemberEvent::Assigned { .. }));
+        assigned += 1;
+    }
+    let mut second = two.join("p2.again", &[Topic::Inbox]).await.unwrap();
+    assert!(matches!(second.next().await.unwrap(), MemberEvent::Assigned { .. }));
+    drop(second);
+    let (mut revoked, mut held) = (0, 4);
+    while revoked < 4 || held < 4 {
+        match tokio::time::timeout(Duration::from_secs(30), first.next())
+            .await
+            .expect("it joins again")
+            .unwrap()
+        {
+            MemberEvent::Revoked { .. } => (revoked, held) = (revoked + 1, held - 1),
+            MemberEvent::Assigned { .. } => held += 1,
+            other => panic!("got {other:?}"),
+        }
+    }
+    // And what it does counts.
+    let progress = CommittedOffset { offset: 0, metadata: "again".to_owned() };
+    let outputs = vec![record(Topic::Effects, 0, "again")];
+    let batch = Batch { outputs, progress: vec![(Topic::Inbox, 2, progress)] };
+    // The other one took its producer too, which the first commit finds out.
+    let committer = first.committer();
+    if let Err(error) = committer.commit(batch.clone()).await {
+        assert!(matches!(error, CommitError::Aborted(_) | CommitError::Fenced(_)), "{error:?}");
+        committer.commit(batch).await.unwrap();
+    }
+    assert_eq!(first.committed(Topic::Inbox, 2).await.unwrap().unwrap().metadata, "again");
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use p2_core::record::Topic;
 use p2_kafka::{KafkaConfig, KafkaLog};
-use p2_stream::ports::{Batch, CommitError, CommittedOffset, Log, Member, MemberEvent};
+use p2_stream::ports::{Batch, CommitError, CommittedOffset, Log, LogError, Member, MemberEvent};
 use tokio::sync::watch;
 
 use crate::broker::{self, Broker, create_topics, free_port, fresh_prefix};
 use crate::copier::{Counts, all, copy, demand_exactly_once, record};
-use crate::proxy::{END_TXN, Fault, Proxy, TXN_OFFSET_COMMIT};
+use crate::proxy::{END_TXN, Fault, OFFSET_FETCH, Proxy, TXN_OFFSET_COMMIT};
 
 /// A broker that clients reach through a proxy.
 async fn proxied() -> (Broker, Proxy, KafkaConfig) {
@@ -101,6 +101,36 @@ async fn a_commit_whose_messages_are_lost_or_late_is_settled_and_never_torn() {
     committer.commit(batch(5)).await.unwrap();
     proxy.heal();
     demand_effects(&log, &["1", "2", "3", "4", "5"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_from_a_coordinator_that_forgot_is_not_believed() {
+    if !broker::is_wanted() {
+        return;
+    }
+    let (_broker, proxy, mut config) = proxied().await;
+    config.request_timeout_ms = 5_000;
+    let log = KafkaLog::connect(config).await.unwrap();
+    let mut member = log.join("p2.forgotten", &[Topic::Inbox]).await.unwrap();
+    own(&log, member.as_mut()).await;
+    let committer = member.committer();
+    committer.commit(batch(1)).await.unwrap();
+    // Once it is known, no transaction is open any more that an answer would wait for.
+    assert_eq!(member.committed(Topic::Inbox, 2).await.unwrap().unwrap().offset, 1);
+    proxy.fault(OFFSET_FETCH, Fault::RepeatReply);
+    let known = member.committed(Topic::Inbox, 2).await.unwrap().unwrap();
+    assert_eq!(known.offset, 1, "nothing is out of date yet");
+    committer.commit(batch(2)).await.unwrap();
+    let old = member.committed(Topic::Inbox, 2).await;
+    assert!(proxy.hits() > 0, "an old answer was given");
+    assert!(matches!(old, Err(LogError::Unavailable(_))), "got {old:?}");
+
+    // Nor where the outcome of a commit hangs on it.
+    proxy.fault(END_TXN, Fault::LoseReply);
+    committer.commit(batch(3)).await.unwrap();
+    proxy.heal();
+    demand_effects(&log, &["1", "2", "3"]).await;
+    assert_eq!(member.committed(Topic::Inbox, 2).await.unwrap().unwrap().offset, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+/// `OffsetFetch`: the progress of a group.
+pub const OFFSET_FETCH: i16 = 9;
 /// `EndTxn`: the commit or abort of a transaction.
 pub const END_TXN: i16 = 26;
 /// `TxnOffsetCommit`: progress that is part of a transaction.
@@ -26,12 +28,17 @@ pub enum Fault {
     LoseReply,
     /// The client gets the reply late.
     DelayReply(Duration),
+    /// The client gets the first reply again and again, as from a broker that forgot what came since. Only for
+    /// requests that ask for the same.
+    RepeatReply,
 }
 
 #[derive(Default)]
 struct Rules {
     faults: Mutex<BTreeMap<i16, Fault>>,
     hits: AtomicU64,
+    /// What is repeated, by kind.
+    first: Mutex<BTreeMap<i16, Vec<u8>>>,
     /// New connections are closed at once.
     refuses: AtomicBool,
 }
@@ -85,6 +92,7 @@ impl Proxy {
     /// All is well again.
     pub fn heal(&self) {
         self.rules.faults.lock().unwrap().clear();
+        self.rules.first.lock().unwrap().clear();
         self.rules.refuses.store(false, Ordering::SeqCst);
     }
 
@@ -165,7 +173,7 @@ async fn replies(
     rules: Arc<Rules>,
 ) -> std::io::Result<()> {
     loop {
-        let frame = frame(&mut from).await?;
+        let mut frame = frame(&mut from).await?;
         let correlation = i32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
         let api = pending.lock().unwrap().remove(&correlation);
         let fault = api.and_then(|api| rules.faults.lock().unwrap().get(&api).copied());
@@ -177,6 +185,15 @@ async fn replies(
             Some(Fault::DelayReply(time)) => {
                 rules.hits.fetch_add(1, Ordering::SeqCst);
                 tokio::time::sleep(time).await;
+            }
+            Some(Fault::RepeatReply) => {
+                let mut first = rules.first.lock().unwrap();
+                let body = first.entry(api.unwrap()).or_insert_with(|| frame[4..].to_vec());
+                if frame[4..] != body[..] {
+                    rules.hits.fetch_add(1, Ordering::SeqCst);
+                    frame.truncate(4);
+                    frame.extend_from_slice(body);
+                }
             }
             _ => {}
         }
