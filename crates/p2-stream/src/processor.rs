@@ -96,7 +96,7 @@ pub trait Processor {
     ) -> LaneStep<Self::Request>;
 
     /// Takes a record into the lane's state: with a view, each record of it (own outputs and catch-up); without
-    /// one, the lane's input record right before it is decided, and then every output.
+    /// one, the lane's input record right before it is decided, and nothing else: such a lane ends when it is done.
     ///
     /// # Errors
     /// A sentence where it does not follow what was folded before: the lane is loaded anew.
