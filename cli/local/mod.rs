@@ -2,6 +2,7 @@
 
 mod calls;
 mod dev_tools;
+mod folds;
 mod ledger;
 mod live;
 mod news;
@@ -29,6 +30,7 @@ use crate::backend::slot::{self, Slot};
 use crate::backend::{Backend, Cluster, INPUTS, OpenFailed, engine_error};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
+use folds::FoldDir;
 use live::Live;
 use processors::{Ground, Processors};
 use setup::{base_registry, load_agents_file};
@@ -99,10 +101,12 @@ impl LocalEngine {
         let from_file = load_agents_file(config, &registry)?;
         let Backend { log, store, cluster } = backend;
         let fills_view = cluster.as_ref().is_some_and(|cluster| cluster.cql.is_none());
+        let prefix = cluster.as_ref().map_or("", |cluster| cluster.config.prefix.as_str());
+        let folds = Arc::new(FoldDir::new(&config.data_dir.value, prefix));
         let engine = Arc::new(LocalEngine {
+            ledger: Arc::new(MemoryLedger::kept(folds, log.clone())),
             log,
             store: Arc::new(Live::new(store)),
-            ledger: Arc::default(),
             cluster,
             processors: Processors::new(registry.clone()),
             registry,

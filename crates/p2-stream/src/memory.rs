@@ -368,4 +368,4 @@ mod ledger;
 #[cfg(test)]
 mod tests;
 
-pub use ledger::MemoryLedger;
+pub use ledger::{FoldFiles, MemoryLedger};

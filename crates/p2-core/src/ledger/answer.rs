@@ -1,16 +1,19 @@
 //! What a request was answered, remembered for ever, and why one is refused.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::ids::Id;
 use crate::record::{HoldState, PaymentBody, PaymentRequest, PaymentStatus};
 
 /// The answer to a request, as much of it as is kept for ever. The rest is in its transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// [`digest`] of the request.
+    #[serde(with = "bytes")]
     pub digest: Id,
     /// Its newest transaction.
+    #[serde(with = "bytes")]
     pub transaction: Id,
     /// That transaction's `seq`.
     pub seq: i64,
@@ -20,6 +23,21 @@ pub struct Answer {
     pub code: Code,
     /// For a reservation that was made: what it is now.
     pub hold: Option<HoldState>,
+}
+
+/// Ids as bytes: there is an answer for every request that ever was.
+mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::ids::Id;
+
+    pub(super) fn serialize<S: Serializer>(id: &Id, to: S) -> Result<S::Ok, S::Error> {
+        id.as_bytes().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Id, D::Error> {
+        <[u8; 16]>::deserialize(from).map(Id::from_bytes)
+    }
 }
 
 /// Names what a request asks: the first 128 bits of SHA-256 of its book and body as JSON with sorted keys and
@@ -107,6 +125,18 @@ macro_rules! codes {
             }
         }
     };
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Code, D::Error> {
+        String::deserialize(from).map(|text| Code::parse(&text))
+    }
 }
 
 codes! {

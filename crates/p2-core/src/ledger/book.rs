@@ -1,6 +1,7 @@
 //! A book: accounts, open reservations, what waits for a person, and every answer ever given.
 
 use imbl::{OrdMap, OrdSet, Vector};
+use serde::{Deserialize, Serialize};
 
 use super::amount::format_amount;
 use super::answer::{Answer, Code, Refusal};
@@ -13,7 +14,9 @@ use crate::record::{
 pub const MOVEMENTS_MAX: usize = 100;
 
 /// A book. Persistent: a copy costs nothing and is not changed with the original.
-#[derive(Clone, Debug, PartialEq, Default)]
+///
+/// It can be written down and read again, to go on from there; the form is that of one version of this crate.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Book {
     /// Its unit; none: it was never opened, and only refusals are in it.
     pub terms: Option<Terms>,
@@ -36,7 +39,7 @@ pub struct Book {
 }
 
 /// Name and unit of a book.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// Its name.
     pub book: BookId,
@@ -47,7 +50,7 @@ pub struct Terms {
 }
 
 /// An account.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Account {
     /// What it is for.
     pub kind: AccountKind,
@@ -78,7 +81,7 @@ impl Account {
 }
 
 /// Money that is set aside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reservation {
     /// Whose.
     pub from: AccountId,

@@ -1,15 +1,23 @@
-//! The books in memory: a view that is folded from the log anew by every process.
+//! The books in memory: a view that every process folds from the log, from what was folded before where that is kept.
 
-use std::collections::BTreeMap;
+mod kept;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use p2_core::ids::BookId;
+use p2_core::ids::{BookId, Id};
 use p2_core::ledger::Book;
 use p2_core::record::{LedgerTransaction, Payload, Topic};
 
 use crate::ports::{LedgerStore, Log, LogError, StoreError};
 use crate::wire;
+
+pub use kept::FoldFiles;
+#[cfg(test)]
+use kept::KEEP_AFTER;
 
 /// Records read at a time.
 const READ_RECORDS: usize = 1_000;
@@ -18,19 +26,41 @@ const READ_RECORDS: usize = 1_000;
 ///
 /// It holds folds and no records: of a transaction, its answer stays (under 100 bytes), and the newest movements of
 /// an account.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryLedger(Arc<Mutex<Books>>);
+#[derive(Clone, Default)]
+pub struct MemoryLedger {
+    books: Arc<Mutex<Books>>,
+    /// Where folds are kept between starts, and the log that they are of.
+    kept: Option<(Arc<dyn FoldFiles>, Arc<dyn Log>)>,
+    /// Held while a kept fold is taken up: nobody folds the same partition meanwhile.
+    taking_up: Arc<tokio::sync::Mutex<BTreeSet<i32>>>,
+}
 
 #[derive(Debug, Default)]
 struct Books {
     /// Book → its partition and fold.
     books: BTreeMap<BookId, (i32, Book)>,
     applied: BTreeMap<i32, i64>,
+    /// Partition → the newest transaction, and how many are not in a kept fold.
+    newest: BTreeMap<i32, Newest>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Newest {
+    offset: i64,
+    id: Id,
+    since_kept: u64,
+    /// A fold is being written.
+    keeping: bool,
 }
 
 impl MemoryLedger {
     fn inner(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A ledger that keeps its folds there, and goes on from them after a start.
+    pub fn kept(files: Arc<dyn FoldFiles>, log: Arc<dyn Log>) -> MemoryLedger {
+        MemoryLedger { kept: Some((files, log)), ..MemoryLedger::default() }
     }
 
     /// Reads a partition of `ledger-transactions` to its end as of now, from where it was read before.
@@ -38,6 +68,7 @@ impl MemoryLedger {
     /// # Errors
     /// The log's; [`LogError::Corrupt`] where its records do not fold.
     pub async fn catch_up(&self, log: &dyn Log, partition: i32) -> Result<(), LogError> {
+        self.take_up(partition).await?;
         let (_, end) = log.bounds(Topic::LedgerTransactions, partition).await?;
         let mut next = self.read_up_to(partition);
         while next < end {
@@ -53,6 +84,7 @@ impl MemoryLedger {
             }
             let taken = self.inner().take(partition, transactions, applied);
             taken.map_err(|error| LogError::Corrupt(error.to_string()))?;
+            self.keep_where_due(partition);
             next = applied;
         }
         Ok(())
@@ -88,6 +120,9 @@ impl Books {
             if transaction.seq < book.next_seq {
                 continue;
             }
+            let newest = self.newest.entry(partition).or_default();
+            (newest.offset, newest.id) = (offset, transaction.id);
+            newest.since_kept += 1;
             book.apply(&transaction).map_err(|reason| {
                 let topic = Topic::LedgerTransactions.name();
                 StoreError::Corrupt(format!("{topic}/{partition}/{offset}: {reason}"))
@@ -107,10 +142,13 @@ impl LedgerStore for MemoryLedger {
         transactions: Vec<(i64, LedgerTransaction)>,
         applied: i64,
     ) -> Result<(), StoreError> {
-        self.inner().take(partition, transactions, applied)
+        self.inner().take(partition, transactions, applied)?;
+        self.keep_where_due(partition);
+        Ok(())
     }
 
     async fn applied(&self, partition: i32) -> Result<i64, StoreError> {
+        self.take_up(partition).await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(self.inner().applied.get(&partition).copied().unwrap_or(0))
     }
 
