@@ -129,7 +129,11 @@ impl Server {
         let text =
             std::fs::read_to_string(&file).map_err(|error| failed(&file.display().to_string(), &error))?;
         let pid = text.trim().to_owned();
-        signal("KILL", &pid).await?;
+        // A number may be another program's by now; ours names its directory.
+        let line = std::fs::read(Path::new("/proc").join(&pid).join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&self.dir.display().to_string()) {
+            signal("KILL", &pid).await?;
+        }
         let begin = Instant::now();
         while Path::new("/proc").join(&pid).exists() && begin.elapsed() < START_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;

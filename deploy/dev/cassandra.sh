@@ -13,6 +13,7 @@
 #   cassandra.sh stop DIR                  end it and wait
 #   cassandra.sh kill DIR                  kill -9 and wait; what it wrote stays, start goes on from it
 set -euo pipefail
+. "$(dirname "$0")/process.sh"
 VERSION=${P2_CASSANDRA_VERSION:-5.0.8}
 HOME_DIR=${P2_CASSANDRA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/p2engine/cassandra-$VERSION}
 
@@ -161,7 +162,7 @@ watch() {
   [ -e "$dir/watched" ] && return
   touch "$dir/watched"
   (
-    while kill -0 "$owner" 2>/dev/null; do sleep 0.5; done
+    wait_for_end_of "$owner"
     end TERM "$dir"
     rm -rf "$dir"/{data,commitlog,hints,cache,cdc,tmp,watched}
   ) </dev/null >/dev/null 2>&1 &
@@ -169,15 +170,7 @@ watch() {
 }
 
 end() {
-  local signal=$1 pid
-  pid=$(cat "$2/pid" 2>/dev/null) || return 0
-  kill "-$signal" "$pid" 2>/dev/null || true
-  for _ in $(seq 300); do
-    kill -0 "$pid" 2>/dev/null || { rm -f "$2/pid"; return 0; }
-    sleep 0.1
-  done
-  kill -9 "$pid" 2>/dev/null || true
-  rm -f "$2/pid"
+  end_process "$2/pid" "$2" "$1" 30
 }
 
 case "${1:-}" in

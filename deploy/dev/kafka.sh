@@ -18,6 +18,7 @@
 #   KAFKA_EXTRA       more lines of server.properties
 #   KAFKA_FORMAT      more arguments for formatting, such as --add-scram 'SCRAM-SHA-256=[name=u,password=p]'
 set -euo pipefail
+. "$(dirname "$0")/process.sh"
 
 fail() {
   echo "kafka.sh: $*" >&2
@@ -25,16 +26,15 @@ fail() {
 }
 
 stop() {
-  local dir=$1 pid
-  [ -e "$dir/kafka.pid" ] || return 0
-  pid=$(cat "$dir/kafka.pid")
-  rm -f "$dir/kafka.pid"
-  kill "$pid" 2>/dev/null || return 0
-  for _ in $(seq 1 100); do
-    kill -0 "$pid" 2>/dev/null || return 0
-    sleep 0.1
-  done
-  kill -9 "$pid" 2>/dev/null || true
+  end_process "$1/kafka.pid" "$1" TERM 10
+}
+
+# Waits for the end of the process that wants it, then ends what runs in DIR. One watcher serves every start in DIR.
+watch() {
+  exec 8>"$DIR/watched"
+  flock -n 8 || return 0
+  wait_for_end_of "$1"
+  end_process "$DIR/kafka.pid" "$DIR" KILL 10
 }
 
 fetch() {
@@ -116,7 +116,7 @@ start() {
   fetch
   mkdir -p "$DIR"
   DIR=$(cd "$DIR" && pwd)
-  if [ -e "$DIR/kafka.pid" ] && kill -0 "$(cat "$DIR/kafka.pid")" 2>/dev/null; then
+  if runs "$DIR/kafka.pid" "$DIR" >/dev/null; then
     fail "a broker runs in $DIR already"
   fi
   # The controller's port is kept in the data of the broker, so it stays what it was.
@@ -138,10 +138,7 @@ start() {
   pid=$!
   echo "$pid" >"$DIR/kafka.pid"
   if [ -n "$watched" ]; then
-    (
-      while kill -0 "$watched" 2>/dev/null && kill -0 "$pid" 2>/dev/null; do sleep 0.5; done
-      kill -9 "$pid" 2>/dev/null || true
-    ) </dev/null >/dev/null 2>&1 &
+    watch "$watched" </dev/null >/dev/null 2>&1 &
   fi
   for _ in $(seq 1 900); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$PORT") 2>/dev/null; then

@@ -12,6 +12,7 @@
 #
 #   PROMETHEUS_CACHE  where an unpacked package is kept, ~/.cache/p2engine/prometheus
 set -euo pipefail
+. "$(dirname "$0")/process.sh"
 
 RULES=$(cd "$(dirname "$0")/../prometheus" && pwd)/rules.yml
 
@@ -21,16 +22,7 @@ fail() {
 }
 
 stop() {
-  local dir=$1 pid
-  [ -e "$dir/prometheus.pid" ] || return 0
-  pid=$(cat "$dir/prometheus.pid")
-  rm -f "$dir/prometheus.pid"
-  kill "$pid" 2>/dev/null || return 0
-  for _ in $(seq 1 100); do
-    kill -0 "$pid" 2>/dev/null || return 0
-    sleep 0.1
-  done
-  kill -9 "$pid" 2>/dev/null || true
+  end_process "$1/prometheus.pid" "$1" TERM 10
 }
 
 # Prints the program's path.
@@ -72,7 +64,7 @@ start() {
   program=$(program)
   mkdir -p "$DIR/targets"
   DIR=$(cd "$DIR" && pwd)
-  if [ -e "$DIR/prometheus.pid" ] && kill -0 "$(cat "$DIR/prometheus.pid")" 2>/dev/null; then
+  if runs "$DIR/prometheus.pid" "$DIR" >/dev/null; then
     fail "a Prometheus runs in $DIR already"
   fi
   settings "$targets" >"$DIR/prometheus.yml"

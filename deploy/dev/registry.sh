@@ -13,6 +13,7 @@
 #   APICURIO_HEAP     options of the heap, -Xmx256m
 #   APICURIO_CACHE    where the program is kept, ~/.cache/p2engine/apicurio-VERSION
 set -euo pipefail
+. "$(dirname "$0")/process.sh"
 
 fail() {
   echo "registry.sh: $*" >&2
@@ -20,16 +21,15 @@ fail() {
 }
 
 stop() {
-  local dir=$1 pid
-  [ -e "$dir/registry.pid" ] || return 0
-  pid=$(cat "$dir/registry.pid")
-  rm -f "$dir/registry.pid"
-  kill "$pid" 2>/dev/null || return 0
-  for _ in $(seq 1 100); do
-    kill -0 "$pid" 2>/dev/null || return 0
-    sleep 0.1
-  done
-  kill -9 "$pid" 2>/dev/null || true
+  end_process "$1/registry.pid" "$1" TERM 10
+}
+
+# Waits for the end of the process that wants it, then ends what runs in DIR. One watcher serves every start in DIR.
+watch() {
+  exec 8>"$DIR/watched"
+  flock -n 8 || return 0
+  wait_for_end_of "$1"
+  end_process "$DIR/registry.pid" "$DIR" KILL 10
 }
 
 fetch() {
@@ -58,7 +58,7 @@ start() {
   fetch
   mkdir -p "$DIR"
   DIR=$(cd "$DIR" && pwd)
-  if [ -e "$DIR/registry.pid" ] && kill -0 "$(cat "$DIR/registry.pid")" 2>/dev/null; then
+  if runs "$DIR/registry.pid" "$DIR" >/dev/null; then
     fail "a registry runs in $DIR already"
   fi
   # shellcheck disable=SC2086
@@ -69,10 +69,7 @@ start() {
   pid=$!
   echo "$pid" >"$DIR/registry.pid"
   if [ -n "$watched" ]; then
-    (
-      while kill -0 "$watched" 2>/dev/null && kill -0 "$pid" 2>/dev/null; do sleep 0.5; done
-      kill -9 "$pid" 2>/dev/null || true
-    ) </dev/null >/dev/null 2>&1 &
+    watch "$watched" </dev/null >/dev/null 2>&1 &
   fi
   for _ in $(seq 1 900); do
     if curl -fs -o /dev/null "http://127.0.0.1:$PORT/apis/ccompat/v7/subjects"; then

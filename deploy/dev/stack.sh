@@ -18,6 +18,7 @@
 #   P2_PROMETHEUS_PORT  9090
 #   P2_METRICS_TARGETS  what Prometheus scrapes, 127.0.0.1:7070 to 127.0.0.1:7075
 set -euo pipefail
+. "$(dirname "$0")/process.sh"
 
 HERE=$(cd "$(dirname "$0")" && pwd)
 ALL="kafka cql registry prometheus"
@@ -63,12 +64,9 @@ width() {
   esac
 }
 
-# Prints the process id where the service runs. An id that was written down before the machine was started anew may
-# belong to another program by now: ours names its directory in its arguments.
+# Prints the process id where the service runs.
 running() {
-  local pid
-  pid=$(cat "$(pid_file "$1")" 2>/dev/null) || return 1
-  ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "$DIR/$1/" && echo "$pid"
+  runs "$(pid_file "$1")" "$DIR/$1"
 }
 
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }

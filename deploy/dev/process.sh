@@ -1,0 +1,36 @@
+# Sourced by the other scripts: processes by what they are, not by their number alone, which the system gives to others
+# once they have ended.
+
+# Prints the process whose number is in FILE, where it lives and has files of DIR in its command line.
+runs() {
+  local file=$1 dir=$2 pid
+  pid=$(cat "$file" 2>/dev/null) || return 1
+  ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "$dir/" && echo "$pid"
+}
+
+# Ends the process of FILE with SIGNAL, after SECONDS with KILL; forgets its number.
+end_process() {
+  local file=$1 dir=$2 signal=$3 seconds=$4 pid
+  dir=$(cd "$dir" 2>/dev/null && pwd) || return 0
+  if pid=$(runs "$file" "$dir"); then
+    kill "-$signal" "$pid" 2>/dev/null || true
+    for _ in $(seq 1 $((seconds * 10))); do
+      runs "$file" "$dir" >/dev/null || break
+      sleep 0.1
+    done
+    if pid=$(runs "$file" "$dir"); then kill -9 "$pid" 2>/dev/null || true; fi
+  fi
+  rm -f "$file"
+}
+
+# When a process began, as text; nothing where there is none.
+born() {
+  ps -o lstart= -p "$1" 2>/dev/null || true
+}
+
+# Waits until the process is gone that has this number now.
+wait_for_end_of() {
+  local pid=$1 since
+  since=$(born "$pid")
+  while [ -n "$since" ] && [ "$(born "$pid")" = "$since" ]; do sleep 0.5; done
+}
