@@ -12,6 +12,8 @@ use crate::engine::{EngineError, EngineResult};
 
 const KAFKA: &str = include_str!("../../deploy/dev/kafka.sh");
 const CASSANDRA: &str = include_str!("../../deploy/dev/cassandra.sh");
+/// What both source.
+const PROCESS: &str = include_str!("../../deploy/dev/process.sh");
 /// How long a server may take until it answers after a start.
 const START_MAX: Duration = Duration::from_secs(600);
 /// How often a start is tried: on a busy machine the scripts give up early.
@@ -44,11 +46,12 @@ pub(crate) fn free_port(in_a_row: u16) -> EngineResult<u16> {
     found.ok_or_else(|| EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
 }
 
-/// The script as a file.
+/// The script as a file, beside what it sources.
 fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let path = dir.join(name);
-    let written = std::fs::write(&path, text)
+    let written = std::fs::write(dir.join("process.sh"), PROCESS)
+        .and_then(|()| std::fs::write(&path, text))
         .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)));
     written.map_err(|error| failed(&path.display().to_string(), &error))?;
     Ok(path)
