@@ -331,6 +331,12 @@ impl Work {
             let sentence = "a reward must name the evaluation that earned it as its cause";
             return Err(Refusal::new(Code::Invalid, sentence));
         }
+        if request.cause.kind == CauseKind::Evaluation
+            && draft.account(&reward.payee)?.kind != AccountKind::Agent
+        {
+            let sentence = format!("'{}' is no agent's wallet: evaluations reward agents", reward.payee);
+            return Err(Refusal::new(Code::NotAllowed, sentence));
+        }
         let policy: LedgerPolicy = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
         let amount = tier(&policy, reward.score)?;
         self.may_pay(&draft, request, &policy.treasury, &reward.payee, amount)?;
