@@ -176,7 +176,7 @@ impl JudgePort {
         }
         let evaluation = self.evaluate(target, candidate, deadline_ms).await;
         self.known.answered(id, &evaluation);
-        self.known.remember(id, &evaluation);
+        self.known.remember(id, &evaluation, true);
         tracing::info!(
             target: "evaluator",
             evaluator = evaluation.evaluator,
@@ -248,7 +248,7 @@ impl JudgePort {
         into.content = hex::encode(Sha256::digest(seen));
         let key = (into.content.clone(), into.evaluator.clone(), into.version);
         if candidate.occasion == FIRST
-            && let Some((id, earlier)) = self.known.of_content(&key)
+            && let Some((id, earlier)) = self.known.of_content(&key, candidate.evaluator.rewards.is_some())
         {
             repeat(id, earlier, into);
             return;

@@ -746,9 +746,15 @@ agents: [alpha]
 {kind: evaluator, id: formula, type: expression, score: "tools_failed == 0", metrics: {words: answer | length}}
 ---
 {kind: evaluator, id: outside, type: topic, description: A script.}
+---
+{kind: evaluator, id: paid, type: tool_reward, rewards: {}}
+---
+{kind: evaluator, id: prized, type: expression, score: 1, metrics: {wit: 1}, rewards: {metric: wit, occasion: 2026, book: b}}
+---
+{kind: evaluator, id: jury, type: topic, rewards: {trusted: Nobody else may write artifacts.}}
 "#;
     let definitions = parse_file(text, "a.yml").unwrap();
-    assert_eq!(definitions.len(), 12);
+    assert_eq!(definitions.len(), 15);
     check_references(&definitions, &Registry::default(), None).unwrap();
     let mut registry = Registry::default();
     for record in records(&definitions, &registry) {
@@ -757,7 +763,7 @@ agents: [alpha]
     for definition in &definitions {
         assert_eq!(registry.newest(definition.kind(), definition.id()), Some((1, definition)));
     }
-    assert_eq!(registry.evaluators().count(), 10);
+    assert_eq!(registry.evaluators().count(), 13);
     assert_eq!(records(&definitions, &registry), [], "applying it again changes nothing");
 }
 
@@ -791,6 +797,20 @@ fn mistakes_in_evaluators_are_told_with_place_and_mend() {
             with("type: expression\nscore: answr"),
             "'score' uses the unknown name 'answr'; it may use question",
         ),
+        (judge("rewards: 5"), "'rewards' must be a mapping of metric, occasion, book, trusted, found 5"),
+        (judge("rewards: {metrics: wit}"), "'metrics'; the nearest valid key is 'metric'"),
+        (judge("rewards: {metric: cost_usd}"), "the metric 'cost_usd' is no number from 0 to 1"),
+        (
+            judge("metrics: [wit]\nrewards: {metric: wits}"),
+            "no metric 'wits'; the nearest that it has is 'wit'",
+        ),
+        (with("type: expression\nscore: 1\nrewards: {metric: wit}"), "has no metric 'wit'"),
+        (judge("rewards: {occasion: 'May Day'}"), "the name of the occasion has ' ' (U+0020) in it"),
+        (judge("rewards: {book: maín}"), "the name of the book has 'í'"),
+        (judge("rewards: {trusted: I am sure.}"), "'trusted' is for evaluators of type topic"),
+        (with("type: topic\nrewards: {}"), "add 'trusted' with a sentence"),
+        (with("type: topic\nrewards: {trusted: true}"), "add 'trusted' with a sentence"),
+        ("kind: evaluator\nid: _e\ntype: tool_reward\nrewards: {}".to_owned(), "must begin with a letter"),
         ("kind: rubric\nid: r\n".to_owned(), "the key 'text' is missing"),
     ] {
         let error = parse_file(&text, "a.yml").unwrap_err().to_string();
