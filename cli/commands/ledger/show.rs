@@ -332,7 +332,9 @@ fn details(view: &BookView, made: &LedgerTransaction) -> String {
         PaymentBody::Reward(reward) => format!("{} scored {}", reward.payee, reward.score),
         PaymentBody::Transfer(transfer) => {
             let legs = transfer.legs.iter();
-            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(view, leg.amount)))
+            let scale = transfer.scale.unwrap_or(view.scale);
+            let money = |amount| format!("{} {}", format_amount(amount, scale), view.unit);
+            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(leg.amount)))
                 .collect::<Vec<_>>()
                 .join("; ")
         }

@@ -19,7 +19,7 @@ mod reward;
 #[cfg(test)]
 mod tests;
 
-pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_signed};
+pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decimal, parse_signed};
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};

@@ -124,6 +124,12 @@ fn check_tool(tool: &Tool) -> Result<(), Problem> {
         let message = format!("'executor' core is only for {}; use external", CORE_TOOLS.join(" and "));
         return Err(Problem::of("executor", message));
     }
+    if tool.executor == Executor::Ledger && !crate::fsm::ledger_tools::is_known(&tool.id) {
+        let message = "'executor' ledger is only for transfer_funds, check_balance, transaction_history and \
+                       reward_agent; use external"
+            .to_owned();
+        return Err(Problem::of("executor", message));
+    }
     check_range("timeout_ms", tool.timeout_ms, 1..=WEEK_MS)?;
     check_range("dedup_ttl_ms", tool.dedup_ttl_ms, 0..=MONTH_MS)?;
     if let Some(ttl) = tool.cache_ttl_ms {

@@ -81,7 +81,7 @@ const TOOL: &[Field] = &[
     ID,
     must("description", Shape::Text),
     must("parameters", Shape::Object),
-    may("executor", Shape::OneOf(&["builtin", "core", "external"])),
+    may("executor", Shape::OneOf(&["builtin", "core", "external", "ledger"])),
     may("side_effect_free", Shape::Flag),
     may("idempotent", Shape::Flag),
     may("reconcile", Shape::Flag),

@@ -272,6 +272,10 @@ pub struct Mint {
 pub struct Transfer {
     /// One leg for a plain transfer, up to 100 for a group.
     pub legs: Vec<Leg>,
+    /// The decimals in which the amounts are written, 0 to 8, where whoever asks does not know those of the book; they
+    /// are converted exactly, or refused. None: the book's own.
+    #[serde(default)]
+    pub scale: Option<i32>,
 }
 
 /// One movement of a transfer.

@@ -193,7 +193,7 @@ impl OpenWaits {
     }
 }
 
-/// A tool's wait loses its deadline when nobody knows any more what became of the call.
+/// A tool's or a payment's wait loses its deadline when nobody knows any more what became of the call.
 fn kind(waiting: &Waiting) -> &'static str {
     match waiting.kind {
         WaitKind::Llm => "llm",
@@ -201,6 +201,7 @@ fn kind(waiting: &Waiting) -> &'static str {
         WaitKind::Tool => "tool",
         WaitKind::Agent => "agent",
         WaitKind::UserInput => "user_input",
+        WaitKind::Payment if waiting.deadline_ms.is_none() => "in_doubt",
         WaitKind::Payment => "payment",
     }
 }
