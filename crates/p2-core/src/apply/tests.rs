@@ -637,25 +637,23 @@ proptest! {
 }
 
 #[test]
-fn the_ledgers_tools_may_be_named_before_there_is_a_ledger() {
+fn the_ledgers_tools_are_there_by_name_and_no_other_tool_may_ask_the_ledger() {
     let registry = builtin::registry();
     let definitions = parse_file(EARLIER, "agents.yml").unwrap();
     assert_eq!(check_references(&definitions, &registry, None), Ok(()));
-    assert_eq!(
-        not_available_yet(&definitions, &registry),
-        ["check_balance", "reward_agent", "transaction_history", "transfer_funds"]
-    );
     let other = EARLIER.replace("transaction_history", "transaction_histories");
     let error =
         check_references(&parse_file(&other, "agents.yml").unwrap(), &registry, Some(("agents.yml", &other)));
     let error = error.unwrap_err().to_string();
     assert!(error.starts_with("agents.yml:14: agent 'agent_beta': 'tools' names the tool"), "{error}");
-    let mut known = registry;
-    for id in ["check_balance", "reward_agent", "transaction_history", "transfer_funds"] {
-        let text = format!("kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\n");
-        known.insert(parse_file(&text, "t.yml").unwrap().remove(0), 1);
-    }
-    assert!(not_available_yet(&definitions, &known).is_empty());
+    let tool = |id: &str| {
+        let text =
+            format!("kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\nexecutor: ledger\n");
+        parse_file(&text, "t.yml")
+    };
+    assert!(tool("transfer_funds").is_ok(), "with another time-out, say");
+    let error = tool("mint_money").unwrap_err().to_string();
+    assert!(error.contains("'executor' ledger is only for transfer_funds, check_balance"), "{error}");
 }
 
 #[test]
