@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use p2_core::ids::Id;
 use p2_core::record::{
     ArtifactBody, Change as Step, EffectBody, Evaluation, LedgerOutcome, LedgerTransaction, Message,
-    ModelCall, Payload, StateTransition, ToolRun, Verdict,
+    ModelCall, Payload, PaymentBody, StateTransition, ToolRun, Verdict,
 };
 use p2_core::state::{State, WaitKind, Waiting};
 
@@ -91,6 +91,10 @@ fn payment(made: &LedgerTransaction, samples: &mut Vec<Sample>) {
     };
     let labels = [made.request.body.kind(), made.outcome.as_str(), code];
     samples.push(add(Metric::Payments, &labels, 1.0));
+    if let PaymentBody::Reward(reward) = &made.request.body {
+        let outcome = if code == "ok" { made.outcome.as_str() } else { code };
+        samples.push(add(Metric::Rewards, &[&reward.evaluator, outcome], 1.0));
+    }
     for hold in &made.holds {
         samples.push(add(Metric::Reservations, &[hold.state.as_str()], 1.0));
     }
