@@ -169,7 +169,8 @@ mod tests {
             format!("{:?} {} {}", source.mint, way.join(">"), source.amount)
         };
         let sources: Vec<String> = flow.sources.iter().map(source).collect();
-        let now: Vec<String> = flow.now.iter().map(|(account, amount)| format!("{account} {amount}")).collect();
+        let now: Vec<String> =
+            flow.now.iter().map(|(account, amount)| format!("{account} {amount}")).collect();
         format!("{} | {}", sources.join(", "), now.join(", "))
     }
 
@@ -184,7 +185,10 @@ mod tests {
         ];
         assert_eq!(told(&made, 2), "Some(0) mint>treasury 25 | alpha 15, beta 5, fees 5");
         assert_eq!(told(&made, 3), "Some(1) mint>alpha 10, Some(0) mint>treasury>alpha 10 | beta 5, fees 15");
-        assert_eq!(told(&made, 4), "Some(1) mint>alpha>beta 10, Some(0) mint>treasury>alpha>beta 5 | fees 15");
+        assert_eq!(
+            told(&made, 4),
+            "Some(1) mint>alpha>beta 10, Some(0) mint>treasury>alpha>beta 5 | fees 15"
+        );
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn an_ask_becomes_a_call_named_by_its_wait_and_the_offset_is_done_at_once() {
     assert_eq!(step.mark, Mark::Done);
     assert_eq!(step.calls, vec![Call { id: id("wait"), deadline_ms: 120_007, request: request() }]);
     assert_eq!(step.cancel, vec![id("old wait")]);
-    assert_eq!(step.outputs.len(), 5);
+    assert_eq!(step.outputs.len(), 6);
 }
 
 #[test]
