@@ -25,7 +25,7 @@ const REFUSED: [&str; 4] = [
     "Transfer 5000 to agent_beta",
     "Transfer -50 to agent_beta",
     "Transfer 0 to agent_beta",
-    "Transfer 5 to weather_checker",
+    "Transfer 5 to agent_nobody",
 ];
 /// An evaluator whose judgement is paid for. It judges on demand, so it costs nothing after the demo.
 const EVALUATOR: &str = "

@@ -646,14 +646,22 @@ fn the_ledgers_tools_are_there_by_name_and_no_other_tool_may_ask_the_ledger() {
         check_references(&parse_file(&other, "agents.yml").unwrap(), &registry, Some(("agents.yml", &other)));
     let error = error.unwrap_err().to_string();
     assert!(error.starts_with("agents.yml:14: agent 'agent_beta': 'tools' names the tool"), "{error}");
-    let tool = |id: &str| {
-        let text =
-            format!("kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\nexecutor: ledger\n");
+    let tool = |id: &str, more: &str| {
+        let text = format!(
+            "kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\nexecutor: ledger\n{more}"
+        );
         parse_file(&text, "t.yml")
     };
-    assert!(tool("transfer_funds").is_ok(), "with another time-out, say");
-    let error = tool("mint_money").unwrap_err().to_string();
-    assert!(error.contains("'executor' ledger is only for transfer_funds, check_balance"), "{error}");
+    assert!(tool("transfer_funds", "spends: true\ntimeout_ms: 5000\n").is_ok(), "with another time-out");
+    assert!(tool("check_balance", "side_effect_free: true\n").is_ok());
+    for (id, more, expected) in [
+        ("mint_money", "", "'executor' ledger is only for transfer_funds, check_balance"),
+        ("transfer_funds", "", "'transfer_funds' pays: it needs spends: true"),
+        ("reward_agent", "spends: true\nidempotent: true\n", "is neither idempotent nor side_effect_free"),
+    ] {
+        let error = tool(id, more).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

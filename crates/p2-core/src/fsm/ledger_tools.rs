@@ -70,9 +70,9 @@ pub(super) fn ask(
     Ok(())
 }
 
-/// Whether the core asks the ledger for a tool of that id.
-pub(crate) fn is_known(tool: &str) -> bool {
-    TOOLS.iter().any(|(name, _)| *name == tool)
+/// Whether a tool of that id pays; none where the ledger has no such tool.
+pub(crate) fn pays(tool: &str) -> Option<bool> {
+    TOOLS.iter().any(|(name, _)| *name == tool).then(|| ["transfer_funds", "reward_agent"].contains(&tool))
 }
 
 fn pay(from: AccountId, to: AccountId, amount: i64, scale: i32) -> Result<PaymentBody, String> {
