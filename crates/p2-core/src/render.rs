@@ -65,9 +65,9 @@ impl<'a> RenderSpec<'a> {
         };
         let tools = tool_ids(llm, persona)
             .into_iter()
-            .filter_map(|id| match registry.tool(id, pin("tool", id)) {
-                Some((_, tool)) => Some(Ok(tool)),
-                None => Some(Err(missing_tool(agent, id))),
+            .map(|id| {
+                let found = registry.tool(id, pin("tool", id));
+                found.map(|(_, tool)| tool).ok_or_else(|| missing_tool(agent, id))
             })
             .collect::<Result<Vec<&Tool>, String>>()?;
         let agents = callable(registry, agent);
