@@ -23,6 +23,15 @@ const ANSWERS_MAX: usize = 2_000;
 /// The result of a judgement by what was judged: (content, evaluator, version).
 pub(crate) type ContentKey = (String, String, i32);
 
+/// A result that may stand for others of the same content.
+#[derive(Clone, Debug)]
+struct Outcome {
+    id: Id,
+    evaluation: Evaluation,
+    /// Whether this process judged it itself.
+    own: bool,
+}
+
 /// Evaluations of one partition of `artifacts`, read from the log.
 #[derive(Debug, Default)]
 struct Partition {
@@ -65,8 +74,7 @@ impl<K: Ord + Clone, V> Recent<K, V> {
 pub(crate) struct Known {
     log: Arc<dyn Log>,
     partitions: Arc<Vec<tokio::sync::Mutex<Partition>>>,
-    /// By what was judged; with whether this process judged it itself.
-    contents: Arc<Mutex<Recent<ContentKey, (Id, Evaluation, bool)>>>,
+    contents: Arc<Mutex<Recent<ContentKey, Outcome>>>,
     answers: Arc<Mutex<Recent<Id, Evaluation>>>,
     /// One at a time judges under one id.
     busy: Arc<Mutex<BTreeMap<Id, Arc<tokio::sync::Mutex<()>>>>>,
@@ -162,8 +170,8 @@ impl Known {
         if evaluation.score.is_some() && evaluation.same_as.is_none() && !evaluation.content.is_empty() {
             let key = (evaluation.content.clone(), evaluation.evaluator.clone(), evaluation.version);
             let mut contents = locked(&self.contents);
-            if own || !contents.values.get(&key).is_some_and(|(.., own)| *own) {
-                contents.put(key, (id, evaluation.clone(), own));
+            if own || !contents.values.get(&key).is_some_and(|known| known.own) {
+                contents.put(key, Outcome { id, evaluation: evaluation.clone(), own });
             }
         }
     }
@@ -172,8 +180,8 @@ impl Known {
     /// hold what a stranger wrote in the evaluator's name, and where a score is paid for, that must not be repeated.
     pub(crate) fn of_content(&self, key: &ContentKey, own: bool) -> Option<(Id, Evaluation)> {
         let contents = locked(&self.contents);
-        let (id, evaluation, ours) = contents.values.get(key)?;
-        (*ours || !own).then(|| (*id, evaluation.clone()))
+        let known = contents.values.get(key).filter(|known| known.own || !own)?;
+        Some((known.id, known.evaluation.clone()))
     }
 
     /// Remembers what was answered, until the log has it.
