@@ -2,7 +2,7 @@
 
 use p2_core::eval::{Place, evaluation_id};
 use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
-use p2_core::record::{Artifact, ArtifactBody, Evaluation, Message, Payload, Topic};
+use p2_core::record::{Artifact, ArtifactBody, Evaluation, Message, Payload, PaymentRequest, Topic};
 use p2_stream::ports::NewRecord;
 use p2_stream::wire;
 use serde_json::{Value, json};
@@ -253,6 +253,26 @@ fn agents_pay_with_tools_and_read_real_transactions() {
     assert_eq!(first["money"]["now"], json!({"beta": "25.00"}));
     up.interrupt().exits(130);
     assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("55.00".into(), "145.00".into()));
+    // Every request once more, in records of their own: each has its answer, and none is paid again.
+    let replayed: Vec<PaymentRequest> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| serde_json::from_value(line["transaction"]["request"].clone()).unwrap())
+        .collect();
+    assert!(replayed.len() >= 6, "{}", replayed.len());
+    append(&home, |partitions| {
+        let record = |(n, request): (usize, &PaymentRequest)| {
+            let id = Id::of_text(&format!("replay {n}"));
+            let payload = Payload::PaymentRequest(request.clone());
+            let message =
+                Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload };
+            wire::encode(&message, "/p2/agent-step", partitions(Topic::PaymentRequests)).unwrap()
+        };
+        replayed.iter().enumerate().map(record).collect()
+    });
+    home.p2(&["ledger", "transfer", "beta", "alpha", "1"]).exits(0);
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("56.00".into(), "144.00".into()));
     verified(&home);
 }
 
