@@ -390,7 +390,8 @@ pub(crate) trait Engine: Send + Sync {
 pub(crate) fn rests(conversation: &Conversation) -> bool {
     let root = &conversation.root;
     let slow = |kind, deadline: Option<i64>| {
-        kind == WaitKind::UserInput || (kind == WaitKind::Tool && deadline.is_none())
+        let outside = matches!(kind, WaitKind::Tool | WaitKind::Payment);
+        kind == WaitKind::UserInput || (outside && deadline.is_none())
     };
     conversation.waits_on(root, &conversation.current(root)).is_empty()
         || conversation.waits.values().any(|wait| slow(wait.waiting.kind, wait.waiting.deadline_ms))

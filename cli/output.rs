@@ -17,6 +17,8 @@ pub(crate) struct Output {
     pub width: u16,
     /// Whether progress may be animated on stderr.
     pub animate: bool,
+    /// Nothing goes to stdout: a command within another one, whose data is the other's.
+    pub silent: bool,
 }
 
 impl Output {
@@ -27,11 +29,14 @@ impl Output {
             .map(|(width, _)| width.0)
             .or_else(columns)
             .map_or(u16::MAX, |width: u16| width.max(40));
-        Output { json, width, animate: !json && std::io::stderr().is_terminal() }
+        Output { json, width, animate: !json && std::io::stderr().is_terminal(), silent: false }
     }
 
     /// A line of text to stdout.
     pub(crate) fn line(&self, text: &str) {
+        if self.silent {
+            return;
+        }
         let mut out = anstream::stdout();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
             // Whoever read our output has gone; what is under way still ends in order.

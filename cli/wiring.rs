@@ -150,11 +150,11 @@ async fn serve_on(
 }
 
 /// The registry records of files of definitions, each (path, text): what is new or differs from the newest
-/// version; and remarks about what they name that does not exist yet. Files may refer to each other.
+/// version. Files may refer to each other.
 pub(crate) fn records_of(
     files: &[(String, String)],
     registry: &Registry,
-) -> EngineResult<(Vec<RegistryRecord>, Vec<String>)> {
+) -> EngineResult<Vec<RegistryRecord>> {
     let invalid = |error: apply::ApplyError| EngineError::Invalid(error.to_string());
     let mut parsed = Vec::new();
     let mut known = registry.clone();
@@ -165,17 +165,9 @@ pub(crate) fn records_of(
         }
         parsed.push((path, text, definitions));
     }
-    let mut remarks = Vec::new();
     for (path, text, definitions) in &parsed {
         apply::check_references(definitions, &known, Some((path, text))).map_err(invalid)?;
-        let later = apply::not_available_yet(definitions, &known);
-        if !later.is_empty() {
-            let tools = later.join(", ");
-            remarks.push(format!(
-                "{path}: {tools} come with the ledger and cannot be called yet; agents are not offered them"
-            ));
-        }
     }
     let all: Vec<Definition> = parsed.into_iter().flat_map(|(.., definitions)| definitions).collect();
-    Ok((apply::records(&all, registry), remarks))
+    Ok(apply::records(&all, registry))
 }

@@ -31,15 +31,11 @@ fn refused(text: &str, expected: &str) {
 }
 
 #[test]
-fn the_agents_of_the_earlier_system_load_with_one_warning_about_the_ledger() {
+fn the_agents_of_the_earlier_system_load_as_they_are() {
     let home = Home::new();
     home.write("agents.yml", EARLIER);
     let ran = home.p2(&["apply", "agents.yml"]).exits(0);
-    assert_eq!(
-        ran.stderr,
-        "warning: agents.yml: check_balance, reward_agent, transaction_history, transfer_funds come with the ledger \
-         and cannot be called yet; agents are not offered them\n"
-    );
+    assert_eq!(ran.stderr, "");
     assert_eq!(
         ran.stdout,
         "Applied agent/agent_alpha@1, agent/treasurer@1, agent/greeter@1, agent/reviewer@1\n"
@@ -52,7 +48,7 @@ fn the_agents_of_the_earlier_system_load_with_one_warning_about_the_ledger() {
 }
 
 #[test]
-fn an_agent_that_names_the_ledgers_tools_is_not_offered_them() {
+fn an_agent_that_names_the_ledgers_tools_is_offered_them() {
     let home = Home::with_fixtures();
     home.write(
         "a.yml",
@@ -63,7 +59,7 @@ fn an_agent_that_names_the_ledgers_tools_is_not_offered_them() {
     home.set("P2_SCRIPTS_DIR", &home.path("scripts").display().to_string());
     home.p2(&["apply", "a.yml"]).exits(0);
     let ran = home.p2_with(&["chat", "with", "a", "--name", "x"], "what can you do?\n").exits(0);
-    assert_eq!(ran.stdout, "I have get_weather.\n");
+    assert_eq!(ran.stdout, "I have get_weather, transfer_funds.\n");
 }
 
 #[test]

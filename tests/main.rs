@@ -15,5 +15,6 @@ mod ledger;
 mod logs;
 mod metrics;
 mod operate;
+mod rewards;
 mod stop;
 mod tidy;

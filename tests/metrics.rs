@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::home::{Home, Up, until};
 
-fn scrape(url: &str) -> String {
+pub(crate) fn scrape(url: &str) -> String {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         reqwest::get(url).await.unwrap().error_for_status().unwrap().text().await.unwrap()

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::home::{Home, entries, until};
 
 /// Writes records past the API, as another program on the topics does. No process may have the directory.
-fn append(home: &Home, make: impl Fn(&dyn Fn(Topic) -> i32) -> Vec<NewRecord>) {
+pub(crate) fn append(home: &Home, make: impl Fn(&dyn Fn(Topic) -> i32) -> Vec<NewRecord>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     if !home.is_embedded() {
         let of = |name: &str| home.env.iter().find(|(known, _)| known == name).unwrap().1.clone();
@@ -202,6 +202,27 @@ fn the_demo_verifies_itself_and_gives_the_same_as_data() {
     assert_eq!(branches.len(), 3);
     let stacks = data["delegation"]["stacks"].as_object().unwrap();
     let called = stacks.keys().filter(|name| name.starts_with("agent_helper/") || name.starts_with("child/"));
+    let ledger = &data["ledger"];
+    assert_eq!((&ledger["sum"], &ledger["verified"]["differences"]), (&json!(0), &json!([])));
+    assert_eq!(ledger["refused"].as_array().unwrap().len(), 4);
+    for one in ledger["refused"].as_array().unwrap() {
+        assert!(one["answer"].as_str().unwrap().contains("transfer_funds did not work"), "{one}");
+    }
+    let audit = ledger["audit"].as_array().unwrap();
+    let of = |kind: &str| {
+        let kind = kind.to_owned();
+        let found =
+            audit.iter().filter(move |line| line["transaction"]["request"]["body"].get(&kind).is_some());
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(of("Reward").len(), 1, "{ledger}");
+    let chain = of("Reward")[0]["chain"].to_string();
+    for part in ["evaluation of agent_alpha", "evaluation 1 by demo_paid@", " agent_alpha#"] {
+        assert!(chain.contains(part), "{part} in {chain}");
+    }
+    let from = &of("Reward")[0]["money"]["from"][0];
+    assert_eq!(from["way"], json!(["mint", "treasury"]));
+    assert!(shown.contains("Done: 10.00 to agent_helper; transaction"), "{shown}");
     assert_eq!(called.count(), 3, "one child twice and another once: {:?}", stacks.keys());
 }
 

@@ -13,7 +13,7 @@ use super::operate::{
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Play delegation and branches on the offline scripted model, and verify the log afterwards.
+    /// Play delegation, branches and the ledger on the offline scripted model, and verify the log afterwards.
     #[command(after_help = "Examples:\n  p2engine demo\n  p2engine demo --json")]
     Demo,
     /// Talk to an agent. Reads lines from a pipe too.

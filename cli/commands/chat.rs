@@ -126,7 +126,7 @@ fn awaited(conversation: &Conversation, agent: &AgentId) -> String {
     for wait in conversation.waits.values() {
         let text = match wait.waiting.kind {
             WaitKind::Llm => format!("{} is thinking", wait.agent),
-            WaitKind::Tool => {
+            WaitKind::Tool | WaitKind::Payment => {
                 let branch = conversation.branch(&wait.agent, &wait.branch);
                 let tool = branch.and_then(|branch| {
                     branch.entries.iter().rev().find_map(|entry| match &entry.state {
@@ -140,7 +140,7 @@ fn awaited(conversation: &Conversation, agent: &AgentId) -> String {
                 )
             }
             // Whoever is asked shows what it does itself.
-            WaitKind::Agent | WaitKind::UserInput | WaitKind::Payment => continue,
+            WaitKind::Agent | WaitKind::UserInput => continue,
         };
         if !calls.contains(&text) {
             calls.push(text);
@@ -321,7 +321,7 @@ impl Session<'_> {
 
 /// A call whose outcome nobody knows: its wait has lost its deadline.
 fn in_doubt(wait: &OpenWait) -> bool {
-    wait.waiting.kind == WaitKind::Tool && wait.waiting.deadline_ms.is_none()
+    matches!(wait.waiting.kind, WaitKind::Tool | WaitKind::Payment) && wait.waiting.deadline_ms.is_none()
 }
 
 fn parse_answer(kind: RequestKind, line: &str) -> EngineResult<Answer> {

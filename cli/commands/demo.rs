@@ -1,4 +1,6 @@
-//! `demo`: delegation and branches, played on the scripted model and shown.
+//! `demo`: delegation, branches and the ledger, played on the scripted model and shown.
+
+mod ledger;
 
 use std::time::Duration;
 
@@ -35,18 +37,20 @@ const BRANCHES: [&str; 7] = [
     "thanks",
 ];
 
-/// Plays both, then verifies.
+/// Plays all, then verifies.
 pub(crate) async fn run(run: &Run) -> EngineResult<()> {
     let mark = draw_id().short();
     let delegation = delegation(run, &format!("demo-delegation-{mark}")).await?;
     let branches = branch_story(run, &format!("demo-branches-{mark}")).await?;
+    let ledger = ledger::play(run, &format!("demo-ledger-{mark}")).await?;
     let report = run.engine.verify_replay().await?;
     let counts = run.engine.topic_counts().await?;
     if run.out.json {
         let topics: Vec<Value> =
             counts.iter().map(|count| json!({"topic": count.topic, "records": count.records()})).collect();
         run.out.data(&json!({
-            "delegation": delegation, "branches": branches, "topics": topics, "verified": data_of(&report)?,
+            "delegation": delegation, "branches": branches, "ledger": ledger, "topics": topics,
+            "verified": data_of(&report)?,
         }));
     } else {
         heading(run, "Verified");

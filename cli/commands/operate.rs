@@ -113,10 +113,7 @@ pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
         }
     };
     let files: Vec<(String, String)> = files.iter().map(read).collect::<EngineResult<_>>()?;
-    let (records, remarks) = wiring::records_of(&files, &registry)?;
-    for remark in remarks {
-        run.out.remark(&format!("warning: {remark}"));
-    }
+    let records = wiring::records_of(&files, &registry)?;
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();
     if !records.is_empty() {

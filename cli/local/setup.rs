@@ -106,10 +106,7 @@ pub(super) fn load_agents_file(
     let Some(file) = &config.agents_file else { return Ok(Vec::new()) };
     let text = read_text(&file.value)?;
     let path = file.value.display().to_string();
-    let (records, remarks) = crate::wiring::records_of(&[(path, text)], &registry.snapshot())?;
-    for remark in remarks {
-        tracing::warn!(target: "p2engine", "{remark}");
-    }
+    let records = crate::wiring::records_of(&[(path, text)], &registry.snapshot())?;
     for record in &records {
         registry.apply(record).map_err(EngineError::Invalid)?;
     }

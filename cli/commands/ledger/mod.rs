@@ -1,6 +1,7 @@
 //! `ledger …`.
 
 mod export;
+mod flow;
 mod requests;
 mod show;
 
@@ -54,6 +55,20 @@ pub(crate) async fn run(run: &Run, args: LedgerArgs) -> EngineResult<()> {
         LedgerCommand::Verify => desk.verify().await,
         LedgerCommand::Export { format } => desk.export(format).await,
     }
+}
+
+/// The audit of the main book from a transaction on, as data.
+pub(crate) async fn audit_from(run: &Run, seq: i64) -> EngineResult<serde_json::Value> {
+    let desk = Desk { run, book: BookId::from(p2_core::ledger::MAIN_BOOK) };
+    desk.audit_from(seq).await
+}
+
+/// The main book's transactions from one on.
+pub(crate) async fn transactions_from(run: &Run, seq: i64) -> EngineResult<Vec<LedgerTransaction>> {
+    let desk = Desk { run, book: BookId::from(p2_core::ledger::MAIN_BOOK) };
+    let mut made = desk.transactions().await?;
+    made.retain(|made| made.seq >= seq);
+    Ok(made)
 }
 
 impl Desk<'_> {

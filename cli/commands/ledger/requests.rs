@@ -70,7 +70,7 @@ impl Desk<'_> {
         Ok(match command {
             LedgerCommand::Transfer { from, to, amount: text, ask } => {
                 let leg = Leg { from: account(&from), to: account(&to), amount: amount(&text, scale)? };
-                (ask, PaymentBody::Transfer(Transfer { legs: vec![leg] }))
+                (ask, PaymentBody::Transfer(Transfer { legs: vec![leg], scale: None }))
             }
             LedgerCommand::Mint { to, amount: text, ask } => {
                 let amount = amount(&text, scale)?;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use p2_core::ids::{ConversationId, Id};
+use p2_core::ids::{AccountId, ConversationId, Id};
 use p2_core::ledger::format_amount;
 use p2_core::record::{
     AccountKind, Artifact, ArtifactBody, LedgerOutcome, LedgerTransaction, PaymentBody, Posting,
 };
 use serde_json::{Value, json};
 
+use super::flow::{self, Flow, Source};
 use super::{Desk, money, moved};
 use crate::commands::{data_of, listed};
 use crate::engine::{AccountLine, ArtifactFilter, BookView, EngineError, EngineResult};
@@ -16,6 +17,8 @@ use crate::views::{parse_time, table, time};
 
 /// Links of a cause chain that are shown.
 const CHAIN_MAX: usize = 8;
+/// Ways of money that a line shows.
+const WAYS_SHOWN: usize = 3;
 
 impl Desk<'_> {
     pub(super) async fn balance(&self, account: &str) -> EngineResult<()> {
@@ -94,39 +97,68 @@ impl Desk<'_> {
         };
         let since = since.map(|text| parse_time(text).ok_or_else(|| bad(text))).transpose()?;
         let view = self.view().await?;
-        let mut made = self.transactions().await?;
-        made.retain(|made| {
-            since.is_none_or(|since| made.time_ms >= since)
-                && operation.is_none_or(|operation| made.request.body.kind() == operation)
-                && account.is_none_or(|account| touches(made, account))
-        });
+        let all = self.transactions().await?;
+        let mut made: Vec<&LedgerTransaction> = all
+            .iter()
+            .filter(|made| {
+                since.is_none_or(|since| made.time_ms >= since)
+                    && operation.is_none_or(|operation| made.request.body.kind() == operation)
+                    && account.is_none_or(|account| touches(made, account))
+            })
+            .collect();
         if limit > 0 {
             made.drain(..made.len().saturating_sub(limit));
         }
-        let chains = self.chains(&made).await?;
-        let chain = |made: &LedgerTransaction| chains.get(&made.id).cloned().unwrap_or_default();
-        let data: Vec<Value> = made
-            .iter()
-            .map(|made| Ok(json!({"transaction": data_of(made)?, "chain": chain(made)})))
-            .collect::<EngineResult<_>>()?;
+        let audited = self.audited(&view, &all, &made).await?;
+        let data: Vec<Value> = audited.iter().map(|line| line.data(&view)).collect::<EngineResult<_>>()?;
         self.run.show(&Value::Array(data), || {
-            let rows = made.iter().map(|made| {
+            let rows = audited.iter().map(|line| {
+                let made = line.made;
                 let outcome = match &made.outcome {
                     LedgerOutcome::Rejected(why) => format!("rejected: {}", why.code),
                     other => other.as_str().to_owned(),
                 };
                 let (kind, what) = (made.request.body.kind().to_owned(), details(&view, made));
-                let cause = chain(made).join(" ← ");
-                vec![made.seq.to_string(), time(made.time_ms), kind, outcome, what, listed(made.id), cause]
+                let (cause, money) = (line.chain.join(" ← "), line.money(&view));
+                let (seq, at) = (made.seq.to_string(), time(made.time_ms));
+                vec![seq, at, kind, outcome, what, listed(made.id), money, cause]
             });
-            let header = ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "DETAILS", "TRANSACTION", "CAUSE"];
+            let header =
+                ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "DETAILS", "TRANSACTION", "MONEY", "CAUSE"];
             table::render(&header, rows.collect(), self.run.out.width)
         });
         Ok(())
     }
 
+    /// The audit of everything from a transaction on, as data.
+    pub(super) async fn audit_from(&self, seq: i64) -> EngineResult<Value> {
+        let view = self.view().await?;
+        let all = self.transactions().await?;
+        let made: Vec<&LedgerTransaction> = all.iter().filter(|made| made.seq >= seq).collect();
+        let audited = self.audited(&view, &all, &made).await?;
+        Ok(Value::Array(audited.iter().map(|line| line.data(&view)).collect::<EngineResult<_>>()?))
+    }
+
+    async fn audited<'m>(
+        &self,
+        view: &BookView,
+        all: &[LedgerTransaction],
+        made: &[&'m LedgerTransaction],
+    ) -> EngineResult<Vec<Audited<'m>>> {
+        let kinds = view.accounts.iter().map(|line| (line.account.clone(), line.kind)).collect();
+        let watched = made.iter().map(|made| made.seq).collect();
+        let mut flows = flow::follow(all, &kinds, &watched);
+        let mut chains = self.chains(made).await?;
+        let line = |made: &&'m LedgerTransaction| Audited {
+            made,
+            chain: chains.remove(&made.id).unwrap_or_default(),
+            flow: flows.remove(&made.seq).unwrap_or_default(),
+        };
+        Ok(made.iter().map(line).collect())
+    }
+
     /// Of each transaction what caused it, back to the step that did.
-    async fn chains(&self, made: &[LedgerTransaction]) -> EngineResult<BTreeMap<Id, Vec<String>>> {
+    async fn chains(&self, made: &[&LedgerTransaction]) -> EngineResult<BTreeMap<Id, Vec<String>>> {
         let mut artifacts: BTreeMap<Id, Artifact> = BTreeMap::new();
         let mut of: Vec<&ConversationId> =
             made.iter().filter_map(|made| made.request.cause.conversation.as_ref()).collect();
@@ -332,13 +364,66 @@ fn details(view: &BookView, made: &LedgerTransaction) -> String {
         PaymentBody::Reward(reward) => format!("{} scored {}", reward.payee, reward.score),
         PaymentBody::Transfer(transfer) => {
             let legs = transfer.legs.iter();
-            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(view, leg.amount)))
+            let scale = transfer.scale.unwrap_or(view.scale);
+            let money = |amount| format!("{} {}", format_amount(amount, scale), view.unit);
+            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(leg.amount)))
                 .collect::<Vec<_>>()
                 .join("; ")
         }
         PaymentBody::Approve(approve) => listed(approve.request),
         PaymentBody::Deny(deny) => listed(deny.request),
         _ => String::new(),
+    }
+}
+
+/// A transaction with what led to it, where its money came from and where that is now.
+struct Audited<'m> {
+    made: &'m LedgerTransaction,
+    chain: Vec<String>,
+    flow: Flow,
+}
+
+impl Audited<'_> {
+    fn data(&self, view: &BookView) -> EngineResult<Value> {
+        let amount = |minor: i64| format_amount(minor, view.scale);
+        let source = |source: &Source| json!({"mint": source.mint, "way": source.way, "amount": amount(source.amount)});
+        let now: BTreeMap<&str, String> =
+            self.flow.now.iter().map(|(account, minor)| (account.as_str(), amount(*minor))).collect();
+        Ok(json!({
+            "transaction": data_of(self.made)?,
+            "chain": self.chain,
+            "money": {"from": self.flow.sources.iter().map(source).collect::<Vec<_>>(), "now": now},
+        }))
+    }
+
+    /// `mint#5 > treasury > alpha; now alpha 15.00, beta 10.00`.
+    fn money(&self, view: &BookView) -> String {
+        let mut ways: Vec<String> = Vec::new();
+        for source in &self.flow.sources {
+            let names: Vec<&str> = source.way.iter().map(AccountId::as_str).collect();
+            let way = names.join(" → ");
+            let way = match source.mint {
+                Some(seq) => format!("#{seq} {way}"),
+                None => format!("credit of {way}"),
+            };
+            if !ways.contains(&way) {
+                ways.push(way);
+            }
+        }
+        if ways.is_empty() {
+            return String::new();
+        }
+        let more = ways.len().saturating_sub(WAYS_SHOWN);
+        ways.truncate(WAYS_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let now: Vec<String> = self
+            .flow
+            .now
+            .iter()
+            .map(|(account, minor)| format!("{account} {}", format_amount(*minor, view.scale)))
+            .collect();
+        let now = if now.is_empty() { "gone".to_owned() } else { format!("now {}", now.join(", ")) };
+        format!("{}{more}; {now}", ways.join(" + "))
     }
 }
 
@@ -365,8 +450,12 @@ fn chain(made: &LedgerTransaction, artifacts: &BTreeMap<Id, Artifact>) -> Vec<St
             _ => String::new(),
         };
         let kind = match &artifact.body {
-            ArtifactBody::EntryAppended(entry) => entry.state.as_str(),
-            body => body.kind(),
+            ArtifactBody::EntryAppended(entry) => entry.state.clone(),
+            ArtifactBody::Evaluation(evaluation) => {
+                let score = evaluation.score.map(|score| format!(" {score}")).unwrap_or_default();
+                format!("evaluation{score} by {}@{}", evaluation.evaluator, evaluation.version)
+            }
+            body => body.kind().to_owned(),
         };
         links.push(format!("{kind}{place} {}", listed(id)));
         next = artifact.parents.first().copied();

@@ -184,11 +184,6 @@ fn listed_agent(item: Value) -> Result<Body, String> {
     Ok(("agent".to_owned(), object))
 }
 
-/// Tools that come with the ledger. Definitions of the earlier system name them, so they may be named before they
-/// exist; until then an agent is not offered them.
-pub(crate) const LEDGER_TOOLS: &[&str] =
-    &["check_balance", "transfer_funds", "transaction_history", "reward_agent"];
-
 /// Whether the tools, personas, agents and rubrics that the definitions name exist, in `registry` or among themselves.
 /// `source` is the file's (path, text), for the message.
 ///
@@ -201,8 +196,7 @@ pub fn check_references(
 ) -> Result<(), ApplyError> {
     for definition in definitions {
         let missing = missing(definition, definitions, registry);
-        let unknown = |(_, kind, id): &(&str, &str, &str)| *kind != "tool" || !LEDGER_TOOLS.contains(id);
-        let Some((key, kind, id)) = missing.into_iter().find(unknown) else { continue };
+        let Some((key, kind, id)) = missing.into_iter().next() else { continue };
         let mut ids: Vec<&str> = registry.list(kind).map(|(_, known)| known.id()).collect();
         ids.extend(definitions.iter().filter(|other| other.kind() == kind).map(Definition::id));
         let nearest = fields::nearest(id, ids.iter().copied());
@@ -222,16 +216,6 @@ pub fn check_references(
         });
     }
     Ok(())
-}
-
-/// The ledger's tools that the definitions name and that do not exist yet, sorted.
-pub fn not_available_yet(definitions: &[Definition], registry: &Registry) -> Vec<String> {
-    let missing = definitions.iter().flat_map(|definition| missing(definition, definitions, registry));
-    let tools: BTreeSet<&str> = missing
-        .filter(|(_, kind, id)| *kind == "tool" && LEDGER_TOOLS.contains(id))
-        .map(|(.., id)| id)
-        .collect();
-    tools.into_iter().map(str::to_owned).collect()
 }
 
 /// What a definition names that is neither in `registry` nor among `definitions`: (its key, kind, id).

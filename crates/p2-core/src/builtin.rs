@@ -1,4 +1,4 @@
-//! The definitions that the program brings along: six agents on the offline model, four tools, one persona,
+//! The definitions that the program brings along: six agents on the offline model, eight tools, one persona,
 //! a few prices, two judges and a rubric. They are version 0, so an applied definition of the same id supersedes them.
 
 use std::sync::LazyLock;

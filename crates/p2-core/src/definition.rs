@@ -230,6 +230,8 @@ pub enum Executor {
     Core,
     /// Somebody else's consumer of `effects`; `tool-exec` leaves it alone.
     External,
+    /// The ledger: a call is a payment request, and `settlement` answers it.
+    Ledger,
 }
 
 /// Whether a person must approve each call.

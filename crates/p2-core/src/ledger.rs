@@ -19,11 +19,11 @@ mod reward;
 #[cfg(test)]
 mod tests;
 
-pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_signed};
+pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decimal, parse_signed};
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
-pub use names::{check_account, check_book};
+pub use names::{check_account, check_book, check_name};
 pub use reward::{default_policy, reward_id};
 
 /// The name of a book's mint, as `ledger init` opens it.

@@ -13,7 +13,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::apply::LEDGER_TOOLS;
 use crate::definition::{Executor, LlmAgent, Persona, RenderPolicy, Tool};
 use crate::ids::{AgentId, ConversationId};
 use crate::model::{ChatMessage, ModelRequest, ToolSpec};
@@ -66,10 +65,9 @@ impl<'a> RenderSpec<'a> {
         };
         let tools = tool_ids(llm, persona)
             .into_iter()
-            .filter_map(|id| match registry.tool(id, pin("tool", id)) {
-                Some((_, tool)) => Some(Ok(tool)),
-                None if LEDGER_TOOLS.contains(&id) => None,
-                None => Some(Err(missing_tool(agent, id))),
+            .map(|id| {
+                let found = registry.tool(id, pin("tool", id));
+                found.map(|(_, tool)| tool).ok_or_else(|| missing_tool(agent, id))
             })
             .collect::<Result<Vec<&Tool>, String>>()?;
         let agents = callable(registry, agent);
@@ -178,11 +176,8 @@ fn check(spec: &RenderSpec<'_>) -> Result<(), String> {
     {
         return Err(missing_persona(spec.agent, id));
     }
-    let missing = tool_ids(spec.llm, spec.persona)
-        .into_iter()
-        // Named before there is a ledger: not offered until then.
-        .filter(|id| !LEDGER_TOOLS.contains(id))
-        .find(|id| spec.tools.iter().all(|tool| tool.id != *id));
+    let missing =
+        tool_ids(spec.llm, spec.persona).into_iter().find(|id| spec.tools.iter().all(|tool| tool.id != *id));
     missing.map_or(Ok(()), |id| Err(missing_tool(spec.agent, id)))
 }
 

@@ -1,7 +1,7 @@
 //! The step: one pure function from (conversation, input) to everything that follows from it.
 //!
 //! ```text
-//! decide(conversation, input, context, now) -> Decision { transitions, effects, artifacts, asks, cancels }
+//! decide(conversation, input, context, now) -> Decision { transitions, effects, payments, artifacts, asks, cancels }
 //! ```
 //!
 //! The caller applies `transitions` to its copy of the conversation with [`Conversation::apply`], writes all
@@ -10,7 +10,7 @@
 use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelOutcome, ModelRequest};
-use crate::record::{Artifact, Effect, InboxMessage, StateTransition};
+use crate::record::{Artifact, Effect, InboxMessage, PaymentRequest, StateTransition};
 use crate::registry::Registry;
 
 /// Most model calls per user message of one branch; then the run ends with `StopReason::Rounds`.
@@ -123,6 +123,8 @@ pub struct Decision {
     pub transitions: Vec<StateTransition>,
     /// Effects to carry out.
     pub effects: Vec<Effect>,
+    /// Requests to the ledger, one per new Waiting(payment).
+    pub payments: Vec<PaymentRequest>,
     /// Artifacts, the input's outcome among them.
     pub artifacts: Vec<Artifact>,
     /// Model calls to start, one per new Waiting(llm).

@@ -141,7 +141,7 @@ pub struct Meta {
     pub traceparent: Option<String>,
 }
 
-/// The records of a decision: transitions, then effects, then artifacts, each in the decision's order.
+/// The records of a decision: transitions, then effects, payment requests and artifacts, each in the decision's order.
 ///
 /// Each record's id is that of the thing it carries, so a second run of the same step writes records that are
 /// recognised as the same.
@@ -151,10 +151,16 @@ pub fn messages(decision: &Decision, meta: &Meta) -> Vec<Message> {
         .iter()
         .map(|transition| (transition.id, Payload::Transition(transition.clone())));
     let effects = decision.effects.iter().map(|effect| (effect.id, Payload::Effect(effect.clone())));
+    // One record for each wait: its id is not the request's, which is what the ledger answers once for ever.
+    let payments = decision
+        .payments
+        .iter()
+        .map(|request| (Id::derive(&request.id, "record", 0), Payload::PaymentRequest(request.clone())));
     let artifacts =
         decision.artifacts.iter().map(|artifact| (artifact.id, Payload::Artifact(artifact.clone())));
     transitions
         .chain(effects)
+        .chain(payments)
         .chain(artifacts)
         .map(|(id, payload)| Message {
             id,

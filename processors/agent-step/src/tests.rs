@@ -71,10 +71,30 @@ fn request() -> ModelRequest {
     }
 }
 
+fn payment() -> PaymentRequest {
+    PaymentRequest {
+        id: id("p0"),
+        book: "main".into(),
+        by: "alpha".into(),
+        cause: PaymentCause {
+            kind: CauseKind::ToolCall,
+            reference: Some(id("a0")),
+            conversation: Some(conversation()),
+            agent: Some("alpha".into()),
+            branch: Some("main".into()),
+            reason: String::new(),
+        },
+        reply_to: None,
+        not_after_ms: None,
+        body: PaymentBody::Query(Query { account: "alpha".into(), movements: 0 }),
+    }
+}
+
 fn decision() -> Decision {
     Decision {
         transitions: vec![transition("t0", 0), transition("t1", 1)],
         effects: vec![effect("e0")],
+        payments: vec![payment()],
         artifacts: vec![artifact("a0"), artifact("a1")],
         asks: vec![Ask {
             wait: id("wait"),
@@ -114,7 +134,8 @@ fn processor() -> AgentStep {
 }
 
 fn check(decision: &Decision, meta: &Meta, expected: Expect) {
-    let names: BTreeMap<Id, &str> = ["t0", "t1", "e0", "a0", "a1"].map(|name| (id(name), name)).into();
+    let mut names: BTreeMap<Id, &str> = ["t0", "t1", "e0", "a0", "a1"].map(|name| (id(name), name)).into();
+    names.insert(Id::derive(&id("p0"), "record", 0), "p0");
     let mut text = String::new();
     for message in messages(decision, meta) {
         text += &format!(
@@ -131,7 +152,7 @@ fn check(decision: &Decision, meta: &Meta, expected: Expect) {
 }
 
 #[test]
-fn records_come_as_transitions_then_effects_then_artifacts_and_name_their_cause() {
+fn records_come_as_transitions_then_effects_payments_and_artifacts_and_name_their_cause() {
     let meta = Meta { input: id("input"), time_ms: 7, traceparent: Some("00-aa-bb-01".into()) };
     check(
         &decision(),
@@ -140,6 +161,7 @@ fn records_come_as_transitions_then_effects_then_artifacts_and_name_their_cause(
             state-transitions t0 key=talk time=7 cause=input trace=00-aa-bb-01
             state-transitions t1 key=talk time=7 cause=input trace=00-aa-bb-01
             effects e0 key=talk time=7 cause=input trace=00-aa-bb-01
+            payment-requests p0 key=main time=7 cause=input trace=00-aa-bb-01
             artifacts a0 key=talk time=7 cause=input trace=00-aa-bb-01
             artifacts a1 key=talk time=7 cause=input trace=00-aa-bb-01
         "#]],
@@ -157,7 +179,7 @@ fn an_ask_becomes_a_call_named_by_its_wait_and_the_offset_is_done_at_once() {
     assert_eq!(step.mark, Mark::Done);
     assert_eq!(step.calls, vec![Call { id: id("wait"), deadline_ms: 120_007, request: request() }]);
     assert_eq!(step.cancel, vec![id("old wait")]);
-    assert_eq!(step.outputs.len(), 5);
+    assert_eq!(step.outputs.len(), 6);
 }
 
 #[test]

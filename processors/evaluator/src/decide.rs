@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use p2_core::definition::{Evaluator, EvaluatorKind};
+use p2_core::eval::reward::{self, Claim};
 use p2_core::eval::trigger::{self, If, Request, Spot};
 use p2_core::eval::{self, Place, evaluation_id};
 use p2_core::ids::Id;
-use p2_core::record::{Artifact, ArtifactBody, Event, Message, Payload};
+use p2_core::record::{Artifact, ArtifactBody, Evaluation, Event, Message, Payload, PaymentRequest};
 use p2_core::registry::Registry;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark};
 use serde_json::json;
@@ -34,7 +35,9 @@ pub(crate) fn decide(
         // It never claims: judging may be repeated.
         LaneInput::Record(message) | LaneInput::Claimed(message) => arrived(registry, message, now_ms),
         LaneInput::Reply { reply, .. } => match record {
-            Some(record) => step(reply.iter().filter_map(|ruling| written(record, ruling, now_ms)).collect()),
+            Some(record) => {
+                step(reply.iter().flat_map(|ruling| written(registry, record, ruling, now_ms)).collect())
+            }
             None => step(Vec::new()),
         },
         LaneInput::Timer { .. } => Step { mark: Mark::Pending, ..step(Vec::new()) },
@@ -55,8 +58,13 @@ fn arrived(registry: &Registry, message: &Message, now_ms: i64) -> Step {
             Err(why) => return answered(message, artifact, "not_found", &why, now_ms),
         },
     };
-    if candidates.is_empty() {
-        return step(Vec::new());
+    let claim = claim(registry, message, artifact);
+    match &claim {
+        None if candidates.is_empty() => return step(Vec::new()),
+        Some(Err(why)) if candidates.is_empty() => {
+            return step(vec![unearned(message, artifact, why, now_ms)]);
+        }
+        _ => {}
     }
     let Some(spot) = trigger::spot(artifact) else {
         let why = "a request needs an agent, a branch and an entry";
@@ -66,9 +74,25 @@ fn arrived(registry: &Registry, message: &Message, now_ms: i64) -> Step {
     let deadline_ms =
         now_ms.saturating_add(TARGET_TIMEOUT_MS).saturating_add(longest.unwrap_or(RULE_TIMEOUT_MS));
     tracing::debug!(target: "evaluator", candidates = candidates.len(), "may have to be judged");
-    let request = JudgeRequest { spot, time_ms: artifact.time_ms, candidates };
+    let request = JudgeRequest { spot, time_ms: artifact.time_ms, candidates, claim };
     let id = Id::derive(&message.id, "judge", 0);
     Step { calls: vec![Call { id, deadline_ms, request }], mark: Mark::Pending, ..step(Vec::new()) }
+}
+
+/// What an evaluation by somebody else may earn.
+fn claim(registry: &Registry, message: &Message, artifact: &Artifact) -> Option<Result<Claim, String>> {
+    let ArtifactBody::Evaluation(evaluation) = &artifact.body else { return None };
+    reward::claim(registry, message.id, artifact, evaluation).transpose()
+}
+
+/// Says why a record of an evaluation earned nothing.
+fn unearned(message: &Message, artifact: &Artifact, why: &str, now_ms: i64) -> Message {
+    tracing::warn!(target: "evaluator", evaluation = %message.id, why, "a reward was refused");
+    let data = json!({"evaluation": message.id, "message": why});
+    let body = ArtifactBody::Event(Event { name: reward::REFUSED.to_owned(), data: data.into() });
+    let id = Id::derive(&message.id, reward::REFUSED, 0);
+    let refused = Artifact { id, parents: vec![artifact.id], time_ms: now_ms, body, ..artifact.clone() };
+    output(message, refused.id, Payload::Artifact(refused), now_ms)
 }
 
 pub(crate) fn timeout_ms(evaluator: &Evaluator) -> i64 {
@@ -118,18 +142,23 @@ fn answered(message: &Message, artifact: &Artifact, code: &str, why: &str, now_m
     let body = ArtifactBody::Event(Event { name: eval::ANSWERED.to_owned(), data: data.into() });
     let id = Id::derive(&message.id, "answered", 0);
     let answer = Artifact { id, parents: vec![artifact.id], time_ms: now_ms, body, ..artifact.clone() };
-    step(vec![output(message, answer, now_ms)])
+    step(vec![output(message, answer.id, Payload::Artifact(answer), now_ms)])
 }
 
-fn written(record: &Message, ruling: &Ruling, now_ms: i64) -> Option<Message> {
-    let (place, id, parents, body) = match ruling {
+fn written(registry: &Registry, record: &Message, ruling: &Ruling, now_ms: i64) -> Vec<Message> {
+    let written = |artifact: Artifact| output(record, artifact.id, Payload::Artifact(artifact), now_ms);
+    match ruling {
         Ruling::Judged { place, parent, evaluation } => {
             let of = evaluation.as_ref();
             let id = evaluation_id(&of.target, &of.evaluator, of.version, &of.occasion);
-            (place, id, parent.iter().copied().collect(), ArtifactBody::Evaluation(evaluation.clone()))
+            let parents = parent.iter().copied().collect();
+            let body = ArtifactBody::Evaluation(evaluation.clone());
+            let mut messages = vec![written(at(place, id, parents, body, now_ms))];
+            messages.extend(earned(registry, record, place, id, of, now_ms));
+            messages
         }
         // A trigger that comes twice is nothing to write about.
-        Ruling::Kept { request: None, .. } => return None,
+        Ruling::Kept { request: None, .. } => Vec::new(),
         Ruling::Kept { place, evaluation, request: Some(request) } => {
             let data = json!({
                 "request": request,
@@ -138,10 +167,43 @@ fn written(record: &Message, ruling: &Ruling, now_ms: i64) -> Option<Message> {
                 "evaluation": evaluation,
             });
             let body = ArtifactBody::Event(Event { name: eval::ANSWERED.to_owned(), data: data.into() });
-            (place, Id::derive(request, "answered", 0), vec![*request], body)
+            let id = Id::derive(request, "answered", 0);
+            vec![written(at(place, id, vec![*request], body, now_ms))]
         }
-    };
-    let artifact = Artifact {
+        Ruling::Earned(request) => vec![payment(record, record.id, request.as_ref().clone(), now_ms)],
+        Ruling::Unearned { why } => match &record.payload {
+            Payload::Artifact(artifact) => vec![unearned(record, artifact, why, now_ms)],
+            _ => Vec::new(),
+        },
+    }
+}
+
+/// The request for the reward of what was judged here.
+fn earned(
+    registry: &Registry,
+    record: &Message,
+    place: &Place,
+    id: Id,
+    evaluation: &Evaluation,
+    now_ms: i64,
+) -> Option<Message> {
+    let rewards = reward::rewards(registry, &evaluation.evaluator, evaluation.version)?;
+    match reward::request(rewards, place, id, evaluation) {
+        Ok(request) => request.map(|request| payment(record, id, request, now_ms)),
+        Err(why) => {
+            tracing::warn!(target: "evaluator", evaluation = %id, why, "not rewarded");
+            None
+        }
+    }
+}
+
+/// One record for each evaluation: the request's own id is that of the reward, which several may ask for.
+fn payment(record: &Message, evaluation: Id, request: PaymentRequest, now_ms: i64) -> Message {
+    output(record, Id::derive(&evaluation, "reward", 0), Payload::PaymentRequest(request), now_ms)
+}
+
+fn at(place: &Place, id: Id, parents: Vec<Id>, body: ArtifactBody, now_ms: i64) -> Artifact {
+    Artifact {
         id,
         conversation: place.conversation.clone(),
         agent: Some(place.agent.clone()),
@@ -150,17 +212,16 @@ fn written(record: &Message, ruling: &Ruling, now_ms: i64) -> Option<Message> {
         parents,
         time_ms: now_ms,
         body,
-    };
-    Some(output(record, artifact, now_ms))
+    }
 }
 
-fn output(record: &Message, artifact: Artifact, now_ms: i64) -> Message {
+fn output(record: &Message, id: Id, payload: Payload, now_ms: i64) -> Message {
     Message {
-        id: artifact.id,
+        id,
         cause: record.id,
         cause_position: None,
         time_ms: now_ms,
         traceparent: record.traceparent.clone(),
-        payload: Payload::Artifact(artifact),
+        payload,
     }
 }

@@ -23,6 +23,15 @@ const ANSWERS_MAX: usize = 2_000;
 /// The result of a judgement by what was judged: (content, evaluator, version).
 pub(crate) type ContentKey = (String, String, i32);
 
+/// A result that may stand for others of the same content.
+#[derive(Clone, Debug)]
+struct Outcome {
+    id: Id,
+    evaluation: Evaluation,
+    /// Whether this process judged it itself.
+    own: bool,
+}
+
 /// Evaluations of one partition of `artifacts`, read from the log.
 #[derive(Debug, Default)]
 struct Partition {
@@ -65,7 +74,7 @@ impl<K: Ord + Clone, V> Recent<K, V> {
 pub(crate) struct Known {
     log: Arc<dyn Log>,
     partitions: Arc<Vec<tokio::sync::Mutex<Partition>>>,
-    contents: Arc<Mutex<Recent<ContentKey, (Id, Evaluation)>>>,
+    contents: Arc<Mutex<Recent<ContentKey, Outcome>>>,
     answers: Arc<Mutex<Recent<Id, Evaluation>>>,
     /// One at a time judges under one id.
     busy: Arc<Mutex<BTreeMap<Id, Arc<tokio::sync::Mutex<()>>>>>,
@@ -149,23 +158,30 @@ impl Known {
             next = last.offset + 1;
             for (id, evaluation) in records.iter().filter_map(evaluation) {
                 partition.ids.insert(id);
-                self.remember(id, &evaluation);
+                self.remember(id, &evaluation, false);
             }
         }
         Ok(next)
     }
 
-    /// Remembers a result by its content, where it is one that may stand for others.
-    pub(crate) fn remember(&self, id: Id, evaluation: &Evaluation) {
+    /// Remembers a result by its content, where it is one that may stand for others. One that was read in the log
+    /// does not take the place of one that was judged here.
+    pub(crate) fn remember(&self, id: Id, evaluation: &Evaluation, own: bool) {
         if evaluation.score.is_some() && evaluation.same_as.is_none() && !evaluation.content.is_empty() {
             let key = (evaluation.content.clone(), evaluation.evaluator.clone(), evaluation.version);
-            locked(&self.contents).put(key, (id, evaluation.clone()));
+            let mut contents = locked(&self.contents);
+            if own || !contents.values.get(&key).is_some_and(|known| known.own) {
+                contents.put(key, Outcome { id, evaluation: evaluation.clone(), own });
+            }
         }
     }
 
-    /// The result for the same content under the same evaluator.
-    pub(crate) fn of_content(&self, key: &ContentKey) -> Option<(Id, Evaluation)> {
-        locked(&self.contents).values.get(key).cloned()
+    /// The result for the same content under the same evaluator; `own`: only where this process judged it. The log may
+    /// hold what a stranger wrote in the evaluator's name, and where a score is paid for, that must not be repeated.
+    pub(crate) fn of_content(&self, key: &ContentKey, own: bool) -> Option<(Id, Evaluation)> {
+        let contents = locked(&self.contents);
+        let known = contents.values.get(key).filter(|known| known.own || !own)?;
+        Some((known.id, known.evaluation.clone()))
     }
 
     /// Remembers what was answered, until the log has it.

@@ -8,6 +8,9 @@
 //! How often something is judged: a record is done with the commit that writes its evaluations, so a crash before it
 //! judges again and writes once. Before the port judges, it looks whether the log has that evaluation already, so a
 //! second trigger, a repeated request or a backfill over the same past writes nothing.
+//!
+//! What evaluations earn: the request for the reward is written in the commit that writes the evaluation. An evaluation
+//! by somebody else (an evaluator of type `topic`) is checked against the store when it comes by.
 
 mod decide;
 mod judges;
@@ -20,9 +23,10 @@ use std::sync::Arc;
 
 use p2_core::definition;
 use p2_core::eval::Place;
+use p2_core::eval::reward::Claim;
 use p2_core::eval::trigger::{If, Spot};
 use p2_core::ids::Id;
-use p2_core::record::{Evaluation, Message, Payload, Topic};
+use p2_core::record::{Evaluation, Message, Payload, PaymentRequest, Topic};
 use p2_core::registry::Registry;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Processor};
 
@@ -57,6 +61,8 @@ pub struct JudgeRequest {
     pub time_ms: i64,
     /// Who may have to judge it.
     pub candidates: Vec<Candidate>,
+    /// Where the artifact is an evaluation by somebody else that may earn something: what, or why it does not.
+    pub claim: Option<Result<Claim, String>>,
 }
 
 /// What came of one candidate; candidates whose trigger does not hold have none.
@@ -79,6 +85,13 @@ pub enum Ruling {
         evaluation: Id,
         /// The request, where somebody asked.
         request: Option<Id>,
+    },
+    /// What somebody else judged is what it says it is: it earns a reward.
+    Earned(Box<PaymentRequest>),
+    /// A record of an evaluation is not what it must be.
+    Unearned {
+        /// In a sentence.
+        why: String,
     },
 }
 

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use p2_core::conversation::Conversation;
 use p2_core::definition::{EvaluatorKind, Run};
+use p2_core::eval::reward::Claim;
 use p2_core::eval::trajectory::Trajectory;
 use p2_core::eval::trigger::{Spot, entry_artifact};
 use p2_core::eval::{FIRST, Place, evaluation_id, money, prompt};
@@ -74,7 +75,14 @@ impl JudgePort {
         let until_ms = begun_ms.saturating_add(TARGET_TIMEOUT_MS).min(deadline_ms);
         let target = match self.target(&request.spot, request.time_ms, until_ms).await {
             Ok(target) => target,
-            Err(why) => return self.without_target(request, begun_ms, &why),
+            Err(why) => {
+                let mut ruled = self.without_target(request, begun_ms, &why);
+                ruled.extend(request.claim.as_ref().map(|claim| match claim {
+                    Ok(_) => Ruling::Unearned { why: format!("its target cannot be read: {why}") },
+                    Err(why) => Ruling::Unearned { why: why.clone() },
+                }));
+                return ruled;
+            }
         };
         // Boxed: the compiler cannot tell otherwise that what borrows from `request` may move between threads.
         let mut ruled: Vec<BoxFuture<'_, Ruling>> = Vec::new();
@@ -83,7 +91,9 @@ impl JudgePort {
         {
             ruled.push(self.rule(&target, candidate, deadline_ms).boxed());
         }
-        futures::future::join_all(ruled).await
+        let mut ruled = futures::future::join_all(ruled).await;
+        ruled.extend(request.claim.as_ref().map(|claim| believed(claim.as_ref(), &target)));
+        ruled
     }
 
     // -------------------------------------------------------------------------------------- the target
@@ -166,7 +176,7 @@ impl JudgePort {
         }
         let evaluation = self.evaluate(target, candidate, deadline_ms).await;
         self.known.answered(id, &evaluation);
-        self.known.remember(id, &evaluation);
+        self.known.remember(id, &evaluation, true);
         tracing::info!(
             target: "evaluator",
             evaluator = evaluation.evaluator,
@@ -238,7 +248,7 @@ impl JudgePort {
         into.content = hex::encode(Sha256::digest(seen));
         let key = (into.content.clone(), into.evaluator.clone(), into.version);
         if candidate.occasion == FIRST
-            && let Some((id, earlier)) = self.known.of_content(&key)
+            && let Some((id, earlier)) = self.known.of_content(&key, candidate.evaluator.rewards.is_some())
         {
             repeat(id, earlier, into);
             return;
@@ -282,6 +292,33 @@ impl JudgePort {
         }
         Ok(Some(money::text(total)))
     }
+}
+
+/// Outsiders say what they judged by the hash of the answer's text, by the engine's own one, or not at all.
+fn is_content(content: &str, trajectory: &Trajectory) -> bool {
+    content.is_empty()
+        || content == trajectory.content()
+        || content == hex::encode(Sha256::digest(&trajectory.answer))
+}
+
+/// Whether the target of a claim is what the claim says.
+fn believed(claim: Result<&Claim, &String>, target: &Target) -> Ruling {
+    let Target { place, trajectory } = target;
+    let why = match claim {
+        Err(why) => why.clone(),
+        Ok(claim) if claim.place != *place => {
+            format!(
+                "its entry {} belongs to branch '{}' and not to '{}'",
+                place.entry, place.branch, claim.place.branch
+            )
+        }
+        Ok(claim) if !is_content(&claim.content, trajectory) => {
+            "its 'content' is not the hash of what is there: hash the answer's text, or leave it empty"
+                .to_owned()
+        }
+        Ok(claim) => return Ruling::Earned(Box::new(claim.request.clone())),
+    };
+    Ruling::Unearned { why }
 }
 
 /// The target at a spot; none where it is not there yet.

@@ -49,6 +49,12 @@ const EVALUATORS: &str = r#"
 {kind: evaluator, id: echo, type: exact, expected: "4", trigger: {artifacts: [evaluation]}}
 ---
 {kind: evaluator, id: outside, type: topic, trigger: {finished: both}}
+---
+{kind: evaluator, id: paid, type: llm_judge, model: test/judge, rewards: {}}
+---
+{kind: evaluator, id: witty, type: llm_judge, model: test/judge, rewards: {metric: wit, occasion: spring, book: prizes}}
+---
+{kind: evaluator, id: jury, type: topic, agents: [alpha], rewards: {trusted: Only the jury may write artifacts.}}
 "#;
 
 fn registry() -> Arc<Registry> {
@@ -635,4 +641,211 @@ fn all_records_about_one_target_share_its_lane() {
 fn the_decision_is_the_same_for_a_record_that_comes_back() {
     let step = |input| Driver::default().on(input);
     assert_eq!(step(LaneInput::Record(finished("end"))), step(LaneInput::Claimed(finished("end"))));
+}
+
+// ---------------------------------------------------------------------------------------------- rewards
+
+fn reward_of(message: &Message) -> (&PaymentRequest, &Reward) {
+    match &message.payload {
+        Payload::PaymentRequest(request) => match &request.body {
+            PaymentBody::Reward(reward) => (request, reward),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What an outsider writes about the chat.
+fn verdict(change: impl FnOnce(&mut Artifact, &mut Evaluation)) -> Message {
+    let mut evaluation = Evaluation {
+        target: target(),
+        evaluator: "jury".into(),
+        version: 3,
+        occasion: FIRST.into(),
+        score: Some(0.9),
+        samples: 1,
+        ..Evaluation::default()
+    };
+    let Message { payload: Payload::Artifact(mut artifact), .. } =
+        record("verdict", "talk", Some(1), ArtifactBody::Evaluation(Box::new(evaluation.clone())))
+    else {
+        panic!()
+    };
+    artifact.id = evaluation_id(&target(), "jury", 3, FIRST);
+    change(&mut artifact, &mut evaluation);
+    artifact.body = ArtifactBody::Evaluation(Box::new(evaluation));
+    let id = artifact.id;
+    Message {
+        id,
+        cause: id,
+        cause_position: None,
+        time_ms: NOW,
+        traceparent: None,
+        payload: Payload::Artifact(artifact),
+    }
+}
+
+/// Without what `echo` says, which judges whatever was judged.
+fn but_echo(mut written: Vec<Message>) -> Vec<Message> {
+    written.retain(|message| match &message.payload {
+        Payload::Artifact(Artifact { body: ArtifactBody::Evaluation(found), .. }) => {
+            found.evaluator != "echo"
+        }
+        _ => true,
+    });
+    written
+}
+
+fn refusal(written: &[Message]) -> String {
+    let [message] = written else { panic!("{written:?}") };
+    let Payload::Artifact(Artifact { body: ArtifactBody::Event(event), .. }) = &message.payload else {
+        panic!("{message:?}")
+    };
+    assert_eq!(event.name, "reward_refused");
+    event.data.0["message"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evaluation_and_the_request_for_its_reward_are_written_together() {
+    let rig = rig(&[GOOD]);
+    rig.talk("talk", chat()).await;
+    let written = rig.take(&asks("ask", "paid", FIRST)).await;
+    assert_eq!(written.len(), 2, "{written:?}");
+    let (request, reward) = reward_of(&written[1]);
+    let evaluation = written[0].id;
+    assert_eq!((request.id, request.book.as_str()), (p2_core::ledger::reward_id(reward), "main"));
+    assert_eq!((request.cause.kind, request.cause.reference), (CauseKind::Evaluation, Some(evaluation)));
+    let PaymentCause { conversation, agent, branch, .. } = &request.cause;
+    assert_eq!(conversation.as_ref().unwrap().as_str(), "talk");
+    assert_eq!((agent.as_ref().unwrap().as_str(), branch.as_ref().unwrap()), ("alpha", &BranchId::main()));
+    assert_eq!((reward.target, reward.evaluation, reward.score), (target(), evaluation, 0.75));
+    assert_eq!((reward.payee.as_str(), reward.occasion.clone()), ("alpha", target().to_string()));
+    // The same work judged once more is the same reward, in a record of its own.
+    let again = rig.take(&asks("again", "paid", "after lunch")).await;
+    assert_eq!(again.len(), 1, "there is no model left to say anything: {again:?}");
+    let rig = self::rig(&[GOOD, GOOD]);
+    rig.talk("talk", chat()).await;
+    rig.settle(&asks("ask", "paid", FIRST)).await;
+    let again = rig.settle(&asks("again", "paid", "after lunch")).await;
+    assert_eq!(reward_of(&again[1]).0.id, request.id);
+    assert_ne!(again[1].id, written[1].id);
+    assert_eq!(rig.settle(&asks("ask", "paid", FIRST)).await.len(), 1, "kept: an answer and no reward");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reward_may_be_for_another_metric_in_another_book_on_another_occasion() {
+    let rig = rig(&[GOOD, r#"{"score": 1, "metrics": {"wit": 1.5}, "comment": ""}"#]);
+    rig.talk("talk", chat()).await;
+    rig.talk("more", vec![user("Say it."), assistant("It.")]).await;
+    let written = rig.take(&asks("ask", "witty", FIRST)).await;
+    let (request, reward) = reward_of(&written[1]);
+    assert_eq!((request.book.as_str(), reward.metric.as_str(), reward.score), ("prizes", "wit", 0.5));
+    assert_eq!(reward.occasion, "spring");
+    // What is out of range is not paid, and never as if it were 1.
+    let data = json!({"evaluator": "witty", "occasion": FIRST, "entry": 1});
+    let written = rig.take(&event("over", "more", REQUESTED, data)).await;
+    assert_eq!((written.len(), evaluation(&written[0]).metric("wit")), (1, Some(1.5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_judgement_that_failed_earns_nothing() {
+    let rig = rig(&["no", "no", "no", "no"]);
+    rig.talk("talk", chat()).await;
+    let written = rig.take(&asks("ask", "paid", FIRST)).await;
+    assert_eq!((written.len(), evaluation(&written[0]).outcome()), (1, "unreadable_reply"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_in_the_name_of_an_evaluator_of_the_engine_earns_nothing_and_lends_nobody_its_score() {
+    let rig = rig(&[r#"{"score": 0.1, "comment": "Poor."}"#, GOOD]);
+    rig.talk("talk", chat()).await;
+    rig.talk("twin", chat()).await;
+    // A stranger knows the content of a genuine judgement and writes a better one under another target's id.
+    let genuine = rig.settle(&asks("ask", "paid", FIRST)).await;
+    let content = evaluation(&genuine[0]).content.clone();
+    let fresh = rig_of(vec![says(r#"{"score": 0.1, "comment": "Poor."}"#)], false);
+    fresh.talk("twin", chat()).await;
+    let forged = verdict(|artifact, evaluation| {
+        evaluation.evaluator = "paid".into();
+        evaluation.score = Some(1.0);
+        evaluation.content = content;
+        artifact.id = evaluation_id(&target(), "paid", 3, FIRST);
+        artifact.conversation = "twin".into();
+    });
+    fresh.commit(std::slice::from_ref(&forged)).await;
+    assert_eq!(but_echo(fresh.take(&forged).await), [], "it is nothing to this processor");
+    let data = json!({"evaluator": "paid", "occasion": FIRST, "entry": 1});
+    let written = fresh.take(&event("twin ask", "twin", REQUESTED, data)).await;
+    let (_, reward) = reward_of(&written[1]);
+    assert_eq!((reward.score, evaluation(&written[0]).same_as), (0.1, None), "judged, not repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_trusted_outsider_judged_is_paid_for_once_its_target_is_found() {
+    let rig = rig(&[]);
+    rig.talk("talk", chat()).await;
+    for content in [String::new(), hex::encode(<sha2::Sha256 as sha2::Digest>::digest("4"))] {
+        let record = verdict(|_, evaluation| evaluation.content = content);
+        let written = but_echo(rig.take(&record).await);
+        let (request, reward) = reward_of(&written[0]);
+        assert_eq!((reward.score, request.cause.reference), (0.9, Some(record.id)));
+        assert_eq!((reward.payee.as_str(), written.len()), ("alpha", 1));
+    }
+    let failed = verdict(|_, evaluation| evaluation.score = None);
+    assert_eq!(but_echo(rig.take(&failed).await), [], "there is nothing to pay for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forged_evaluation_record_pays_nobody_and_says_why() {
+    let rig = rig(&[]);
+    rig.talk("talk", chat()).await;
+    type Forgery = fn(&mut Artifact, &mut Evaluation);
+    let forgeries: [(Forgery, &str); 11] = [
+        (|_, e| e.version = 9, "has no version 9"),
+        (|a, _| a.agent = Some("mallory".into()), "does not judge agent 'mallory'"),
+        (|a, _| a.conversation = "elsewhere".into(), "is not that of the place"),
+        (|a, _| a.entry = Some(0), "is not that of the place"),
+        (|a, _| a.entry = None, "names no agent, branch and entry"),
+        (|_, e| e.occasion = "another".into(), "its id must be"),
+        (|a, _| a.id = Id::of_text("mine"), "its id must be"),
+        (|_, e| e.score = Some(1.5), "not from 0 to 1"),
+        (|_, e| e.score = Some(f64::NAN), "not from 0 to 1"),
+        (|_, e| e.samples = 0, "no judgement that counts"),
+        (|_, e| e.content = "abc".into(), "not the hash of what is there"),
+    ];
+    for (forge, expected) in forgeries {
+        let why = refusal(&but_echo(rig.take(&verdict(forge)).await));
+        assert!(why.contains(expected), "{expected}: {why}");
+    }
+    // The place is as it should be, and nothing is there.
+    let nowhere = |branch: &str, entry| {
+        let (branch, conversation) = (BranchId::from(branch), "talk".into());
+        let place = Place { conversation, agent: "alpha".into(), branch, entry };
+        verdict(|artifact, evaluation| {
+            evaluation.target = place.target();
+            artifact.id = evaluation_id(&place.target(), "jury", 3, FIRST);
+            artifact.branch = Some(place.branch);
+            artifact.entry = Some(entry);
+        })
+    };
+    for record in [nowhere("main", 7), nowhere("other", 1)] {
+        let why = refusal(&but_echo(rig.take(&record).await));
+        assert!(why.contains("cannot be read"), "{why}");
+    }
+    let nobodys = verdict(|_, evaluation| evaluation.evaluator = "outside".into());
+    assert_eq!(but_echo(rig.take(&nobodys).await), [], "it has no rewards");
+}
+
+#[test]
+fn rewards_end_with_a_version_that_has_none() {
+    let mut registry = Registry::clone(&registry());
+    let file = "{kind: evaluator, id: jury, type: topic}\n---\n{kind: evaluator, id: paid, type: exact, expected: x}";
+    for definition in parse_file(file, "e.yml").unwrap() {
+        registry.insert(definition, 4);
+    }
+    let record = verdict(|_, _| {});
+    let Payload::Artifact(artifact) = &record.payload else { panic!() };
+    let claim = p2_core::eval::reward::claim(&registry, record.id, artifact, evaluation(&record));
+    assert_eq!(claim, Ok(None));
+    assert_eq!(p2_core::eval::reward::rewards(&registry, "paid", 3), None);
 }

@@ -67,7 +67,7 @@ fn by_agent(name: &str, agent: &str, body: PaymentBody) -> PaymentRequest {
 
 fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
     let leg = Leg { from: AccountId::from(from), to: AccountId::from(to), amount };
-    PaymentBody::Transfer(Transfer { legs: vec![leg] })
+    PaymentBody::Transfer(Transfer { legs: vec![leg], scale: None })
 }
 
 fn reserve(amount: i64, expires_ms: Option<i64>) -> PaymentBody {

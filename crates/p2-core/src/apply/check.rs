@@ -124,6 +124,7 @@ fn check_tool(tool: &Tool) -> Result<(), Problem> {
         let message = format!("'executor' core is only for {}; use external", CORE_TOOLS.join(" and "));
         return Err(Problem::of("executor", message));
     }
+    check_ledger_tool(tool)?;
     check_range("timeout_ms", tool.timeout_ms, 1..=WEEK_MS)?;
     check_range("dedup_ttl_ms", tool.dedup_ttl_ms, 0..=MONTH_MS)?;
     if let Some(ttl) = tool.cache_ttl_ms {
@@ -131,6 +132,28 @@ fn check_tool(tool: &Tool) -> Result<(), Problem> {
     }
     check_distinct("post_effects", &tool.post_effects)?;
     check_schema(&tool.parameters).map_err(|error| Problem::of("parameters", format!("'parameters' {error}")))
+}
+
+/// A tool that the ledger carries out: one of those it has, and one that pays must say so.
+fn check_ledger_tool(tool: &Tool) -> Result<(), Problem> {
+    if tool.executor != Executor::Ledger {
+        return Ok(());
+    }
+    let Some(pays) = crate::fsm::ledger_tools::pays(&tool.id) else {
+        let message = "'executor' ledger is only for transfer_funds, check_balance, transaction_history and \
+                       reward_agent; use external"
+            .to_owned();
+        return Err(Problem::of("executor", message));
+    };
+    if pays && (!tool.spends || tool.idempotent || tool.side_effect_free) {
+        let message = format!(
+            "'{}' pays: it needs spends: true, and is neither idempotent nor side_effect_free, since each call is a \
+             payment of its own",
+            tool.id
+        );
+        return Err(Problem::of("executor", message));
+    }
+    Ok(())
 }
 
 /// An object schema, well formed as far as models and people trip over it.

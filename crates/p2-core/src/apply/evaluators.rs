@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 use super::Problem;
 use super::check::{check_decimal, check_distinct, check_fraction, check_id, check_model, check_range};
 use super::fields::{describe, nearest, words};
-use crate::definition::{Evaluator, EvaluatorKind, LlmJudge, Rubric, Trigger};
+use crate::definition::{Evaluator, EvaluatorKind, LlmJudge, Rewards, Rubric, Trigger};
 use crate::eval::{self, METRIC_NAME_MAX, METRICS_MAX, RESERVED_METRICS};
+use crate::ledger;
 
 const DAY_MS: i64 = 86_400_000;
 /// Longest rubric, bytes.
@@ -23,6 +24,7 @@ const STATES: &[&str] = &[
     "UserResponse",
     "Finished",
 ];
+const REWARD_KEYS: &[&str] = &["metric", "occasion", "book", "trusted"];
 const TRIGGER_KEYS: &[&str] = &["finished", "every", "states", "artifacts"];
 
 /// `trigger`: each list may be one text; `finished: both` is root and children.
@@ -69,6 +71,25 @@ fn listed(key: &str, value: Value) -> Result<Value, String> {
         Value::Array(items) if items.iter().all(Value::is_string) => Ok(Value::Array(items)),
         other => Err(format!("complete: '{key}' must be a list of texts, found {}", describe(&other))),
     }
+}
+
+/// `rewards`: keys and texts; `rewards: {}` takes every default.
+pub(super) fn rewards(value: Value) -> Result<Value, String> {
+    let Value::Object(given) = value else {
+        return Err(format!("a mapping of {}, found {}", REWARD_KEYS.join(", "), describe(&value)));
+    };
+    let mut rewards = Map::new();
+    for (key, value) in given {
+        if !REWARD_KEYS.contains(&key.as_str()) {
+            let near = nearest(&key, REWARD_KEYS.iter().copied()).unwrap_or_default();
+            return Err(format!("free of unknown keys: '{key}'; the nearest valid key is '{near}'"));
+        }
+        if !value.is_null() {
+            let text = words(value).map_err(|found| format!("complete: '{key}' must be {found}"))?;
+            rewards.insert(key, text);
+        }
+    }
+    Ok(Value::Object(rewards))
 }
 
 /// `judges`: a text is a model.
@@ -134,6 +155,9 @@ pub(super) fn check(evaluator: &Evaluator) -> Result<(), Problem> {
     check_id(&evaluator.id, "_-.", 64)?;
     check_distinct("agents", &evaluator.agents)?;
     check_trigger(&evaluator.trigger)?;
+    if let Some(rewards) = &evaluator.rewards {
+        check_rewards(evaluator, rewards).map_err(|why| Problem::of("rewards", why))?;
+    }
     match &evaluator.kind {
         EvaluatorKind::LlmJudge(judge) => check_judge(judge),
         EvaluatorKind::Exact(_) | EvaluatorKind::Topic(_) => Ok(()),
@@ -172,6 +196,53 @@ pub(super) fn check(evaluator: &Evaluator) -> Result<(), Problem> {
                     .map_err(|error| Problem::of(name, format!("the metric '{name}' {error}")))
             })
         }
+    }
+}
+
+/// Whether the ledger could pay for what it judges.
+fn check_rewards(evaluator: &Evaluator, rewards: &Rewards) -> Result<(), String> {
+    let Rewards { metric, occasion, book, trusted } = rewards;
+    let name = |what: &str, name: &str| {
+        ledger::check_name(what, name).map_err(|refusal| format!("'rewards': {}", refusal.message))
+    };
+    name("evaluator", &evaluator.id)?;
+    name("metric", metric)?;
+    name("book", book.as_str())?;
+    occasion.iter().try_for_each(|occasion| name("occasion", occasion))?;
+    if ["samples", "cost_usd", "latency_ms"].contains(&metric.as_str()) {
+        return Err(format!(
+            "'rewards': the metric '{metric}' is no number from 0 to 1; name 'score', or a metric that is"
+        ));
+    }
+    let given: Option<Vec<&str>> = match &evaluator.kind {
+        EvaluatorKind::LlmJudge(judge) if !judge.metrics.is_empty() => {
+            Some(judge.metrics.iter().map(String::as_str).collect())
+        }
+        EvaluatorKind::Expression(expression) => {
+            Some(expression.metrics.keys().map(String::as_str).collect())
+        }
+        _ => None,
+    };
+    if let Some(given) = given.filter(|given| !given.contains(&metric.as_str()))
+        && !RESERVED_METRICS.contains(&metric.as_str())
+    {
+        let near = nearest(metric, given.into_iter().chain(["score"])).unwrap_or_default();
+        return Err(format!(
+            "'rewards': this evaluator has no metric '{metric}'; the nearest that it has is '{near}'"
+        ));
+    }
+    let sentence = trusted.as_deref().is_some_and(|text| text.trim().contains(' '));
+    match (&evaluator.kind, trusted) {
+        (EvaluatorKind::Topic(_), _) if !sentence => Err(
+            "'rewards': whoever can write to the topic 'artifacts' could pay itself in the name of this evaluator: \
+             add 'trusted' with a sentence that says who writes its evaluations, and who else cannot"
+                .to_owned(),
+        ),
+        (EvaluatorKind::Topic(_), _) | (_, None) => Ok(()),
+        (_, Some(_)) => Err(
+            "'rewards': 'trusted' is for evaluators of type topic; the engine pays for what it judged itself"
+                .to_owned(),
+        ),
     }
 }
 

@@ -31,6 +31,7 @@ enum Shape {
     Trigger,
     Judges,
     Formulas,
+    Rewards,
 }
 
 const fn must(name: &'static str, shape: Shape) -> Field {
@@ -80,7 +81,7 @@ const TOOL: &[Field] = &[
     ID,
     must("description", Shape::Text),
     must("parameters", Shape::Object),
-    may("executor", Shape::OneOf(&["builtin", "core", "external"])),
+    may("executor", Shape::OneOf(&["builtin", "core", "external", "ledger"])),
     may("side_effect_free", Shape::Flag),
     may("idempotent", Shape::Flag),
     may("reconcile", Shape::Flag),
@@ -101,7 +102,8 @@ const PRICE: &[Field] =
 const RUBRIC: &[Field] = &[ID, must("text", Shape::Words)];
 
 /// What every type of evaluator has.
-const JUDGING: [Field; 4] = [ID, TYPE, may("trigger", Shape::Trigger), may("agents", Shape::Texts)];
+const JUDGING: [Field; 5] =
+    [ID, TYPE, may("trigger", Shape::Trigger), may("agents", Shape::Texts), may("rewards", Shape::Rewards)];
 
 /// The keys of each type of evaluator beside those of [`JUDGING`].
 const EVALUATORS: &[(&str, &[Field])] = &[
@@ -274,6 +276,7 @@ fn shaped(shape: Shape, value: Value) -> Result<Value, String> {
         Shape::Trigger => return evaluators::trigger(value),
         Shape::Judges => return evaluators::judges(value),
         Shape::Formulas => return evaluators::formulas(value),
+        Shape::Rewards => return evaluators::rewards(value),
     };
     if fits { Ok(value) } else { Err(format!("{}, found {}", expected(shape), describe(&value))) }
 }
@@ -293,6 +296,7 @@ fn expected(shape: Shape) -> String {
         Shape::Trigger => "a mapping of 'finished', 'every', 'states', 'artifacts'".to_owned(),
         Shape::Judges => "a list of models, or of mappings with 'model' and 'persona'".to_owned(),
         Shape::Formulas => "a mapping of names to expressions".to_owned(),
+        Shape::Rewards => "a mapping of 'metric', 'occasion', 'book'".to_owned(),
         Shape::Words => "text".to_owned(),
     }
 }

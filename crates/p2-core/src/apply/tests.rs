@@ -637,25 +637,31 @@ proptest! {
 }
 
 #[test]
-fn the_ledgers_tools_may_be_named_before_there_is_a_ledger() {
+fn the_ledgers_tools_are_there_by_name_and_no_other_tool_may_ask_the_ledger() {
     let registry = builtin::registry();
     let definitions = parse_file(EARLIER, "agents.yml").unwrap();
     assert_eq!(check_references(&definitions, &registry, None), Ok(()));
-    assert_eq!(
-        not_available_yet(&definitions, &registry),
-        ["check_balance", "reward_agent", "transaction_history", "transfer_funds"]
-    );
     let other = EARLIER.replace("transaction_history", "transaction_histories");
     let error =
         check_references(&parse_file(&other, "agents.yml").unwrap(), &registry, Some(("agents.yml", &other)));
     let error = error.unwrap_err().to_string();
     assert!(error.starts_with("agents.yml:14: agent 'agent_beta': 'tools' names the tool"), "{error}");
-    let mut known = registry;
-    for id in ["check_balance", "reward_agent", "transaction_history", "transfer_funds"] {
-        let text = format!("kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\n");
-        known.insert(parse_file(&text, "t.yml").unwrap().remove(0), 1);
+    let tool = |id: &str, more: &str| {
+        let text = format!(
+            "kind: tool\nid: {id}\ndescription: d\nparameters: {{type: object}}\nexecutor: ledger\n{more}"
+        );
+        parse_file(&text, "t.yml")
+    };
+    assert!(tool("transfer_funds", "spends: true\ntimeout_ms: 5000\n").is_ok(), "with another time-out");
+    assert!(tool("check_balance", "side_effect_free: true\n").is_ok());
+    for (id, more, expected) in [
+        ("mint_money", "", "'executor' ledger is only for transfer_funds, check_balance"),
+        ("transfer_funds", "", "'transfer_funds' pays: it needs spends: true"),
+        ("reward_agent", "spends: true\nidempotent: true\n", "is neither idempotent nor side_effect_free"),
+    ] {
+        let error = tool(id, more).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
-    assert!(not_available_yet(&definitions, &known).is_empty());
 }
 
 #[test]
@@ -746,9 +752,15 @@ agents: [alpha]
 {kind: evaluator, id: formula, type: expression, score: "tools_failed == 0", metrics: {words: answer | length}}
 ---
 {kind: evaluator, id: outside, type: topic, description: A script.}
+---
+{kind: evaluator, id: paid, type: tool_reward, rewards: {}}
+---
+{kind: evaluator, id: prized, type: expression, score: 1, metrics: {wit: 1}, rewards: {metric: wit, occasion: 2026, book: b}}
+---
+{kind: evaluator, id: jury, type: topic, rewards: {trusted: Nobody else may write artifacts.}}
 "#;
     let definitions = parse_file(text, "a.yml").unwrap();
-    assert_eq!(definitions.len(), 12);
+    assert_eq!(definitions.len(), 15);
     check_references(&definitions, &Registry::default(), None).unwrap();
     let mut registry = Registry::default();
     for record in records(&definitions, &registry) {
@@ -757,7 +769,7 @@ agents: [alpha]
     for definition in &definitions {
         assert_eq!(registry.newest(definition.kind(), definition.id()), Some((1, definition)));
     }
-    assert_eq!(registry.evaluators().count(), 10);
+    assert_eq!(registry.evaluators().count(), 13);
     assert_eq!(records(&definitions, &registry), [], "applying it again changes nothing");
 }
 
@@ -791,6 +803,20 @@ fn mistakes_in_evaluators_are_told_with_place_and_mend() {
             with("type: expression\nscore: answr"),
             "'score' uses the unknown name 'answr'; it may use question",
         ),
+        (judge("rewards: 5"), "'rewards' must be a mapping of metric, occasion, book, trusted, found 5"),
+        (judge("rewards: {metrics: wit}"), "'metrics'; the nearest valid key is 'metric'"),
+        (judge("rewards: {metric: cost_usd}"), "the metric 'cost_usd' is no number from 0 to 1"),
+        (
+            judge("metrics: [wit]\nrewards: {metric: wits}"),
+            "no metric 'wits'; the nearest that it has is 'wit'",
+        ),
+        (with("type: expression\nscore: 1\nrewards: {metric: wit}"), "has no metric 'wit'"),
+        (judge("rewards: {occasion: 'May Day'}"), "the name of the occasion has ' ' (U+0020) in it"),
+        (judge("rewards: {book: maín}"), "the name of the book has 'í'"),
+        (judge("rewards: {trusted: I am sure.}"), "'trusted' is for evaluators of type topic"),
+        (with("type: topic\nrewards: {}"), "add 'trusted' with a sentence"),
+        (with("type: topic\nrewards: {trusted: true}"), "add 'trusted' with a sentence"),
+        ("kind: evaluator\nid: _e\ntype: tool_reward\nrewards: {}".to_owned(), "must begin with a letter"),
         ("kind: rubric\nid: r\n".to_owned(), "the key 'text' is missing"),
     ] {
         let error = parse_file(&text, "a.yml").unwrap_err().to_string();

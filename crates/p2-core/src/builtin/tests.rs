@@ -20,6 +20,10 @@ fn the_built_in_files_are_valid_and_refer_to_nothing_that_is_missing() {
             "tool/get_league_leader",
             "tool/delegate",
             "tool/ask_user",
+            "tool/transfer_funds",
+            "tool/check_balance",
+            "tool/transaction_history",
+            "tool/reward_agent",
             "persona/weather_expert",
             "price/openai/gpt-4o",
             "price/openai/gpt-4o-mini",
@@ -32,7 +36,7 @@ fn the_built_in_files_are_valid_and_refer_to_nothing_that_is_missing() {
 }
 
 #[test]
-fn every_built_in_agent_runs_offline_and_no_built_in_tool_spends() {
+fn every_built_in_agent_runs_offline_and_only_tools_that_pay_spend() {
     let registry = registry();
     for (version, definition) in registry.list("agent") {
         assert_eq!(version, 0);
@@ -42,10 +46,14 @@ fn every_built_in_agent_runs_offline_and_no_built_in_tool_spends() {
     }
     for (_, definition) in registry.list("tool") {
         let Definition::Tool(tool) = definition else { panic!("not a tool: {definition:?}") };
-        assert!(!tool.spends);
-        let core = ["delegate", "ask_user"].contains(&tool.id.as_str());
-        assert_eq!(tool.executor == Executor::Core, core, "{}", tool.id);
-        assert_eq!(tool.side_effect_free, !core, "{}", tool.id);
+        let id = tool.id.as_str();
+        let (core, pays) =
+            (["delegate", "ask_user"].contains(&id), ["transfer_funds", "reward_agent"].contains(&id));
+        let asks = ["check_balance", "transaction_history"].contains(&id);
+        assert_eq!(tool.executor == Executor::Core, core, "{id}");
+        assert_eq!(tool.executor == Executor::Ledger, pays || asks, "{id}");
+        assert_eq!((tool.side_effect_free, tool.spends), (!core && !pays, pays), "{id}");
+        assert!(!(pays && tool.idempotent), "{id}: a second call is a second payment");
     }
 }
 

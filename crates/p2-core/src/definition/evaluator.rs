@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ids::BookId;
+
 /// An evaluator: judges what agents did and gives a score from 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluator {
@@ -17,6 +19,38 @@ pub struct Evaluator {
     /// Judges only these agents; empty: all.
     #[serde(default)]
     pub agents: Vec<String>,
+    /// What its evaluations earn; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Rewards>,
+}
+
+/// What evaluations earn: one reward to the judged agent's wallet, out of the book's treasury, as much as the book's
+/// policy says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewards {
+    /// The number that counts, from 0 to 1.
+    #[serde(default = "score")]
+    pub metric: String,
+    /// Why it is paid now; none: the target itself, so that each is paid once. A new occasion pays what was judged
+    /// again once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occasion: Option<String>,
+    /// The book.
+    #[serde(default = "main_book")]
+    pub book: BookId,
+    /// For evaluators of type `topic` only, and needed there: why whoever writes these evaluations may spend from the
+    /// treasury, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted: Option<String>,
+}
+
+fn score() -> String {
+    "score".to_owned()
+}
+
+fn main_book() -> BookId {
+    BookId::from(crate::ledger::MAIN_BOOK)
 }
 
 /// How an evaluator judges.

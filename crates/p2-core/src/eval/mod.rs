@@ -9,6 +9,7 @@ pub mod expression;
 pub mod money;
 pub mod prompt;
 pub mod reply;
+pub mod reward;
 pub mod rules;
 pub mod trajectory;
 pub mod trigger;

@@ -10,7 +10,7 @@ use crate::ids::{AgentId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
 use crate::record::{
     Appended, Artifact, ArtifactBody, BranchStatus, Change, Closed, Decided, Effect, EffectBody,
-    EntryAppended, Event, InputOutcome, Outcome, StateTransition, Verdict,
+    EntryAppended, Event, InputOutcome, Outcome, PaymentRequest, StateTransition, Verdict,
 };
 use crate::state::{Entry, State};
 use crate::step::{Context, Decision, Input};
@@ -194,6 +194,15 @@ impl<'a> Step<'a> {
             not_after_ms,
             body,
         });
+    }
+
+    pub(super) fn payment(&mut self, request: PaymentRequest) {
+        self.out.payments.push(request);
+    }
+
+    /// The conversation, also where this step opens it.
+    pub(super) fn conversation(&self) -> &ConversationId {
+        &self.conversation
     }
 
     pub(super) fn ask(&mut self, ask: crate::step::Ask) {

@@ -28,23 +28,29 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id) -> Option<Outcome> {
                 turn::failed(step, &open.agent, branch, "timeout", "timeout", text);
             }
         }
-        WaitKind::Tool => return Some(tool(step, &open)),
+        WaitKind::Payment if !repeatable(step, &open) => return Some(payment::overdue(step, &open)),
+        // A question to the ledger that nobody answered changed nothing.
+        WaitKind::Tool | WaitKind::Payment => return Some(tool(step, &open)),
         WaitKind::Agent => {
             if let Some((callee, branch)) = delegation::callee(&step.conv, wait) {
                 control::cancel_branch(step, &callee, &branch, "its caller waited too long");
             }
             delegation::answer(step, wait, AgentStatus::Timeout, "no answer before the deadline".into());
         }
-        WaitKind::Payment => return Some(payment::overdue(step, &open)),
         WaitKind::UserInput => person(step, &open),
     }
     Some(applied())
 }
 
+/// Whether the call that a wait is on may be made once more without harm.
+fn repeatable(step: &Step<'_>, open: &OpenWait) -> bool {
+    let call = tool_calls::find(step, &open.agent, &open.branch, &open.waiting.correlation);
+    call.is_some_and(|call| tool_calls::repeatable(step, &call.tool))
+}
+
 fn tool(step: &mut Step<'_>, open: &OpenWait) -> Outcome {
     let call_id = open.waiting.correlation.as_str();
-    let call = tool_calls::find(step, &open.agent, &open.branch, call_id);
-    if !call.is_some_and(|call| tool_calls::repeatable(step, &call.tool)) {
+    if !repeatable(step, open) {
         tool_outcome::doubt(step, open, json!("no answer before the deadline"));
         return recorded("in_doubt", format!("nobody knows whether the call '{call_id}' was done"));
     }

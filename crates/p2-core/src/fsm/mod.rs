@@ -7,6 +7,7 @@ mod cost;
 mod deadline;
 mod delegation;
 mod human_answer;
+pub(crate) mod ledger_tools;
 mod lookup;
 mod model_reply;
 mod overrides;

@@ -8,7 +8,7 @@ use crate::conversation::OpenWait;
 use crate::json_text::JsonText;
 use crate::ledger::format_amount;
 use crate::record::{Movement, Outcome, PaymentResult, PaymentStatus, ToolOutcome};
-use crate::state::{ToolStatus, WaitKind};
+use crate::state::{ToolCall, ToolStatus, WaitKind};
 
 pub(super) fn decide(step: &mut Step<'_>, result: &PaymentResult) -> Outcome {
     let Some(open) = step.conv.waits.get(&result.wait).cloned() else {
@@ -31,9 +31,8 @@ pub(super) fn decide(step: &mut Step<'_>, result: &PaymentResult) -> Outcome {
     let mut parked = true;
     for branch in &holders {
         parked &= step.conv.is_parked(&open.agent, branch);
-        let reason = tool_calls::find(step, &open.agent, branch, &result.call_id)
-            .and_then(|call| call.arguments.0.get("reason").cloned());
-        let body = tool_result(result, reason);
+        let call = tool_calls::find(step, &open.agent, branch, &result.call_id);
+        let body = tool_result(result, call.as_ref());
         tool_calls::result(step, &open.agent, branch, &result.call_id, status, body, Some(reward));
         turn::go_on(step, &open.agent, branch);
     }
@@ -73,7 +72,7 @@ fn as_tool_outcome(result: &PaymentResult) -> ToolOutcome {
 }
 
 /// What the model reads. Amounts are decimal text: no reader rounds them.
-fn tool_result(result: &PaymentResult, reason: Option<Value>) -> Value {
+fn tool_result(result: &PaymentResult, call: Option<&ToolCall>) -> Value {
     let money = |minor: i64| format_amount(minor, result.scale);
     if result.status != PaymentStatus::Committed {
         return json!({"error": result.code, "message": result.message});
@@ -94,6 +93,9 @@ fn tool_result(result: &PaymentResult, reason: Option<Value>) -> Value {
                 "id": movement.transaction,
             })
         };
+        if call.is_some_and(|call| call.tool == "check_balance") {
+            return Value::Object(body);
+        }
         let transactions: Vec<Value> = account.movements.iter().map(told).collect();
         body.insert("count".into(), json!(transactions.len()));
         body.insert("transactions".into(), Value::Array(transactions));
@@ -106,6 +108,7 @@ fn tool_result(result: &PaymentResult, reason: Option<Value>) -> Value {
         body.insert("new_balance".into(), json!(money(posting.from_after.available())));
     }
     body.insert("transaction_id".into(), json!(result.transaction));
-    body.extend(reason.map(|reason| ("reason".to_owned(), reason)));
+    let reason = call.and_then(|call| call.arguments.0.get("reason")).filter(|reason| reason.is_string());
+    body.extend(reason.map(|reason| ("reason".to_owned(), reason.clone())));
     Value::Object(body)
 }

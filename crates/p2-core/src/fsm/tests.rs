@@ -88,6 +88,7 @@ struct World {
     log: Vec<StateTransition>,
     asks: Vec<Ask>,
     effects: Vec<Effect>,
+    payments: Vec<PaymentRequest>,
     artifacts: Vec<Artifact>,
     /// Waits that were open once.
     closed: Vec<Id>,
@@ -104,6 +105,7 @@ impl World {
             log: Vec::new(),
             asks: Vec::new(),
             effects: Vec::new(),
+            payments: Vec::new(),
             artifacts: Vec::new(),
             closed: Vec::new(),
         }
@@ -124,6 +126,7 @@ impl World {
             self.asks.push(ask.clone());
         }
         self.effects.extend(decision.effects.iter().cloned());
+        self.payments.extend(decision.payments.iter().cloned());
         self.artifacts.extend(decision.artifacts.iter().cloned());
         self.check();
         self.now += 10;
@@ -369,6 +372,7 @@ fn to_helper(message: &str) -> (&'static str, Value) {
 mod anything;
 mod behaviour;
 mod delegation;
+mod ledger_tools;
 mod order;
 mod payments;
 mod properties;

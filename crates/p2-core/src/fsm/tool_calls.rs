@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
 use super::builder::Step;
-use super::{delegation, lookup, turn};
+use super::{delegation, ledger_tools, lookup, turn};
 use crate::definition::{Approval, Executor, Tool};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::json_text::JsonText;
@@ -111,10 +111,18 @@ pub(super) struct Call<'c> {
 }
 
 impl Call<'_> {
-    /// Carries the call out: the core's own tools at once, the others by an effect.
+    /// Carries the call out: the core's own tools at once, those of the ledger by a payment request, the others by an
+    /// effect.
     pub(super) fn start(&self, step: &mut Step<'_>, tool: &Tool, arguments: &Value) {
-        if tool.executor != Executor::Core {
-            return self.effect(step, tool, arguments);
+        match tool.executor {
+            Executor::Core => {}
+            Executor::Ledger => {
+                if let Err(why) = ledger_tools::ask(step, self, tool, arguments) {
+                    self.ended(step, ToolStatus::Error, &why);
+                }
+                return;
+            }
+            Executor::Builtin | Executor::External => return self.effect(step, tool, arguments),
         }
         let done = match tool.id.as_str() {
             "delegate" => delegation::delegate(step, self.agent, self.branch, self.call_id, arguments),

@@ -3,6 +3,9 @@
 /// The largest amount and balance, in minor units: what every reader of JSON can hold exactly (2^53 − 1).
 pub const AMOUNT_MAX: i64 = 9_007_199_254_740_991;
 
+/// Most decimals of a unit.
+pub(super) const SCALE_MAX: i32 = 8;
+
 /// A text that is no amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAmount {
@@ -68,6 +71,46 @@ pub fn parse_signed(text: &str, scale: i32) -> Result<i64, BadAmount> {
             .ok_or_else(|| BadAmount::TooLarge(shown(text)))?;
     }
     Ok(sign * minor)
+}
+
+/// An amount above zero without knowing the book: (units, decimals), as few decimals as it takes. What a book has less
+/// decimals for is refused by the book.
+///
+/// # Errors
+/// [`BadAmount`]; also for more than 8 decimals, which no book has.
+pub fn parse_decimal(text: &str) -> Result<(i64, i32), BadAmount> {
+    let exact = match text.split_once('.') {
+        Some((_, fraction)) if !fraction.is_empty() => {
+            let digits = text.trim_end_matches('0');
+            digits.strip_suffix('.').unwrap_or(digits)
+        }
+        _ => text,
+    };
+    let decimals = exact.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    let scale = i32::try_from(decimals).unwrap_or(i32::MAX).min(SCALE_MAX);
+    Ok((parse_amount(exact, scale)?, scale))
+}
+
+/// An amount in other decimals, exactly.
+///
+/// # Errors
+/// [`BadAmount`] where it has more than there are, or is more than an account can hold.
+pub(super) fn rescale(amount: i64, from: i32, to: i32) -> Result<i64, BadAmount> {
+    let shown = || format_amount(amount, from);
+    if !(0..=SCALE_MAX).contains(&from) {
+        return Err(BadAmount::TooFine { text: amount.to_string(), scale: SCALE_MAX });
+    }
+    let factor = (0..from.abs_diff(to)).try_fold(1_i64, |factor, _| factor.checked_mul(10));
+    let factor = factor.ok_or_else(|| BadAmount::TooLarge(shown()))?;
+    if from > to {
+        return if amount % factor == 0 {
+            Ok(amount / factor)
+        } else {
+            Err(BadAmount::TooFine { text: shown(), scale: to })
+        };
+    }
+    let scaled = amount.checked_mul(factor).filter(|scaled| scaled.abs() <= AMOUNT_MAX);
+    scaled.ok_or_else(|| BadAmount::TooLarge(shown()))
 }
 
 /// An amount as decimal text with exactly `scale` decimals.

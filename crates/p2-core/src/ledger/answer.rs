@@ -71,6 +71,14 @@ pub(super) fn same(answer: &Answer, request: &PaymentRequest) -> bool {
 pub(super) fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
     let first = answer.transaction;
     match request.body {
+        PaymentBody::Reward(_) if answer.status == PaymentStatus::Rejected => Refusal::new(
+            Code::AlreadyRewarded,
+            format!(
+                "this work was judged for this occasion before and got nothing ({}, transaction {first}): another \
+                 evaluation of it pays nothing either; to pay, name another occasion",
+                answer.code.as_str()
+            ),
+        ),
         PaymentBody::Reward(_) => Refusal::new(
             Code::AlreadyRewarded,
             format!(

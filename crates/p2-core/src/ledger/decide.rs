@@ -1,5 +1,6 @@
 //! What a request is answered.
 
+use super::amount::{SCALE_MAX, rescale};
 use super::answer::{Answer, Code, Refusal, conflict, same};
 use super::apply::{reservation, transaction_id};
 use super::book::{Book, Reservation};
@@ -9,14 +10,12 @@ use super::reward::{check_policy, default_policy, reward_id, tier};
 use crate::ids::{AccountId, Id};
 use crate::record::{
     AccountKind, AccountLimits, AccountView, CauseKind, Committed, Expire, Hold, HoldState, LedgerOutcome,
-    LedgerPolicy, LedgerTransaction, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending, Posting,
-    Rejected, Reserve, Reward, Transfer,
+    LedgerPolicy, LedgerTransaction, Leg, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending,
+    Posting, Rejected, Reserve, Reward, Transfer,
 };
 
 /// Most legs of a transfer.
 pub const LEGS_MAX: usize = 100;
-/// Most decimals of a unit.
-const SCALE_MAX: i32 = 8;
 
 /// What follows from a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -245,11 +244,11 @@ impl Work {
             return Err(Refusal::new(Code::Invalid, sentence));
         }
         let mut postings = Vec::new();
-        for leg in &transfer.legs {
+        for leg in &in_units_of(&draft, transfer)? {
             self.may_pay(&draft, request, &leg.from, &leg.to, leg.amount)?;
             postings.push(draft::post(&mut draft, &leg.from, &leg.to, leg.amount, &self.why(request, true))?);
         }
-        let sum = transfer.legs.iter().map(|leg| leg.amount).fold(0, i64::saturating_add);
+        let sum = postings.iter().map(|posting| posting.amount).fold(0, i64::saturating_add);
         let waits = needs_approval(&self.book, sum, approved);
         Ok(Done { postings, waits, ..Done::default() })
     }
@@ -330,6 +329,12 @@ impl Work {
         if request.cause.reference != Some(reward.evaluation) {
             let sentence = "a reward must name the evaluation that earned it as its cause";
             return Err(Refusal::new(Code::Invalid, sentence));
+        }
+        if request.cause.kind == CauseKind::Evaluation
+            && draft.account(&reward.payee)?.kind != AccountKind::Agent
+        {
+            let sentence = format!("'{}' is no agent's wallet: evaluations reward agents", reward.payee);
+            return Err(Refusal::new(Code::NotAllowed, sentence));
         }
         let policy: LedgerPolicy = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
         let amount = tier(&policy, reward.score)?;
@@ -442,6 +447,17 @@ fn own_wallet(request: &PaymentRequest, from: &AccountId, kind: AccountKind) -> 
         Code::NotAllowed,
         format!("'{from}' is not the wallet of '{who}': an agent pays from its own"),
     ))
+}
+
+/// The legs in the book's own units.
+fn in_units_of(book: &Book, transfer: &Transfer) -> Result<Vec<Leg>, Refusal> {
+    let Some(scale) = transfer.scale else { return Ok(transfer.legs.clone()) };
+    let leg = |leg: &Leg| {
+        let amount = rescale(leg.amount, scale, book.scale());
+        let amount = amount.map_err(|bad| Refusal::new(Code::Invalid, format!("the amount {bad}")))?;
+        Ok(Leg { amount, ..leg.clone() })
+    };
+    transfer.legs.iter().map(leg).collect()
 }
 
 fn thawed(book: &Book, name: &AccountId) -> Result<(), Refusal> {

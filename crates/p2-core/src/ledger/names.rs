@@ -24,7 +24,14 @@ pub fn check_book(name: &BookId) -> Result<(), Refusal> {
     check("book", name.as_str())
 }
 
-/// Checks any other name: an evaluator, a metric, an occasion.
+/// Checks any other name that the ledger keeps: an evaluator, a metric, an occasion.
+///
+/// # Errors
+/// As [`check_account`].
+pub fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    check(what, name)
+}
+
 pub(super) fn check(what: &str, name: &str) -> Result<(), Refusal> {
     let refuse = |why: String| Err(Refusal::new(Code::Invalid, format!("the name of the {what} {why}")));
     if name.is_empty() || name.len() > NAME_BYTES_MAX {

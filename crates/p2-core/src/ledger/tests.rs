@@ -41,7 +41,10 @@ fn request(name: &str, body: PaymentBody) -> PaymentRequest {
 }
 
 fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
-    PaymentBody::Transfer(Transfer { legs: vec![Leg { from: account(from), to: account(to), amount }] })
+    PaymentBody::Transfer(Transfer {
+        legs: vec![Leg { from: account(from), to: account(to), amount }],
+        scale: None,
+    })
 }
 
 fn reserve(from: &str, to: &str, amount: i64, expires_ms: Option<i64>) -> PaymentBody {
@@ -202,14 +205,20 @@ fn a_group_of_legs_happens_as_a_whole_or_not_at_all() {
     let leg = |from: &str, to: &str, amount| Leg { from: account(from), to: account(to), amount };
     let mut desk = Desk::new();
     let chain = vec![leg("alpha", "fees", 10_000), leg("fees", "beta", 9_000)];
-    desk.ok("chain", PaymentBody::Transfer(Transfer { legs: chain }));
+    desk.ok("chain", PaymentBody::Transfer(Transfer { legs: chain, scale: None }));
     assert_eq!((desk.has("alpha"), desk.has("fees"), desk.has("beta")), ((0, 0), (1_000, 0), (19_000, 0)));
     let broken = vec![leg("beta", "alpha", 5_000), leg("fees", "alpha", 1_001)];
-    assert_eq!(desk.code("broken", PaymentBody::Transfer(Transfer { legs: broken })), "insufficient");
+    assert_eq!(
+        desk.code("broken", PaymentBody::Transfer(Transfer { legs: broken, scale: None })),
+        "insufficient"
+    );
     assert_eq!(desk.has("beta"), (19_000, 0));
-    assert_eq!(desk.code("none", PaymentBody::Transfer(Transfer { legs: Vec::new() })), "invalid");
+    assert_eq!(
+        desk.code("none", PaymentBody::Transfer(Transfer { legs: Vec::new(), scale: None })),
+        "invalid"
+    );
     let many = vec![leg("beta", "alpha", 1); LEGS_MAX + 1];
-    assert_eq!(desk.code("many", PaymentBody::Transfer(Transfer { legs: many })), "invalid");
+    assert_eq!(desk.code("many", PaymentBody::Transfer(Transfer { legs: many, scale: None })), "invalid");
 }
 
 #[test]
@@ -715,7 +724,8 @@ fn any_request() -> impl Strategy<Value = PaymentRequest> {
     let legs = prop::collection::vec((names(), names(), amounts()), 1..4);
     let expires = || prop::option::of(NOON..NOON + 300);
     let body = prop_oneof![
-        4 => legs.prop_map(|legs| PaymentBody::Transfer(Transfer {
+        4 => (legs, prop::option::weighted(0.2, -1..11_i32)).prop_map(|(legs, scale)| PaymentBody::Transfer(Transfer {
+            scale,
             legs: legs.into_iter().map(|(from, to, amount)| Leg { from: account(from), to: account(to), amount }).collect(),
         })),
         3 => (names(), names(), amounts(), expires()).prop_map(|(from, to, amount, at)| reserve(from, to, amount, at)),
@@ -787,4 +797,77 @@ proptest! {
         prop_assert!(paid.values().all(|times| *times == 1), "a request was done twice");
         prop_assert_eq!(desk.refold(), desk.book);
     }
+}
+
+#[test]
+fn an_amount_in_other_decimals_is_converted_exactly_or_refused() {
+    let mut desk = Desk::new();
+    let paid = |amount, scale| {
+        let leg = Leg { from: account("alpha"), to: account("beta"), amount };
+        PaymentBody::Transfer(Transfer { legs: vec![leg], scale: Some(scale) })
+    };
+    desk.ok("whole", paid(25, 0));
+    desk.ok("tenth", paid(105, 1));
+    desk.ok("same", paid(1, 2));
+    desk.ok("finer, and even", paid(10_000, 6));
+    assert_eq!(desk.has("alpha").0, 10_000 - 2_500 - 1_050 - 1 - 1);
+    for (name, amount, scale) in [
+        ("too fine", 1_001, 5),
+        ("no decimals", 1, -1),
+        ("nine", 1, 9),
+        ("huge", AMOUNT_MAX, 0),
+        ("huger", i64::MAX, 1),
+        ("zero", 0, 0),
+        ("below", -1, 0),
+    ] {
+        assert_eq!(desk.code(name, paid(amount, scale)), "invalid", "{name}");
+    }
+    assert_eq!(desk.code("poor", paid(1_000, 0)), "insufficient");
+}
+
+#[test]
+fn decimal_text_is_read_without_knowing_the_book() {
+    for (text, expected) in [
+        ("25", (25, 0)),
+        ("25.0", (25, 0)),
+        ("10.50", (105, 1)),
+        ("0.00000001", (1, 8)),
+        ("100", (100, 0)),
+        ("9007199254740991", (AMOUNT_MAX, 0)),
+    ] {
+        assert_eq!(parse_decimal(text), Ok(expected), "{text}");
+    }
+    for text in [
+        "",
+        ".",
+        "1.",
+        ".5",
+        "0",
+        "0.0",
+        "-1",
+        "-0",
+        "+1",
+        "1e3",
+        "NaN",
+        "inf",
+        "1,000",
+        "0.000000001",
+        "1 ",
+        "１",
+        "12345678901234567890",
+        "9007199254740992",
+        "0.30000000000000004",
+    ] {
+        assert!(parse_decimal(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn an_evaluation_rewards_an_agents_wallet_and_no_other_account() {
+    let mut desk = Desk::new();
+    for payee in ["fees", "treasury", "mint"] {
+        let request = pay_reward(Reward { payee: account(payee), ..reward(0.9) });
+        assert_eq!(desk.code_of(&request), "not_allowed", "{payee}");
+    }
+    assert_eq!(desk.has("treasury").0, 100_000);
 }

@@ -272,6 +272,10 @@ pub struct Mint {
 pub struct Transfer {
     /// One leg for a plain transfer, up to 100 for a group.
     pub legs: Vec<Leg>,
+    /// The decimals in which the amounts are written, 0 to 8, where whoever asks does not know those of the book; they
+    /// are converted exactly, or refused. None: the book's own.
+    #[serde(default)]
+    pub scale: Option<i32>,
 }
 
 /// One movement of a transfer.
@@ -325,7 +329,7 @@ pub struct Expire {
 /// book's policy. The request's id is `p2_core::ledger::reward_id` of this.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reward {
-    /// The judged artifact.
+    /// What was judged: the evaluation's target.
     pub target: Id,
     /// The standard by which it was judged: the evaluator's id, without its version.
     pub evaluator: String,
@@ -333,7 +337,7 @@ pub struct Reward {
     pub metric: String,
     /// Who is paid.
     pub payee: AccountId,
-    /// Why it is paid now: by default the judged artifact's id. Paying again takes another occasion.
+    /// Why it is paid now: by default the target. Paying again takes another occasion.
     pub occasion: String,
     /// The version of the evaluator; no part of the id.
     pub evaluator_version: i32,

@@ -229,6 +229,30 @@ fn money_moves_only_where_the_tool_is_on_offer() {
 }
 
 #[test]
+fn work_and_its_pay_may_be_asked_for_in_one_message() {
+    for (to, expected) in [("him", "agent_helper"), ("agent_lemy", "agent_lemy")] {
+        let mut chat = Chat::with(&["delegate", "transfer_funds"]);
+        let reply = chat.say(&format!("Ask agent_helper for the weather in Paris, then pay {to} 10 tokens"));
+        let asked = r#"delegate {"agent_id":"agent_helper","message":"What is the weather in Paris?"}"#;
+        assert_eq!(calls(&reply), [asked]);
+        let answer = json!({"status": "success", "child": "agent_helper", "answer": "71.6"});
+        let reply = chat.results(&reply, |_, _| answer.clone());
+        let paid = format!(
+            r#"transfer_funds {{"amount":10.0,"reason":"What is the weather in Paris?","to_agent":"{expected}"}}"#
+        );
+        assert_eq!(calls(&reply), [paid]);
+        let done = json!({"transferred": "10.00", "to": expected, "transaction_id": "f00"});
+        let reply = chat.results(&reply, |_, _| done.clone());
+        let text = reply.text.unwrap();
+        assert!(text.contains("71.6") && text.contains("Done: 10.00"), "{text}");
+    }
+    let mut chat = Chat::with(&["delegate", "transfer_funds"]);
+    let reply = chat.say("Ask agent_helper for the weather in Paris, then pay him 10 tokens");
+    let reply = chat.results(&reply, |_, _| json!({"status": "timeout", "message": "no answer"}));
+    assert!(reply.tool_calls.is_empty(), "no work, no pay: {reply:?}");
+}
+
+#[test]
 fn anything_else_is_answered_sensibly() {
     let mut chat = Chat::with(HELPER);
     for text in ["", "   ", "{{ user }}", "{% for %}", "🦀", "\u{0}", "what is (", "help"] {

@@ -136,6 +136,8 @@ metrics! {
         "US dollars of judging, of models with a price; not in `p2_model_cost_usd_total`";
     Payments = "p2_payments_total", Kind::Counter, ["operation", "outcome", "code"], [2],
         "Ledger transactions by what was asked and what became of it";
+    Rewards = "p2_rewards_total", Kind::Counter, ["evaluator", "outcome"], [0, 1],
+        "Requests to reward an evaluation: `committed`, `pending`, or the code of the refusal";
     Reservations = "p2_reservations_total", Kind::Counter, ["state"], [],
         "Reservations made (`open`) and ended (`posted`, `voided`, `expired`)";
     WaitsOpen = "p2_waits_open", Kind::Gauge, ["kind"], [],

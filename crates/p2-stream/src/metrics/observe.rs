@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use p2_core::ids::Id;
 use p2_core::record::{
     ArtifactBody, Change as Step, EffectBody, Evaluation, LedgerOutcome, LedgerTransaction, Message,
-    ModelCall, Payload, StateTransition, ToolRun, Verdict,
+    ModelCall, Payload, PaymentBody, StateTransition, ToolRun, Verdict,
 };
 use p2_core::state::{State, WaitKind, Waiting};
 
@@ -91,6 +91,10 @@ fn payment(made: &LedgerTransaction, samples: &mut Vec<Sample>) {
     };
     let labels = [made.request.body.kind(), made.outcome.as_str(), code];
     samples.push(add(Metric::Payments, &labels, 1.0));
+    if let PaymentBody::Reward(reward) = &made.request.body {
+        let outcome = if code == "ok" { made.outcome.as_str() } else { code };
+        samples.push(add(Metric::Rewards, &[&reward.evaluator, outcome], 1.0));
+    }
     for hold in &made.holds {
         samples.push(add(Metric::Reservations, &[hold.state.as_str()], 1.0));
     }
@@ -193,7 +197,7 @@ impl OpenWaits {
     }
 }
 
-/// A tool's wait loses its deadline when nobody knows any more what became of the call.
+/// A tool's or a payment's wait loses its deadline when nobody knows any more what became of the call.
 fn kind(waiting: &Waiting) -> &'static str {
     match waiting.kind {
         WaitKind::Llm => "llm",
@@ -201,6 +205,7 @@ fn kind(waiting: &Waiting) -> &'static str {
         WaitKind::Tool => "tool",
         WaitKind::Agent => "agent",
         WaitKind::UserInput => "user_input",
+        WaitKind::Payment if waiting.deadline_ms.is_none() => "in_doubt",
         WaitKind::Payment => "payment",
     }
 }

@@ -64,13 +64,13 @@ fn the_topology_is_the_golden_text() {
           dead-letters        key original      16 partitions  30d
         agent-step
           reads   inbox, state-transitions, registry
-          writes  inbox, state-transitions, effects, artifacts, dead-letters
+          writes  inbox, state-transitions, effects, artifacts, payment-requests, dead-letters
         client
           reads   artifacts, ledger-transactions, dead-letters
           writes  inbox, artifacts, payment-requests, registry
         evaluator
           reads   artifacts, registry
-          writes  artifacts, dead-letters
+          writes  artifacts, payment-requests, dead-letters
         settlement
           reads   payment-requests, ledger-transactions
           writes  inbox, artifacts, ledger-transactions, dead-letters

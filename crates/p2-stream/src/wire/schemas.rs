@@ -43,12 +43,18 @@ pub(super) const SOURCES: [Source; 8] = [
     (
         Topic::PaymentRequests,
         include_str!("../../../../schemas/payment-requests.avsc"),
-        &[include_str!("../../../../schemas/history/payment-requests/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/payment-requests/1.avsc"),
+            include_str!("../../../../schemas/history/payment-requests/2.avsc"),
+        ],
     ),
     (
         Topic::LedgerTransactions,
         include_str!("../../../../schemas/ledger-transactions.avsc"),
-        &[include_str!("../../../../schemas/history/ledger-transactions/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/ledger-transactions/1.avsc"),
+            include_str!("../../../../schemas/history/ledger-transactions/2.avsc"),
+        ],
     ),
     (
         Topic::Registry,

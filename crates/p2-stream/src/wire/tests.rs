@@ -216,7 +216,10 @@ fn payment_bodies() -> Vec<PaymentBody> {
         PaymentBody::Freeze(Freeze { account: account.clone(), frozen: true }),
         PaymentBody::SetPolicy(SetPolicy { policy }),
         PaymentBody::Mint(Mint { mint: AccountId::from("mint"), to: to.clone(), amount }),
-        PaymentBody::Transfer(Transfer { legs: vec![Leg { from: account.clone(), to: to.clone(), amount }] }),
+        PaymentBody::Transfer(Transfer {
+            legs: vec![Leg { from: account.clone(), to: to.clone(), amount }],
+            scale: Some(2),
+        }),
         PaymentBody::Reserve(Reserve { from: account.clone(), to, amount, expires_ms: Some(9) }),
         PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1) }),
         PaymentBody::Void(Void { reservation: id("payment") }),

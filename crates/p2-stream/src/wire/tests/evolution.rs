@@ -70,7 +70,9 @@ fn published_schemas_stay_as_they_are() {
         artifacts 1 57a9d79a5c444edf
         artifacts 2 53f9a9c7b9651b8f
         payment-requests 1 62fc9712f5e1d71f
+        payment-requests 2 9e8a7692fb409823
         ledger-transactions 1 0a48b947b4c3539f
+        ledger-transactions 2 6b89e74c3eedcda3
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]
