@@ -250,7 +250,10 @@ impl Pages {
             let refused = matches!(made.outcome, LedgerOutcome::Rejected(_));
             as_result(other && refused, || "its id was answered before".to_owned())?;
             self.refused.push((request.id, request.body.clone()));
-            outside.count("payment conflict");
+            outside.count(match request.body {
+                PaymentBody::Reward(_) => "already rewarded",
+                _ => "payment conflict",
+            });
             return Ok(());
         }
         let expected = match self.goes_on.take() {

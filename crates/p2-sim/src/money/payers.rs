@@ -110,7 +110,7 @@ impl Payers {
         let mut again = self.sent.choose(rng)?.clone();
         match (&mut again.body, rng.random_range(0..3)) {
             (PaymentBody::Transfer(Transfer { legs }), 0) => {
-                legs.iter_mut().for_each(|leg| leg.amount += 1);
+                legs.iter_mut().for_each(|leg| leg.amount = leg.amount.saturating_add(1));
             }
             (PaymentBody::Reward(reward), 0 | 1) => {
                 // Judged again: another evaluation, another score, perhaps another version.
@@ -165,7 +165,11 @@ impl Payers {
             87..90 => PaymentBody::Freeze(Freeze { account: from, frozen: rng.random_range(0..3) == 0 }),
             90..93 => PaymentBody::SetLimits(SetLimits { account: from, limits: limits(rng) }),
             93..96 => policy(books.policy_version(book), rng),
-            96..98 => PaymentBody::Mint(Mint { mint: AccountId::from("mint"), to, amount: amount(rng) * 5 }),
+            96..98 => PaymentBody::Mint(Mint {
+                mint: AccountId::from("mint"),
+                to,
+                amount: amount(rng).saturating_mul(5),
+            }),
             _ => PaymentBody::Query(Query { account: from, movements: rng.random_range(0..5) }),
         };
         let mut asked = request(book, &name, body);
