@@ -62,9 +62,14 @@ impl<P: Processor> Runtime<P> {
             self.start_over(index, actions);
             return;
         }
+        let gap = rows.has_gap();
         let state = match self.processor.restore(rows) {
             Ok(state) => state,
             Err(reason) => {
+                if gap && let Some(partition) = self.partitions.get_mut(&index) {
+                    // The store lost some of what the last fold wrote: that says nothing of the log.
+                    partition.refolded = false;
+                }
                 self.refold(index, &reason, actions);
                 return;
             }
