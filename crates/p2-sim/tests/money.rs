@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 54] = [
+const FEATURES: [&str; 53] = [
     "account frozen",
     "account opened",
     "account thawed",
@@ -24,7 +24,6 @@ const FEATURES: [&str; 54] = [
     "duplicate input",
     "ended",
     "ended by time",
-    "ended by a person, in time's stead",
     "exists",
     "expired",
     "frozen",
@@ -71,7 +70,7 @@ fn money() -> Subject {
     Subject {
         test: "money",
         features: &FEATURES,
-        config: Config { inputs: 110, ..Config::default() },
+        config: Config { inputs: 70, ..Config::default() },
         make: |seed| Box::new(Real::new(seed, true)),
     }
 }
