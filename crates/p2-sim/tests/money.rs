@@ -70,7 +70,7 @@ fn money() -> Subject {
     Subject {
         test: "money",
         features: &FEATURES,
-        config: Config { inputs: 70, ..Config::default() },
+        config: Config { inputs: 55, ..Config::default() },
         make: |seed| Box::new(Real::new(seed, true)),
     }
 }

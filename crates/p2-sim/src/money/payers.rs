@@ -89,7 +89,7 @@ impl Payers {
             self.sent.extend(requests.iter().cloned());
             return requests;
         }
-        let many = if rng.random_range(0..6) == 0 { rng.random_range(2..6) } else { 1 };
+        let many = if rng.random_bool(0.5) { rng.random_range(2..6) } else { 1 };
         let mut requests = Vec::new();
         for _ in 0..many {
             let request = match self.again(rng, outside) {
