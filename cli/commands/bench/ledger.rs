@@ -56,17 +56,9 @@ async fn measure(config: &Config, args: &BenchLedger, dir: &Path) -> EngineResul
     let bank = Bank::open(config, &dir.join("ledger")).await?;
     let bare = open(config, &dir.join("log")).await?.log;
     bank.settle_all(opening(), BATCH).await?;
-    let mut number = 0;
-    let mut requests = |count: usize| -> Vec<PaymentRequest> {
-        (0..count)
-            .map(|_| {
-                transfer({
-                    number += 1;
-                    number
-                })
-            })
-            .collect()
-    };
+    let mut numbers = 0_usize..;
+    let mut requests =
+        |count: usize| -> Vec<PaymentRequest> { numbers.by_ref().take(count).map(transfer).collect() };
     let mut told = json!({"system": "p2engine embedded ledger", "durability": config.durability.value});
     for (name, clients, count) in
         [("batches", 0, args.transfers), ("clients_100", 100, args.transfers), ("clients_1", 1, args.single)]

@@ -305,7 +305,7 @@ impl Pages {
         self.end(made, ended, &moves, outside)?;
         if let Some(aside) = aside {
             let amount = aside.amount;
-            self.spend(&aside.from.clone(), aside.day, amount);
+            self.spend(&aside.from, aside.day, amount);
             self.asides.insert(request.id, aside);
             let right = made.holds.iter().map(|hold| (hold.reservation, hold.change)).collect::<Vec<_>>();
             as_result(right == [(request.id, amount)], || {

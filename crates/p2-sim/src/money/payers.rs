@@ -79,13 +79,13 @@ impl Payers {
         outside: &mut Outside,
         rng: &mut SmallRng,
     ) -> Vec<PaymentRequest> {
-        let book = BookId::from(BOOKS[usize::from(rng.random_range(0..4) == 0)]);
+        let book = BookId::from(if rng.random_range(0..4) == 0 { BOOKS[1] } else { BOOKS[0] });
         self.count += 1;
         let known = books.purses(&book).map_or(0, std::collections::BTreeMap::len);
         if known < AGENTS.len() + 2 {
             // What is missing is opened again, under new ids: what is there is refused.
-            let requests =
-                opening(&book, &AGENTS[..3 + usize::from(rng.random_bool(0.5))], 10_000, self.count);
+            let agents: Vec<&str> = AGENTS.into_iter().take(rng.random_range(3..=AGENTS.len())).collect();
+            let requests = opening(&book, &agents, 10_000, self.count);
             self.sent.extend(requests.iter().cloned());
             return requests;
         }
