@@ -137,6 +137,10 @@ async fn run(cli: Cli, out: Output) -> EngineResult<ExitCode> {
         commands::bench::recovery(out, &config, cli.config.as_deref(), args).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Bench(args::BenchCommand::Ledger(args)) = cli.command {
+        commands::bench::ledger(out, &config, args).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if matches!(cli.command, Command::Config(ConfigCommand::Show)) {
         commands::configure::show(&config, out);
         return Ok(ExitCode::SUCCESS);

@@ -51,6 +51,26 @@ pub(crate) enum BenchCommand {
                             Prints one line of JSON per fault.\n\nExample:\n  p2engine bench recovery --rounds 5"
     )]
     Recovery(BenchRecovery),
+    /// Payments on the embedded ledger, against the bare rate of the log that carries it.
+    #[command(
+        after_help = "On fresh data directories of its own. Prints one line of JSON.\n\nExample:\n  p2engine bench \
+                            ledger --transfers 20000"
+    )]
+    Ledger(BenchLedger),
+}
+
+/// `bench ledger`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLedger {
+    /// Payments in batches, and by 100 clients.
+    #[arg(long, default_value_t = 10_000)]
+    pub transfers: usize,
+    /// Payments by one client, one after the other.
+    #[arg(long, default_value_t = 500)]
+    pub single: usize,
+    /// Payments with a pause before each: the latency of an idle ledger.
+    #[arg(long, default_value_t = 200)]
+    pub idle: usize,
 }
 
 /// `bench recovery`.

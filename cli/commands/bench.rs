@@ -3,6 +3,7 @@
 //! The engine is a process of its own on a fresh data directory, driven over its HTTP API as any client would;
 //! its CPU and memory are read from `/proc`, so that the load generator is left out.
 
+mod ledger;
 mod recovery;
 mod stored;
 
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult, draw_id};
 use crate::output::Output;
 
+pub(crate) use ledger::ledger;
 pub(crate) use recovery::recovery;
 
 /// The agent and what it is asked: one tool call, then an answer.

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use p2_core::ids::Id;
-use p2_core::record::{ArtifactBody, Message, Payload, StateTransition, Topic, Verdict};
+use p2_core::record::{ArtifactBody, InboxBody, Message, Payload, StateTransition, Topic, Verdict};
 use p2_stream::ports::CommittedOffset;
 use p2_stream::runtime::{OffsetMark, Progress};
+use p2_stream::view::ViewRecord;
 
 use crate::Topology;
 use crate::actor::Outside;
@@ -96,6 +97,8 @@ impl Checker {
                     return Err(format!("two letters of {}/{}", letter.partition, letter.offset));
                 }
             }
+            // Who asks again is told again, under the same id.
+            Payload::Inbox(inbox) => again |= matches!(inbox.body, InboxBody::PaymentResult(_)),
             _ => {}
         }
         if !self.committed.insert(message.id) && !again {
@@ -211,6 +214,33 @@ impl Checker {
         Ok(())
     }
 
+    /// Transactions are about to be taken into the books of a process.
+    ///
+    /// # Errors
+    /// One that is not committed, or a committed one that is passed over.
+    pub fn transactions(
+        &self,
+        log: &SimLog,
+        partition: i32,
+        before: i64,
+        records: &[(i64, ViewRecord)],
+        applied: i64,
+    ) -> Result<(), String> {
+        let topic = Topic::LedgerTransactions;
+        for (offset, record) in records {
+            let found = log.at(topic, partition, *offset);
+            let same = found.and_then(|(message, _)| ViewRecord::of(message.payload.clone()));
+            if same.as_ref() != Some(record) {
+                return Err(format!("transaction {partition}/{offset} is of no committed record"));
+            }
+        }
+        let taken: BTreeSet<i64> = records.iter().map(|(offset, _)| *offset).collect();
+        match (before..applied).find(|at| log.at(topic, partition, *at).is_some() && !taken.contains(at)) {
+            Some(offset) => Err(format!("the books of {partition} reach {applied} without {offset}")),
+            None => Ok(()),
+        }
+    }
+
     /// Everything has come to rest.
     ///
     /// # Errors
@@ -284,6 +314,14 @@ impl Checker {
                 if shape == Shape::Plain && !lettered && log.partition_of(message.payload.key()) == partition
                 {
                     *copies.entry(message.id).or_default() += 1;
+                }
+            }
+            for (offset, _, shape) in log.decided(Topic::PaymentRequests, partition) {
+                let at = (Topic::PaymentRequests.name(), partition, offset);
+                if shape == Shape::Poison && !self.letters.contains_key(&at) {
+                    return Err(format!(
+                        "poison at {partition}/{offset} of the payment requests has no letter"
+                    ));
                 }
             }
             for (offset, message, _) in log.decided(Topic::Effects, partition) {

@@ -171,6 +171,7 @@ impl World<'_> {
         let nonce = self.rng.random();
         let skew = self.instances.get(index).map_or(0, |instance| instance.skew);
         let actors = self.topology.actors(self.limits, nonce);
+        self.views = actors.iter().map(|actor| actor.view()).collect();
         let mut seats = Vec::new();
         for actor in actors {
             let member = self.number();
@@ -185,7 +186,8 @@ impl World<'_> {
         }
         let names: Vec<_> = seats.iter().map(|seat| (seat.actor.name(), seat.member)).collect();
         if let Some(instance) = self.instances.get_mut(index) {
-            *instance = Instance { life, alive: true, suspended_until: 0, skew, seats };
+            *instance =
+                Instance { life, alive: true, suspended_until: 0, skew, seats, books: Default::default() };
         }
         for (name, member) in names {
             self.log.groups.entry(name).or_default().members.insert(member, Vec::new());

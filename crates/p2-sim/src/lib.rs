@@ -9,6 +9,7 @@ pub mod chain;
 pub mod check;
 mod faults;
 pub mod log;
+pub mod money;
 pub mod oracle;
 pub mod people;
 mod perform;
@@ -19,6 +20,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use p2_core::record::{DeadLetter, Message, StateTransition};
+use p2_stream::memory::MemoryLedger;
 use p2_stream::runtime::Limits;
 use rand::rngs::SmallRng;
 
@@ -103,6 +105,14 @@ pub trait Topology {
 
     /// The letter of a record that cannot be decoded.
     fn letter(&self, message: &Message, partition: i32, offset: i64) -> DeadLetter;
+
+    /// Checks the books in the memory of who owns a partition, once everything has come to rest.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check_books(&self, _partition: i32, _books: &MemoryLedger, _log: &SimLog) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Checks one conversation's committed transitions, in order, once everything has come to rest.
     ///

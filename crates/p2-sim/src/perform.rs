@@ -1,8 +1,13 @@
 //! What log and store do with a request.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
-use p2_core::record::{Position, StateTransition, Topic};
+use p2_core::ids::BookId;
+use p2_core::record::{LedgerTransaction, Position, StateTransition, Topic};
+use p2_stream::memory::MemoryLedger;
+use p2_stream::ports::{LedgerStore, StoreError};
 use p2_stream::runtime::{Action, Event};
 use p2_stream::view::{LaneRows, ViewRecord};
 use rand::Rng;
@@ -72,7 +77,7 @@ impl World<'_> {
         match action {
             Action::ReadViewBounds { partition, epoch, resync_ms } => {
                 let Some(view) = self.seat(to).and_then(|seat| seat.actor.view()) else { return };
-                let applied = self.store.applied(partition);
+                let applied = self.applied(to, view, partition);
                 let mark = self.log.high(view, partition);
                 let from = self.log.resync_from(view, partition, applied, resync_ms);
                 self.answer(to, Event::ViewBounds { partition, epoch, applied, mark, from });
@@ -86,51 +91,128 @@ impl World<'_> {
                     return;
                 }
                 let next = stable.min(from + self.rng.random_range(1..30));
-                let found = Self::decode(self.log.read(view, partition, from, next));
-                let records = found.into_iter().map(|(at, transition)| (at, transition.into())).collect();
+                let found = self.log.read(view, partition, from, next).into_iter();
+                let records = found
+                    .filter_map(|(at, message, _)| Some((at, ViewRecord::of(message.payload.clone())?)))
+                    .collect();
                 self.answer(to, Event::ViewRecords { partition, epoch, records, next });
             }
             Action::WriteView { partition, epoch, ref records, applied } => {
-                let transitions = &transitions_of(records);
-                if self.leaves_vanished_rows_behind(partition, transitions, applied) {
-                    // No store is left for longer than the resync covers without somebody who brings the rows back.
-                    if self.seat(to).is_some() {
-                        self.crash(to.instance, 50);
+                let written = match self.views.get(to.actor).copied().flatten() {
+                    Some(Topic::LedgerTransactions) => {
+                        self.write_books(to, &action, partition, records, applied)
                     }
-                    return;
+                    _ => self.write_rows(to, &action, partition, records, applied),
+                };
+                if written {
+                    self.answer(to, Event::ViewWritten { partition, epoch, applied });
                 }
-                if self.strikes(12) {
-                    self.count_fault("slow store write");
-                    let part = self.rng.random_range(0..=transitions.len());
-                    let rows = transitions.get(..part).unwrap_or_default();
-                    let outcome = self.store.write(partition, rows, None, self.now);
-                    self.expect(outcome);
-                    let delay = self.rng.random_range(50..6_000);
-                    self.schedule(delay, Happening::Perform(to, action));
-                    return;
-                }
-                let outcome = self.checker.rows(&self.log, &self.store, partition, transitions, applied);
-                self.expect(outcome);
-                let outcome = self.store.write(partition, transitions, Some(applied), self.now);
-                self.expect(outcome);
-                self.answer(to, Event::ViewWritten { partition, epoch, applied });
             }
             Action::ListOpenLanes { partition, epoch } => {
-                let conversations = self.store.conversations(partition);
-                let Some(seat) = self.seat(to) else { return };
-                let keys = conversations
-                    .into_iter()
-                    .filter(|(_, transitions)| seat.actor.is_open(transitions))
-                    .map(|(key, _)| key)
-                    .collect();
+                let Some(keys) = self.open_lanes(to, partition) else { return };
                 self.answer(to, Event::OpenLanes { partition, epoch, keys });
             }
             Action::Load { partition, epoch, key } => {
-                let rows = LaneRows::Transitions(self.store.load(partition, &key));
-                self.answer(to, Event::Loaded { partition, epoch, key, rows });
+                let rows = match self.books(to) {
+                    Some(books) => at_once(books.load(&BookId::from(key.as_str())))
+                        .map(|book| LaneRows::Book(book.into())),
+                    None => Ok(LaneRows::Transitions(self.store.load(partition, &key))),
+                };
+                match rows {
+                    Ok(rows) => self.answer(to, Event::Loaded { partition, epoch, key, rows }),
+                    Err(reason) => self.violate(reason),
+                }
             }
             _ => {}
         }
+    }
+
+    /// The books of an instance, for a processor whose view they are.
+    fn books(&mut self, to: Address) -> Option<MemoryLedger> {
+        let view = self.seat(to)?.actor.view();
+        let instance = self.instances.get(to.instance)?;
+        (view == Some(Topic::LedgerTransactions)).then(|| instance.books.clone())
+    }
+
+    fn applied(&mut self, to: Address, view: Topic, partition: i32) -> i64 {
+        match self.books(to) {
+            Some(books) if view == Topic::LedgerTransactions => books.read_up_to(partition),
+            _ => self.store.applied(partition),
+        }
+    }
+
+    fn open_lanes(&mut self, to: Address, partition: i32) -> Option<Vec<String>> {
+        if let Some(books) = self.books(to) {
+            let open = at_once(books.open(partition)).unwrap_or_default();
+            return Some(open.into_iter().map(|book| book.0).collect());
+        }
+        let conversations = self.store.conversations(partition);
+        let seat = self.seat(to)?;
+        let open = conversations.into_iter().filter(|(_, transitions)| seat.actor.is_open(transitions));
+        Some(open.map(|(key, _)| key).collect())
+    }
+
+    /// Takes transactions into the books of an instance, which may die or fall asleep before. False: not yet.
+    fn write_books(
+        &mut self,
+        to: Address,
+        action: &Action<u64>,
+        partition: i32,
+        records: &[(i64, ViewRecord)],
+        applied: i64,
+    ) -> bool {
+        if self.strikes(12) {
+            self.count_fault("slow store write");
+            let delay = self.rng.random_range(50..6_000);
+            self.schedule(delay, Happening::Perform(to, action.clone()));
+            return false;
+        }
+        let Some(books) = self.books(to) else { return false };
+        let outcome =
+            self.checker.transactions(&self.log, partition, books.read_up_to(partition), records, applied);
+        self.expect(outcome);
+        let ledger = |record: &ViewRecord| match record {
+            ViewRecord::Ledger(made) => Some(LedgerTransaction::clone(made)),
+            ViewRecord::Transition(_) => None,
+        };
+        let made = records.iter().filter_map(|(at, record)| Some((*at, ledger(record)?))).collect();
+        let outcome = at_once(books.write(partition, made, applied));
+        self.expect(outcome);
+        true
+    }
+
+    /// Writes rows of conversations. False: not yet, or not by this instance.
+    fn write_rows(
+        &mut self,
+        to: Address,
+        action: &Action<u64>,
+        partition: i32,
+        records: &[(i64, ViewRecord)],
+        applied: i64,
+    ) -> bool {
+        let transitions = &transitions_of(records);
+        if self.leaves_vanished_rows_behind(partition, transitions, applied) {
+            // No store is left for longer than the resync covers without somebody who brings the rows back.
+            if self.seat(to).is_some() {
+                self.crash(to.instance, 50);
+            }
+            return false;
+        }
+        if self.strikes(12) {
+            self.count_fault("slow store write");
+            let part = self.rng.random_range(0..=transitions.len());
+            let rows = transitions.get(..part).unwrap_or_default();
+            let outcome = self.store.write(partition, rows, None, self.now);
+            self.expect(outcome);
+            let delay = self.rng.random_range(50..6_000);
+            self.schedule(delay, Happening::Perform(to, action.clone()));
+            return false;
+        }
+        let outcome = self.checker.rows(&self.log, &self.store, partition, transitions, applied);
+        self.expect(outcome);
+        let outcome = self.store.write(partition, transitions, Some(applied), self.now);
+        self.expect(outcome);
+        true
     }
 
     /// Whether the next owner would not read everything again that vanished, were this written.
@@ -308,7 +390,15 @@ impl World<'_> {
     }
 }
 
-/// The transitions of a view of conversations: the simulated store keeps no other view.
+/// What a store in memory answers: it never waits for anything.
+fn at_once<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, String> {
+    match pin!(answer).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer.map_err(|error| error.to_string()),
+        Poll::Pending => Err("a store in memory waits".to_owned()),
+    }
+}
+
+/// The transitions of a view of conversations.
 fn transitions_of(records: &[(i64, ViewRecord)]) -> Vec<(i64, StateTransition)> {
     records.iter().filter_map(|(at, record)| Some((*at, record.transition()?.clone()))).collect()
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use p2_core::record::{Message, StateTransition, Topic};
+use p2_core::record::{Message, Topic};
+use p2_stream::memory::MemoryLedger;
 use p2_stream::ports::CommittedOffset;
 use p2_stream::runtime::{Action, Event, Incoming, Limits, Start};
 use rand::rngs::SmallRng;
@@ -93,6 +94,8 @@ pub(crate) struct Instance {
     /// How far its clock is from the world's, milliseconds.
     pub(crate) skew: i64,
     pub(crate) seats: Vec<Seat>,
+    /// The books, as far as this life has read them.
+    pub(crate) books: MemoryLedger,
 }
 
 /// A transaction under way: whose, what it writes, how it is to end.
@@ -126,6 +129,8 @@ pub(crate) struct World<'a> {
     pub(crate) checker: Checker,
     pub(crate) txns: BTreeMap<Txn, OpenTxn>,
     pub(crate) numbers: u64,
+    /// The views of an instance's processors, by their seat: what is on its way outlives the seat.
+    pub(crate) views: Vec<Option<Topic>>,
     /// Partitions of which rows vanished that may not be back yet.
     pub(crate) vanished: BTreeSet<i32>,
     /// Reads that wait for the view to grow, fetches that wait for a transaction.
@@ -161,6 +166,7 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         checker: Checker::default(),
         txns: BTreeMap::new(),
         numbers: 0,
+        views: Vec::new(),
         vanished: BTreeSet::new(),
         waiting: Vec::new(),
         report: Report { seed, hash: 0xcbf2_9ce4_8422_2325, ..Report::default() },
@@ -239,13 +245,25 @@ impl World<'_> {
             self.instances.iter().flat_map(|instance| &instance.seats).all(|seat| seat.actor.is_settled());
         let groups = self.topics();
         let outcome = if settled {
-            self.checker.end(&self.log, &self.store, &self.outside, &groups, self.topology)
+            self.check_books().and_then(|()| {
+                self.checker.end(&self.log, &self.store, &self.outside, &groups, self.topology)
+            })
         } else {
             Err("work is left under way".to_owned())
         };
         if let Err(reason) = outcome {
             self.violate(reason);
         }
+    }
+
+    fn check_books(&self) -> Result<(), String> {
+        for instance in &self.instances {
+            let settles = |seat: &&Seat| seat.actor.view() == Some(Topic::LedgerTransactions);
+            for partition in instance.seats.iter().filter(settles).flat_map(|seat| seat.owned.keys()) {
+                self.topology.check_books(*partition, &instance.books, &self.log)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn violate(&mut self, reason: String) {
@@ -530,16 +548,6 @@ impl World<'_> {
         for (to, action) in std::mem::take(&mut self.waiting) {
             self.schedule(1, Happening::Perform(to, action));
         }
-    }
-
-    pub(crate) fn decode(transitions: Vec<(i64, &Message, Shape)>) -> Vec<(i64, StateTransition)> {
-        transitions
-            .into_iter()
-            .filter_map(|(offset, message, _)| match &message.payload {
-                p2_core::record::Payload::Transition(transition) => Some((offset, transition.clone())),
-                _ => None,
-            })
-            .collect()
     }
 }
 

@@ -92,7 +92,7 @@ fn real() -> Subject {
         test: "conversations",
         features: &FEATURES,
         config: Config::default(),
-        make: |seed| Box::new(Real::new(seed)),
+        make: |seed| Box::new(Real::new(seed, false)),
     }
 }
 

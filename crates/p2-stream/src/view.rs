@@ -70,6 +70,16 @@ impl LaneRows {
             LaneRows::Book(book) => book.next_seq.checked_sub(1).filter(|newest| *newest >= 0),
         }
     }
+
+    /// Whether a row is missing between others: the store has lost it.
+    pub(crate) fn has_gap(&self) -> bool {
+        match self {
+            LaneRows::Transitions(transitions) => {
+                (0_i64..).zip(transitions).any(|(due, transition)| transition.seq != due)
+            }
+            LaneRows::Book(_) => false,
+        }
+    }
 }
 
 /// A transition as read from the store or the log, in the envelope that `Processor::apply` takes.

@@ -16,7 +16,7 @@ use std::convert::Infallible;
 use async_trait::async_trait;
 use p2_core::ids::Id;
 use p2_core::ledger::{self, Book, Ruling};
-use p2_core::record::{Message, Payload, Topic};
+use p2_core::record::{Message, Payload, PaymentRequest, Topic};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use p2_stream::shell::CallPort;
 use p2_stream::view::LaneRows;
@@ -66,28 +66,30 @@ impl Processor for Settlement {
         input: &LaneInput<Infallible>,
         now_ms: i64,
     ) -> LaneStep<Infallible> {
+        let mut mark = Mark::Done;
+        let mut answered = |request: &PaymentRequest, cause: Id, traceparent: Option<String>| {
+            let ruling = ledger::decide(lane, request, now_ms);
+            log_ruling(key, &cause, &ruling);
+            if matches!(ruling, Ruling::Broken(_)) {
+                // Never skipped: it is decided again by the next owner, once the book was mended.
+                mark = Mark::Pending;
+            }
+            outputs::of(lane, request, ruling, &Envelope { cause, traceparent, now_ms })
+        };
         let outputs = match input {
             LaneInput::Record(message) | LaneInput::Claimed(message) => match &message.payload {
                 Payload::PaymentRequest(request) => {
-                    let ruling = ledger::decide(lane, request, now_ms);
-                    log_ruling(key, &message.id, &ruling);
-                    let traceparent = message.traceparent.clone();
-                    outputs::of(lane, request, ruling, &Envelope { cause: message.id, traceparent, now_ms })
+                    answered(request, message.id, message.traceparent.clone())
                 }
                 _ => Vec::new(),
             },
             LaneInput::Timer { timer } => match ledger::due(lane, now_ms) {
-                Some(request) => {
-                    let ruling = ledger::decide(lane, &request, now_ms);
-                    log_ruling(key, timer, &ruling);
-                    let envelope = Envelope { cause: *timer, traceparent: None, now_ms };
-                    outputs::of(lane, &request, ruling, &envelope)
-                }
+                Some(request) => answered(&request, *timer, None),
                 None => Vec::new(),
             },
             LaneInput::Reply { reply, .. } => match *reply {},
         };
-        LaneStep { outputs, calls: Vec::new(), cancel: Vec::new(), mark: Mark::Done }
+        LaneStep { outputs, calls: Vec::new(), cancel: Vec::new(), mark }
     }
 
     fn apply(&self, lane: &mut Book, message: &Message) -> Result<(), String> {
@@ -129,6 +131,12 @@ fn log_ruling(book: &str, input: &Id, ruling: &Ruling) {
         }
         Ruling::Queried(_) => {
             tracing::debug!(target: "settlement", book, ce_id = %input, "queried");
+        }
+        Ruling::Broken(reason) => {
+            tracing::error!(
+                target: "settlement", book, ce_id = %input, %reason,
+                "the book breaks a rule: the request is left pending; see 'p2engine ledger verify'"
+            );
         }
     }
 }

@@ -47,6 +47,7 @@ pub(crate) fn of(book: &Book, request: &PaymentRequest, ruling: Ruling, envelope
         Ruling::Queried(answer) => {
             result(book, request, queried(answer), None, envelope).into_iter().collect()
         }
+        Ruling::Broken(_) => Vec::new(),
     }
 }
 

@@ -226,6 +226,29 @@ fn what_waits_for_a_person_is_told_when_the_person_has_decided() {
 }
 
 #[test]
+fn on_a_broken_book_a_request_stays_pending_and_nothing_is_written() {
+    let mut book = opened();
+    let large = request("large", transfer("alpha", "beta", 1_001));
+    // It waits for a person, and was answered for good: no fold makes such a book.
+    ask(&mut book, large.clone());
+    book.held.insert(large.id, large);
+    let yes = request("yes", PaymentBody::Approve(Approve { request: id("large") }));
+    let step = Settlement.decide("main", &book, &LaneInput::Record(message(yes)), NOW);
+    assert_eq!((step.mark, table(&step.outputs).as_str()), (Mark::Pending, ""));
+    // Where every change is checked in full, no request is answered on a sum that is not 0, not even refused.
+    if cfg!(debug_assertions) {
+        let mut book = opened();
+        let mut alpha = book.accounts[&AccountId::from("alpha")].clone();
+        alpha.balance.posted += 1;
+        book.accounts.insert(AccountId::from("alpha"), alpha);
+        for body in [transfer("alpha", "beta", 100), transfer("alpha", "nobody", 100)] {
+            let step = Settlement.decide("main", &book, &LaneInput::Record(message(request("x", body))), NOW);
+            assert_eq!((step.mark, table(&step.outputs).as_str()), (Mark::Pending, ""));
+        }
+    }
+}
+
+#[test]
 fn a_query_is_answered_and_not_recorded() {
     let mut book = opened();
     let query = PaymentBody::Query(Query { account: AccountId::from("alpha"), movements: 5 });

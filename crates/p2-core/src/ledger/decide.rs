@@ -26,6 +26,9 @@ pub enum Ruling {
     Duplicate(Answer),
     /// The answer to a query.
     Queried(Result<AccountView, Refusal>),
+    /// Not even a refusal follows on this book: it breaks a rule already, as the sentence says. Nothing may be
+    /// written; the request stays unanswered until somebody has looked at the book.
+    Broken(String),
 }
 
 /// Answers a request on a book as it is. The transactions are to be applied in their order.
@@ -38,8 +41,8 @@ pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
         if same(answer, request) {
             return Ruling::Duplicate(*answer);
         }
-        work.record(request, Err(conflict(answer, request)));
-        return Ruling::Transactions(work.transactions);
+        let refused = work.record(request, Err(conflict(answer, request)));
+        return work.ruling(refused);
     }
     let late = request.not_after_ms.is_some_and(|not_after| now_ms >= not_after);
     let answer = may_ask(book, request).and_then(|()| {
@@ -48,11 +51,11 @@ pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
         }
         work.answer(request, false)
     });
-    work.record(request, answer);
+    let mut recorded = work.record(request, answer);
     if matches!(work.transactions.last().map(|last| &last.outcome), Some(LedgerOutcome::Committed(_))) {
-        work.go_on(request);
+        recorded = recorded.and_then(|()| work.go_on(request));
     }
-    Ruling::Transactions(work.transactions)
+    work.ruling(recorded)
 }
 
 /// The request that ends what is due first, where its time has come.
@@ -99,8 +102,19 @@ struct Work {
 }
 
 impl Work {
+    /// What was recorded, all or nothing.
+    fn ruling(self, recorded: Result<(), String>) -> Ruling {
+        match recorded {
+            Ok(()) => Ruling::Transactions(self.transactions),
+            Err(broken) => Ruling::Broken(broken),
+        }
+    }
+
     /// Makes the transaction of an answer and takes it in.
-    fn record(&mut self, request: &PaymentRequest, answer: Result<Done, Refusal>) {
+    ///
+    /// # Errors
+    /// A sentence where not even a refusal can be taken in.
+    fn record(&mut self, request: &PaymentRequest, answer: Result<Done, Refusal>) -> Result<(), String> {
         let (holds, postings, outcome) = match answer {
             Ok(Done { waits: Some(message), .. }) => {
                 (Vec::new(), Vec::new(), LedgerOutcome::Pending(Pending { message }))
@@ -126,15 +140,14 @@ impl Work {
             transaction.holds.clear();
             transaction.postings.clear();
             transaction.outcome = rejected(&Refusal::new(Code::Invalid, broken));
-            if self.book.apply(&transaction).is_err() {
-                return;
-            }
+            self.book.apply(&transaction)?;
         }
         self.transactions.push(transaction);
+        Ok(())
     }
 
     /// A person's decision, or the end of a wait, is followed by the answer to the request that waited.
-    fn go_on(&mut self, request: &PaymentRequest) {
+    fn go_on(&mut self, request: &PaymentRequest) -> Result<(), String> {
         let (id, refusal) = match &request.body {
             PaymentBody::Approve(approve) => (approve.request, None),
             PaymentBody::Deny(deny) => {
@@ -145,9 +158,9 @@ impl Work {
                 *reference,
                 Some(Refusal::new(Code::Expired, "nobody agreed to it in time: nothing was done")),
             ),
-            _ => return,
+            _ => return Ok(()),
         };
-        let Some(held) = self.book.held.get(&id).cloned() else { return };
+        let Some(held) = self.book.held.get(&id).cloned() else { return Ok(()) };
         let late = held.not_after_ms.is_some_and(|not_after| self.now_ms >= not_after);
         let answer = match refusal {
             Some(refusal) => Err(refusal),
@@ -156,7 +169,7 @@ impl Work {
             }
             None => self.answer(&held, true),
         };
-        self.record(&held, answer);
+        self.record(&held, answer)
     }
 
     /// What is done for a request. Works on a copy of the book: `record` does it for good.

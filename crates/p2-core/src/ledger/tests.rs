@@ -792,6 +792,7 @@ proptest! {
                     }
                 }
                 Ruling::Queried(_) => {}
+                Ruling::Broken(reason) => prop_assert!(false, "{}", reason),
             }
         }
         prop_assert!(paid.values().all(|times| *times == 1), "a request was done twice");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(unreachable_pub, missing_docs)]
 
+mod bank;
 mod broker;
 mod clients;
 mod conversations;

@@ -1,6 +1,7 @@
 //! The real processors on the simulated log and store.
 
 mod model;
+mod money;
 mod people;
 mod registry;
 mod tools;
@@ -20,12 +21,15 @@ use p2_core::state::State;
 use p2_core::step::{DedupPolicy, Settings};
 use p2_sim::oracle::Oracle;
 use p2_sim::{Actor, Hosted, Outside, SimLog, Topology};
+use p2_stream::memory::MemoryLedger;
 use p2_stream::runtime::{Codec, Limits, Runtime};
 use p2_stream::wire::ProcessorWire;
 use rand::rngs::SmallRng;
+use settlement::Settlement;
 use tool_exec::ToolExec;
 
 use model::{OVERSIZE, SimModel};
+use money::{Money, Nobody};
 use people::{People, REFUSED};
 use tools::SimToolbox;
 use watched::Watched;
@@ -37,10 +41,12 @@ pub(crate) struct Real {
     settings: Settings,
     oracle: Rc<RefCell<Oracle>>,
     people: People,
+    /// With settlement beside agent-step and tool-exec.
+    money: Option<Money>,
 }
 
 impl Real {
-    pub(crate) fn new(seed: u64) -> Real {
+    pub(crate) fn new(seed: u64, money: bool) -> Real {
         let registry = registry::registry();
         let settings = Settings {
             dedup: [DedupPolicy::None, DedupPolicy::Penalty, DedupPolicy::Strict][seed as usize % 3],
@@ -55,6 +61,7 @@ impl Real {
             settings,
             oracle: Rc::new(RefCell::new(oracle)),
             people: People::default(),
+            money: money.then(Money::default),
         }
     }
 
@@ -124,7 +131,15 @@ impl Topology for Real {
         let tool = ToolExec::new(move || registry.clone());
         let tool = Runtime::new(tool, self.codec("tool-exec"), limits, nonce);
         let toolbox = SimToolbox { oracle: self.oracle.clone(), cache: BTreeMap::new() };
-        vec![Box::new(Hosted::new(agent, SimModel { seed: self.seed })), Box::new(Hosted::new(tool, toolbox))]
+        let mut actors: Vec<Box<dyn Actor>> = vec![
+            Box::new(Hosted::new(agent, SimModel { seed: self.seed })),
+            Box::new(Hosted::new(tool, toolbox)),
+        ];
+        if self.money.is_some() {
+            let settlement = Runtime::new(Settlement, self.codec("settlement"), limits, nonce);
+            actors.push(Box::new(Hosted::new(settlement, Nobody)));
+        }
+        actors
     }
 
     fn inputs(
@@ -135,6 +150,9 @@ impl Topology for Real {
         outside: &mut Outside,
         rng: &mut SmallRng,
     ) -> Vec<Message> {
+        if let Some(asked) = self.money.as_mut().and_then(|money| money.act(now_ms, outside, rng)) {
+            return asked;
+        }
         let mut oracle = self.oracle.borrow_mut();
         let messages = self.people.act(number, now_ms, &oracle, outside, rng);
         for message in &messages {
@@ -167,6 +185,9 @@ impl Topology for Real {
                 .tool(&call.tool, Some(call.version))
                 .is_none_or(|(_, tool)| tool.executor == Executor::Builtin),
             Payload::Effect(_) => false,
+            Payload::PaymentRequest(request) => {
+                self.money.as_ref().is_none_or(|money| money.must_answer(request))
+            }
             _ => true,
         }
     }
@@ -174,12 +195,25 @@ impl Topology for Real {
     fn answers(&self, output: &Message, record: &Message) -> bool {
         match (&output.payload, &record.payload) {
             (Payload::Inbox(_), Payload::Effect(effect)) => output.id == Id::derive(&effect.id, "outcome", 0),
+            // Asked twice, answered once; perhaps in one commit.
+            (Payload::LedgerTransaction(made), Payload::PaymentRequest(request)) => {
+                made.request.id == request.id
+            }
             _ => output.cause == record.id || output.id == record.id,
         }
     }
 
     fn committed(&mut self, outputs: &[&Message], outside: &mut Outside) -> Result<(), String> {
+        if let Some(money) = &mut self.money {
+            money.books.borrow_mut().committed(outputs, outside)?;
+        }
         self.oracle.borrow_mut().committed(outputs, outside)
+    }
+
+    fn check_books(&self, partition: i32, books: &MemoryLedger, log: &SimLog) -> Result<(), String> {
+        let Some(money) = &self.money else { return Ok(()) };
+        money.all_answered(partition, log)?;
+        money.same(partition, books, log)
     }
 
     fn letter(&self, message: &Message, partition: i32, offset: i64) -> DeadLetter {

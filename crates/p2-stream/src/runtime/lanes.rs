@@ -9,6 +9,9 @@ use super::{Action, Actions, Epoch, Incoming, OffsetMark, Part, Runtime};
 use crate::processor::{LaneInput, LaneStep, Mark, Processor};
 use crate::view::LaneRows;
 
+/// How often in a row a view is folded anew because a store lost rows in the middle.
+const GAP_FOLDS_MAX: u8 = 3;
+
 /// (partition, key).
 pub(super) type LaneKey = (i32, String);
 
@@ -62,10 +65,13 @@ impl<P: Processor> Runtime<P> {
             self.start_over(index, actions);
             return;
         }
+        let gap = rows.has_gap();
         let state = match self.processor.restore(rows) {
             Ok(state) => state,
             Err(reason) => {
-                self.refold(index, &reason, actions);
+                // Rows that the store lost say nothing of the log: it may lose some of what a fold wrote, too.
+                let most = if gap { GAP_FOLDS_MAX } else { 1 };
+                self.refold(index, &reason, most, actions);
                 return;
             }
         };
@@ -238,7 +244,7 @@ impl<P: Processor> Runtime<P> {
             step.outputs.iter().filter(|output| Some(output.payload.topic()) == self.processor.view())
         {
             if let Err(reason) = self.processor.apply(state, output) {
-                self.refold(index, &reason, actions);
+                self.refold(index, &reason, 1, actions);
                 return;
             }
         }

@@ -145,8 +145,8 @@ pub struct Runtime<P: Processor> {
     timers: BTreeSet<(i64, i32, String, Id)>,
     /// Records that failed by themselves, until they are done: (partition, offset) → (code, reason).
     poisoned: BTreeMap<(i32, i64), (String, String)>,
-    /// Partitions whose view is folded from offset 0 at their next assignment.
-    refolding: BTreeSet<i32>,
+    /// Partitions whose view is folded from offset 0 at their next assignment, and how often in a row by then.
+    refolding: BTreeMap<i32, u8>,
     /// Partitions that start over once the commit under way has ended.
     starting_over: BTreeSet<i32>,
     counters: Counters,
@@ -194,7 +194,7 @@ impl<P: Processor> Runtime<P> {
             queued: VecDeque::new(),
             timers: BTreeSet::new(),
             poisoned: BTreeMap::new(),
-            refolding: BTreeSet::new(),
+            refolding: BTreeMap::new(),
             starting_over: BTreeSet::new(),
             counters: Counters::default(),
         }

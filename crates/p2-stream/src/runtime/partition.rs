@@ -42,7 +42,7 @@ pub(super) struct Partition {
     pub(super) writing: Option<i64>,
     /// The view was folded from the beginning, and nothing was written since: a lane that still does not fit
     /// is a bug.
-    pub(super) refolded: bool,
+    pub(super) refolded: u8,
     /// What a store that lost its newest rows must be measured by.
     pub(super) recent: Recent,
 }
@@ -90,7 +90,7 @@ impl<P: Processor> Runtime<P> {
                 to_write: Vec::new(),
                 writing: None,
                 gaps: Vec::new(),
-                refolded: self.refolding.remove(&index),
+                refolded: self.refolding.remove(&index).unwrap_or(0),
                 recent: Recent::default(),
             },
         );
@@ -165,7 +165,7 @@ impl<P: Processor> Runtime<P> {
         }
         let Some(partition) = self.partitions.get_mut(&index) else { return };
         partition.phase = Phase::CatchingUp { mark };
-        let from = if partition.refolded { 0 } else { from.min(applied) };
+        let from = if partition.refolded > 0 { 0 } else { from.min(applied) };
         if from >= mark {
             actions.push(Action::ListOpenLanes { partition: index, epoch });
         } else {
@@ -225,7 +225,7 @@ impl<P: Processor> Runtime<P> {
             }
             Phase::CatchingUp { .. } => actions.push(Action::ListOpenLanes { partition: index, epoch }),
             Phase::Opening { .. } | Phase::Running => {
-                partition.refolded = false;
+                partition.refolded = 0;
                 self.evict();
                 self.write_views(actions);
             }
@@ -268,17 +268,17 @@ impl<P: Processor> Runtime<P> {
         actions.push(Action::Deliver { partition: index, epoch: partition.epoch, offset: partition.next });
     }
 
-    /// A lane's view does not fit: folds the whole view of its partition from the log, once.
-    pub(super) fn refold(&mut self, index: i32, reason: &str, actions: &mut Actions<P>) {
+    /// A lane's view does not fit: folds the whole view of its partition from the log, `most` times in a row.
+    pub(super) fn refold(&mut self, index: i32, reason: &str, most: u8, actions: &mut Actions<P>) {
         let Some(old) = self.partitions.get(&index) else { return };
         let refolded = old.refolded;
         self.forget(index, actions);
-        if refolded {
+        if refolded >= most {
             let reason = format!("the view of partition {index} does not fold, even from offset 0: {reason}");
             actions.push(Action::Halt { partition: index, reason });
             return;
         }
-        self.refolding.insert(index);
+        self.refolding.insert(index, refolded.saturating_add(1));
         self.start_over(index, actions);
     }
 

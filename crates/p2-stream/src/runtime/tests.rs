@@ -891,6 +891,22 @@ fn a_lane_read_back_without_its_newest_rows_makes_the_partition_catch_up_again()
 }
 
 #[test]
+fn rows_lost_while_they_are_folded_anew_are_folded_once_more_and_a_gap_that_stays_stops_the_partition() {
+    let mut runtime = counting();
+    let loaded = |runtime: &mut Counter, seqs: &[i64]| {
+        let epoch = own(runtime, None);
+        record(runtime, epoch, 0, text("c", "hi", 0));
+        let found = seqs.iter().map(|seq| transition("c", *seq, Id::of_text("row"), "hi")).collect();
+        runtime.on(Event::Loaded { partition: 0, epoch, key: "c".into(), rows: rows(found) }, 1)
+    };
+    // A store may lose rows once more while they are brought back; a log that lacks them does so for ever.
+    for _ in 0..3 {
+        assert_eq!(loaded(&mut runtime, &[0, 2]), [Action::StartOver { partition: 0 }]);
+    }
+    assert!(matches!(loaded(&mut runtime, &[0, 2]).as_slice(), [Action::Halt { partition: 0, .. }]));
+}
+
+#[test]
 fn the_lanes_used_last_stay_in_memory_and_none_leaves_before_its_rows_are_written() {
     let limits = Limits { lanes_max: 2, ..limits() };
     let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);

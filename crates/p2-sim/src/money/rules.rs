@@ -1,0 +1,287 @@
+//! What has to become of a request: `docs/ledger.md` once more, in other words than the ledger's own.
+
+use p2_core::ids::{AccountId, Id};
+use p2_core::record::*;
+
+use super::bookkeeper::{Aside, Pages, Purse};
+
+/// The largest amount of all.
+const MOST: i64 = 9_007_199_254_740_991;
+const DAY_MS: i64 = 86_400_000;
+
+/// What has to follow.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Expected {
+    /// It is done: what is paid, what is set aside, which reservation ends.
+    Done { moves: Vec<(AccountId, AccountId, i64)>, aside: Option<Aside>, ended: Option<Id> },
+    /// It is refused.
+    Refused,
+    /// It waits for a person.
+    Waits,
+}
+
+/// What is rewarded once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rewarded([String; 5]);
+
+impl Rewarded {
+    pub(super) fn of(reward: &Reward) -> Rewarded {
+        let Reward { target, evaluator, metric, payee, occasion, .. } = reward;
+        let (target, payee) = (target.to_string(), payee.to_string());
+        Rewarded([target, evaluator.clone(), metric.clone(), payee, occasion.clone()])
+    }
+}
+
+fn done() -> Expected {
+    Expected::Done { moves: Vec::new(), aside: None, ended: None }
+}
+
+fn is_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | ':' | '/');
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    first && name.len() <= 100 && name.chars().all(known)
+}
+
+fn is_amount(amount: i64) -> bool {
+    (1..=MOST).contains(&amount)
+}
+
+impl Pages {
+    /// What has to become of a request now.
+    pub(super) fn expect(&self, request: &PaymentRequest, now_ms: i64, approved: bool) -> Expected {
+        let timely = |most: i64| now_ms < most || matches!(request.body, PaymentBody::Expire(_)) || approved;
+        if !self.may_ask(request) || !request.not_after_ms.is_none_or(timely) {
+            return Expected::Refused;
+        }
+        self.due(request, now_ms, approved).unwrap_or(Expected::Refused)
+    }
+
+    fn may_ask(&self, request: &PaymentRequest) -> bool {
+        let (cause, named) = (request.cause.kind, request.cause.reference.is_some());
+        let by_machine = matches!(cause, CauseKind::ToolCall | CauseKind::Evaluation | CauseKind::Budget);
+        let right = match &request.body {
+            PaymentBody::Approve(_) | PaymentBody::Deny(_) => cause == CauseKind::Human,
+            PaymentBody::Reward(_) => matches!(cause, CauseKind::Human | CauseKind::Evaluation),
+            PaymentBody::Expire(_) => matches!(cause, CauseKind::Human | CauseKind::Timer),
+            PaymentBody::Transfer(_)
+            | PaymentBody::Reserve(_)
+            | PaymentBody::Post(_)
+            | PaymentBody::Void(_)
+            | PaymentBody::Query(_) => !matches!(cause, CauseKind::Evaluation | CauseKind::Timer),
+            _ => matches!(cause, CauseKind::Human | CauseKind::Rollout),
+        };
+        let open = self.open || matches!(request.body, PaymentBody::OpenBook(_));
+        right && open && (named || !by_machine)
+    }
+
+    /// None: it is refused.
+    fn due(&self, request: &PaymentRequest, now_ms: i64, approved: bool) -> Option<Expected> {
+        match &request.body {
+            PaymentBody::OpenBook(_) => (!self.open).then(done),
+            PaymentBody::OpenAccount(open) => {
+                let new = !self.purses.contains_key(&open.account);
+                (new && is_name(open.account.as_str()) && fits(&open.limits, open.kind)).then(done)
+            }
+            PaymentBody::SetLimits(set) => {
+                let purse = self.purses.get(&set.account)?;
+                let free = purse.has - self.aside_of(&set.account);
+                let covered = purse.kind == AccountKind::Mint || free + set.limits.credit >= 0;
+                (covered && fits(&set.limits, purse.kind)).then(done)
+            }
+            PaymentBody::Freeze(set) => self.purses.get(&set.account).map(|_| done()),
+            PaymentBody::SetPolicy(set) => {
+                let newer = set.policy.version > self.policy.as_ref().map_or(1, |known| known.version);
+                (newer && self.purses.contains_key(&set.policy.treasury)).then(done)
+            }
+            PaymentBody::Mint(mint) => {
+                let (from, to) = (self.purses.get(&mint.mint)?, self.purses.get(&mint.to)?);
+                let right = from.kind == AccountKind::Mint && mint.mint != mint.to && is_amount(mint.amount);
+                (right
+                    && !from.frozen
+                    && !to.frozen
+                    && self.holds(&mint.to, mint.amount)
+                    && self.holds(&mint.mint, -mint.amount))
+                .then(|| paid(vec![(mint.mint.clone(), mint.to.clone(), mint.amount)]))
+            }
+            PaymentBody::Transfer(transfer) => self.transfer(request, transfer, now_ms, approved),
+            PaymentBody::Reserve(reserve) => self.reserve(request, reserve, now_ms, approved),
+            PaymentBody::Post(post) => {
+                let aside = self.asides.get(&post.reservation)?;
+                let amount = post.amount.unwrap_or(aside.amount);
+                let (from, to) = (self.purses.get(&aside.from)?, self.purses.get(&aside.to)?);
+                let right =
+                    is_amount(amount) && amount <= aside.amount && self.owns(request, &aside.from, from);
+                (right && !from.frozen && !to.frozen && self.holds(&aside.to, amount)).then(|| {
+                    Expected::Done {
+                        moves: vec![(aside.from.clone(), aside.to.clone(), amount)],
+                        aside: None,
+                        ended: Some(post.reservation),
+                    }
+                })
+            }
+            PaymentBody::Void(void) => {
+                let aside = self.asides.get(&void.reservation)?;
+                let purse = self.purses.get(&aside.from)?;
+                self.owns(request, &aside.from, purse).then(|| ends(void.reservation))
+            }
+            PaymentBody::Expire(expire) => self.expire(expire.reference, now_ms),
+            PaymentBody::Reward(reward) => self.reward(request, reward, now_ms, approved),
+            PaymentBody::Approve(approve) => self.waiting.get(&approve.request).map(|_| done()),
+            PaymentBody::Deny(deny) => self.waiting.get(&deny.request).map(|_| done()),
+            PaymentBody::Query(_) => None,
+        }
+    }
+
+    fn expire(&self, reference: Id, now_ms: i64) -> Option<Expected> {
+        if let Some(waits) = self.waiting.get(&reference) {
+            return (waits.not_after_ms? <= now_ms).then(done);
+        }
+        let aside = self.asides.get(&reference)?;
+        (aside.until_ms? <= now_ms).then(|| ends(reference))
+    }
+
+    fn transfer(
+        &self,
+        request: &PaymentRequest,
+        transfer: &Transfer,
+        now_ms: i64,
+        approved: bool,
+    ) -> Option<Expected> {
+        if transfer.legs.is_empty() || transfer.legs.len() > 100 {
+            return None;
+        }
+        let mut copy = self.clone();
+        let mut sum = 0_i64;
+        for leg in &transfer.legs {
+            copy.can_pay(request, (&leg.from, &leg.to, leg.amount), now_ms)?;
+            for (name, change) in [(&leg.from, -leg.amount), (&leg.to, leg.amount)] {
+                let purse = copy.purses.get_mut(name)?;
+                purse.has += change;
+                if change < 0 {
+                    let day = now_ms.div_euclid(DAY_MS);
+                    let before = if day > purse.day.0 { 0 } else { purse.day.1 };
+                    purse.day = (purse.day.0.max(day), before - change);
+                }
+            }
+            sum = sum.saturating_add(leg.amount);
+        }
+        let legs = transfer.legs.iter();
+        let moves = legs.map(|leg| (leg.from.clone(), leg.to.clone(), leg.amount)).collect();
+        Some(if self.asks_a_person(sum, approved) { Expected::Waits } else { paid(moves) })
+    }
+
+    fn reserve(
+        &self,
+        request: &PaymentRequest,
+        reserve: &Reserve,
+        now_ms: i64,
+        approved: bool,
+    ) -> Option<Expected> {
+        if reserve.expires_ms.is_some_and(|until| until <= now_ms) {
+            return None;
+        }
+        self.can_pay(request, (&reserve.from, &reserve.to, reserve.amount), now_ms)?;
+        if self.asks_a_person(reserve.amount, approved) {
+            return Some(Expected::Waits);
+        }
+        let aside = Aside {
+            from: reserve.from.clone(),
+            to: reserve.to.clone(),
+            amount: reserve.amount,
+            until_ms: reserve.expires_ms,
+            day: now_ms.div_euclid(DAY_MS),
+        };
+        Some(Expected::Done { moves: Vec::new(), aside: Some(aside), ended: None })
+    }
+
+    fn reward(
+        &self,
+        request: &PaymentRequest,
+        reward: &Reward,
+        now_ms: i64,
+        approved: bool,
+    ) -> Option<Expected> {
+        let Reward { target, evaluator, metric, payee, occasion, .. } = reward;
+        let lines = ["reward", &target.to_string(), evaluator, metric, payee.as_str(), occasion].join("\n");
+        let named = request.cause.reference == Some(reward.evaluation) && request.id == Id::of_text(&lines);
+        if !named || !(0.0..=1.0).contains(&reward.score) {
+            return None;
+        }
+        let (treasury, amount) = match &self.policy {
+            Some(policy) => {
+                let tier = policy.tiers.iter().find(|tier| reward.score >= tier.at_least)?;
+                (policy.treasury.clone(), tier.amount)
+            }
+            // Whole units of a book with two decimals.
+            None => {
+                let whole = match reward.score {
+                    score if score >= 0.8 => 25,
+                    score if score >= 0.6 => 15,
+                    score if score >= 0.4 => 10,
+                    _ => return None,
+                };
+                (AccountId::from("treasury"), whole * 100)
+            }
+        };
+        self.can_pay(request, (&treasury, payee, amount), now_ms)?;
+        let waits = self.asks_a_person(amount, approved);
+        Some(if waits { Expected::Waits } else { paid(vec![(treasury, payee.clone(), amount)]) })
+    }
+
+    fn asks_a_person(&self, amount: i64, approved: bool) -> bool {
+        let above = self.policy.as_ref().and_then(|policy| policy.approval_above);
+        above.is_some_and(|above| amount > above && !approved)
+    }
+
+    fn owns(&self, request: &PaymentRequest, name: &AccountId, purse: &Purse) -> bool {
+        let machine = matches!(request.cause.kind, CauseKind::ToolCall | CauseKind::Budget);
+        let named = request.cause.agent.as_ref().is_some_and(|agent| agent.as_str() == name.as_str());
+        !machine || named && purse.kind == AccountKind::Agent
+    }
+
+    /// Whether an account can have so much more.
+    fn holds(&self, name: &AccountId, more: i64) -> bool {
+        let has = self.purses.get(name).map_or(0, |purse| purse.has);
+        has.checked_add(more).is_some_and(|sum| (-MOST..=MOST).contains(&sum))
+    }
+
+    /// None: it cannot.
+    fn can_pay(
+        &self,
+        request: &PaymentRequest,
+        (from, to, amount): (&AccountId, &AccountId, i64),
+        now_ms: i64,
+    ) -> Option<()> {
+        let (payer, payee) = (self.purses.get(from)?, self.purses.get(to)?);
+        let today = if now_ms.div_euclid(DAY_MS) > payer.day.0 { 0 } else { payer.day.1 };
+        let limits = &payer.limits;
+        let right = from != to
+            && is_amount(amount)
+            && self.owns(request, from, payer)
+            && payer.kind != AccountKind::Mint
+            && (payee.kind != AccountKind::Mint || request.cause.kind == CauseKind::Human)
+            && !payer.frozen
+            && !payee.frozen
+            && limits.transfer_max.is_none_or(|most| amount <= most)
+            && limits.day_max.is_none_or(|most| today.saturating_add(amount) <= most)
+            && payer.has - self.aside_of(from) + limits.credit >= amount
+            && self.holds(to, amount);
+        right.then_some(())
+    }
+}
+
+fn paid(moves: Vec<(AccountId, AccountId, i64)>) -> Expected {
+    Expected::Done { moves, aside: None, ended: None }
+}
+
+fn ends(id: Id) -> Expected {
+    Expected::Done { moves: Vec::new(), aside: None, ended: Some(id) }
+}
+
+fn fits(limits: &AccountLimits, kind: AccountKind) -> bool {
+    let within = |limit: i64| (0..=MOST).contains(&limit);
+    let all =
+        within(limits.credit) && limits.transfer_max.is_none_or(within) && limits.day_max.is_none_or(within);
+    let none = limits.credit == 0 && limits.transfer_max.is_none() && limits.day_max.is_none();
+    all && (kind != AccountKind::Mint || none)
+}
