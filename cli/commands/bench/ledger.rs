@@ -336,7 +336,7 @@ fn opening() -> Vec<PaymentRequest> {
 /// Between two wallets that no payment soon before or after has.
 fn transfer(number: usize) -> PaymentRequest {
     let (from, to) = (wallet(number), wallet(number + WALLETS / 2));
-    request(PaymentBody::Transfer(Transfer { legs: vec![Leg { from, to, amount: 100 }] }))
+    request(PaymentBody::Transfer(Transfer { legs: vec![Leg { from, to, amount: 100 }], scale: None }))
 }
 
 fn request(body: PaymentBody) -> PaymentRequest {

@@ -195,7 +195,7 @@ fn any_request(client: u64, number: u64, mine: &[PaymentRequest], rng: &mut Smal
         0..6 => {
             let legs =
                 (0..rng.random_range(1..4)).map(|_| Leg { from: wallet(rng), to: wallet(rng), amount });
-            request(&book, &name, PaymentBody::Transfer(Transfer { legs: legs.collect() }))
+            request(&book, &name, PaymentBody::Transfer(Transfer { legs: legs.collect(), scale: None }))
         }
         6 | 7 => {
             let expires_ms = rng.random_bool(0.5).then(|| now_ms() + rng.random_range(200..6_000));

@@ -109,7 +109,7 @@ impl Payers {
         }
         let mut again = self.sent.choose(rng)?.clone();
         match (&mut again.body, rng.random_range(0..3)) {
-            (PaymentBody::Transfer(Transfer { legs }), 0) => {
+            (PaymentBody::Transfer(Transfer { legs, .. }), 0) => {
                 legs.iter_mut().for_each(|leg| leg.amount = leg.amount.saturating_add(1));
             }
             (PaymentBody::Reward(reward), 0 | 1) => {
@@ -254,7 +254,7 @@ fn transfer(from: AccountId, to: AccountId, rng: &mut SmallRng) -> PaymentBody {
     while legs.len() < 4 && rng.random_range(0..4) == 0 {
         legs.push(Leg { from: payer(rng), to: payer(rng), amount: amount(rng) });
     }
-    PaymentBody::Transfer(Transfer { legs })
+    PaymentBody::Transfer(Transfer { legs, scale: None })
 }
 
 fn limits(rng: &mut SmallRng) -> AccountLimits {

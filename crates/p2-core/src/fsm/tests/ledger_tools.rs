@@ -108,6 +108,7 @@ impl Bank {
                 (result.code, result.message) = (why.code.as_str().into(), why.message);
             }
             Ruling::Duplicate(answer) => result.transaction = Some(answer.transaction),
+            Ruling::Broken(why) => panic!("{why}"),
             Ruling::Transactions(made) => {
                 let last = made.last().unwrap();
                 result.transaction = Some(last.id);

@@ -51,6 +51,7 @@ fn body(n: u64) -> PaymentBody {
             let (from, to) = if n % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };
             PaymentBody::Transfer(Transfer {
                 legs: vec![Leg { from: account(from), to: account(to), amount: 3 }],
+                scale: None,
             })
         }
     }
