@@ -227,7 +227,7 @@ fn told(made: &LedgerTransaction, outputs: &[&Message]) -> Result<(), String> {
         }
         _ => false,
     };
-    as_result(outputs.iter().any(|output| tells(&output)), || {
+    as_result(outputs.iter().any(tells), || {
         format!("nobody was told of the end of {} {}", made.request.body.kind(), made.request.id)
     })
 }
