@@ -48,7 +48,10 @@ pub(super) const SOURCES: [Source; 8] = [
     (
         Topic::LedgerTransactions,
         include_str!("../../../../schemas/ledger-transactions.avsc"),
-        &[include_str!("../../../../schemas/history/ledger-transactions/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/ledger-transactions/1.avsc"),
+            include_str!("../../../../schemas/history/ledger-transactions/2.avsc"),
+        ],
     ),
     (
         Topic::Registry,

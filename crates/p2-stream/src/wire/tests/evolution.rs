@@ -71,6 +71,7 @@ fn published_schemas_stay_as_they_are() {
         artifacts 2 53f9a9c7b9651b8f
         payment-requests 1 62fc9712f5e1d71f
         ledger-transactions 1 0a48b947b4c3539f
+        ledger-transactions 2 be698f309b4cb3c7
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]
