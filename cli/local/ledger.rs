@@ -38,7 +38,8 @@ impl LocalEngine {
             loop {
                 for stored in follower.next().await.map_err(engine_error)? {
                     let made = transaction(&stored)?;
-                    if made.request.id == id && ledger::digest(&made.request) == digest {
+                    let asked = made.request.id == id && ledger::digest(&made.request) == digest;
+                    if asked && !is_on_its_way(&made) {
                         return Ok(made);
                     }
                 }
@@ -154,6 +155,12 @@ impl LocalEngine {
         report.transactions += u64::try_from(fold.next_seq).unwrap_or_default();
         Ok(())
     }
+}
+
+/// Planned for an outside ledger, or waiting for it: the answer follows.
+fn is_on_its_way(made: &LedgerTransaction) -> bool {
+    use p2_core::record::LedgerOutcome::{InDoubt, Planned, Queued};
+    matches!(made.outcome, Planned(_) | Queued(_) | InDoubt(_))
 }
 
 fn transaction(stored: &StoredRecord) -> EngineResult<LedgerTransaction> {
