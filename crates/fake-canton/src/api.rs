@@ -549,7 +549,11 @@ async fn updates(Shared(app): Shared<App>, bytes: Bytes) -> Response {
     }
     let end = body["endInclusive"].as_i64().unwrap_or_else(|| state.end());
     let includes = &body["updateFormat"]["includeTransactions"];
-    if includes["transactionShape"] != "TRANSACTION_SHAPE_ACS_DELTA" {
+    // The other shape tells exercises too; who asks for it is told creations and archivals all the same.
+    if !["TRANSACTION_SHAPE_ACS_DELTA", "TRANSACTION_SHAPE_LEDGER_EFFECTS"]
+        .iter()
+        .any(|shape| includes["transactionShape"] == *shape)
+    {
         return bad("Invalid value for: updateFormat");
     }
     let within = state.updates.iter().filter(|update| update.offset > begin && update.offset <= end);

@@ -15,7 +15,7 @@ pub enum Class {
     DoneBefore,
     /// The same command is being worked on.
     InFlight,
-    /// Nothing was done; try again later.
+    /// Try again later.
     Transient,
     /// A contract that it needs is not there (any more): read, choose anew, try again. Our own earlier try may be why.
     Inputs,

@@ -188,14 +188,14 @@ impl CantonLedger {
         let message = error.to_string();
         match error.class() {
             // The cursor tells whether it was taken.
-            Class::DoneBefore => Tried::Again { message, uncertain: false },
-            Class::Transient | Class::Inputs => Tried::Again { message, uncertain: false },
+            Class::DoneBefore | Class::Inputs => Tried::Again { message, uncertain: false },
             Class::Definite if uncertain => self.fence(party, batch, &cursor, message).await,
             Class::Definite => Tried::Over(Submitted::Refused { message }),
             Class::Configuration | Class::NotFound | Class::Pruned | Class::TooMany | Class::Exists => {
                 Tried::Stop(message)
             }
-            Class::InFlight | Class::Unknown => Tried::Again { message, uncertain: true },
+            // A server that is busy may have passed it on all the same.
+            Class::Transient | Class::InFlight | Class::Unknown => Tried::Again { message, uncertain: true },
         }
     }
 
