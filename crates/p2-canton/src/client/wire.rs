@@ -211,10 +211,14 @@ pub(super) struct AcsEntry {
 
 #[derive(Deserialize)]
 enum ContractEntry {
-    JsActiveContract(ActiveEntry),
-    JsEmpty(IgnoredAny),
-    JsIncompleteAssigned(IgnoredAny),
-    JsIncompleteUnassigned(IgnoredAny),
+    #[serde(rename = "JsActiveContract")]
+    Active(ActiveEntry),
+    #[serde(rename = "JsEmpty")]
+    Empty(IgnoredAny),
+    #[serde(rename = "JsIncompleteAssigned")]
+    Assigned(IgnoredAny),
+    #[serde(rename = "JsIncompleteUnassigned")]
+    Unassigned(IgnoredAny),
 }
 
 #[derive(Deserialize)]
@@ -226,7 +230,7 @@ struct ActiveEntry {
 impl AcsEntry {
     pub(super) fn contract(self) -> Option<ActiveContract> {
         match self.contract_entry {
-            ContractEntry::JsActiveContract(entry) => Some(entry.created_event),
+            ContractEntry::Active(entry) => Some(entry.created_event),
             _ => None,
         }
     }

@@ -188,13 +188,11 @@ async fn an_overdraft_that_the_book_does_not_know_of_is_refused_by_the_ledger() 
 async fn more_contracts_than_a_list_has_are_read_in_pages() {
     let fake = Fake::ready().await;
     let writer = ledger(&fake);
-    let mut at = 0;
     for round in 0..3 {
         let entries = (0..150)
             .map(|n| entry(EntryKind::Deposit, None, Some(&format!("w{round}-{n}")), "many", 100))
             .collect();
-        taken(&writer, &batch(at, at, entries)).await;
-        at += 1;
+        taken(&writer, &batch(round, round, entries)).await;
     }
     let balances = ledger(&fake).balances(&BookId::from("main"), 2).await.unwrap();
     assert_eq!((balances.len(), balances.values().sum::<i64>()), (450, 45_000));

@@ -83,10 +83,12 @@ pub(crate) enum On {
     Outside(Arc<dyn OutsideLedger>),
 }
 
+type Running = (JoinHandle<Result<(), ShellError>>, watch::Sender<bool>);
+
 /// A log, and who settles on it.
 pub(crate) struct Desk {
     pub(crate) log: MemoryLog,
-    running: Option<(JoinHandle<Result<(), ShellError>>, watch::Sender<bool>)>,
+    running: Option<Running>,
 }
 
 impl Desk {
