@@ -1,6 +1,7 @@
 //! Settings: `p2engine.toml`, then the environment, then the command line; the later one wins.
 
 mod cluster;
+mod ledger;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,8 @@ pub(crate) struct Config {
     pub scylla: Option<Setting<p2_scylla::Options>>,
     /// Where the schemas of values on Kafka are registered.
     pub schema_registry: Option<Setting<p2_registry::RegistryClient>>,
+    /// The Canton ledger that books have their money on, instead of the embedded one.
+    pub canton: Option<Setting<p2_canton::CantonConfig>>,
 }
 
 /// (key in the file, environment variable, meaning).
@@ -87,7 +90,7 @@ const KEYS: [(&str, &str, &str); 9] = [
 ];
 
 /// Tables, which have keys of their own.
-const TABLES: [&str; 3] = ["kafka", "scylla", "schema_registry"];
+const TABLES: [&str; 4] = ["kafka", "scylla", "schema_registry", "ledger"];
 
 /// Keys whose value is a path; in a file it is relative to that file.
 const PATHS: [&str; 3] = ["data_dir", "agents_file", "scripts_dir"];
@@ -114,6 +117,7 @@ impl Config {
         let kafka = cluster::kafka(kafka, env)?;
         let scylla = cluster::scylla(cluster::table("scylla", tables, env)?)?;
         let schema_registry = cluster::schema_registry(cluster::table("schema_registry", tables, env)?)?;
+        let canton = ledger::canton(tables, env)?;
         if let (None, Some(registry)) = (&kafka, &schema_registry) {
             return Err(EngineError::Invalid(format!(
                 "{}: a schema registry goes with a log on Kafka: set [kafka] brokers, or leave [schema_registry] out",
@@ -162,6 +166,7 @@ impl Config {
             kafka_slot,
             scylla,
             schema_registry,
+            canton,
         })
     }
 
@@ -215,8 +220,15 @@ impl Config {
         let (nodes, also_from) = told.unwrap_or_else(|| none.clone());
         let told =
             self.schema_registry.as_ref().map(|set| (set.value.place().to_owned(), set.source.clone()));
-        let (place, place_from) = told.unwrap_or(none);
-        vec![("kafka", brokers, from), ("scylla", nodes, also_from), ("schema_registry", place, place_from)]
+        let (place, place_from) = told.unwrap_or_else(|| none.clone());
+        let told = self.canton.as_ref().map(|set| (set.value.url.clone(), set.source.clone()));
+        let (canton, canton_from) = told.unwrap_or(none);
+        vec![
+            ("kafka", brokers, from),
+            ("scylla", nodes, also_from),
+            ("schema_registry", place, place_from),
+            ("ledger.canton", canton, canton_from),
+        ]
     }
 }
 

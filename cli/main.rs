@@ -192,6 +192,9 @@ async fn before_an_engine(config: &Config, command: &Command, out: Output) -> En
             commands::cluster::topics(config, wanted, false, out).await?;
         }
         Command::Topics(TopicsCommand::Copy(from)) => commands::copy::run(config, from, out).await?,
+        Command::Ledger(args::LedgerArgs { command: args::LedgerCommand::Bootstrap { dar }, .. }) => {
+            commands::ledger::bootstrap::run(config, dar.as_ref(), out).await?;
+        }
         Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify && config.kafka.is_some() => {
             commands::replay::rows(config, what, out).await?;
         }

@@ -149,6 +149,27 @@ async fn serve_on(
     Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
 }
 
+/// Makes a Canton participant ready; `dar` wins over the one of the settings.
+///
+/// # Errors
+/// A file that cannot be read, and what the participant says.
+pub(crate) async fn bootstrap_canton(
+    config: &p2_canton::CantonConfig,
+    dar: Option<&std::path::PathBuf>,
+) -> EngineResult<p2_canton::Bootstrapped> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|error| EngineError::Invalid(format!("{}: {error}", path.display())))
+    };
+    let bytes = dar.or(config.dar.as_ref()).map(read).transpose()?;
+    let client = p2_canton::Client::new(config).map_err(|error| EngineError::Invalid(error.to_string()))?;
+    p2_canton::bootstrap(&client, config, bytes).await.map_err(|error| match error.class() {
+        p2_canton::Class::Transient | p2_canton::Class::Unknown => {
+            EngineError::Unavailable(error.to_string())
+        }
+        _ => EngineError::Invalid(error.to_string()),
+    })
+}
+
 /// The registry records of files of definitions, each (path, text): what is new or differs from the newest
 /// version. Files may refer to each other.
 pub(crate) fn records_of(

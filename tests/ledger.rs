@@ -304,3 +304,43 @@ fn an_agent_may_not_be_met_in_anothers_clothes() {
     assert_eq!(balance(&home, "alpha"), "100.00");
     verified(&home);
 }
+
+#[test]
+fn books_on_a_canton_ledger_are_paid_there_and_read_here() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let canton = runtime.block_on(fake_canton::Fake::start());
+    let mut home = Home::new();
+    let unset = home.p2(&["ledger", "bootstrap"]).exits(2);
+    assert!(unset.stderr.contains("P2_CANTON_URL"), "{}", unset.stderr);
+    home.set("P2_CANTON_URL", &canton.url());
+    home.write("ledger.dar", "PK package");
+    let dar = home.path("ledger.dar").display().to_string();
+    let first = home.p2(&["ledger", "bootstrap", "--dar", &dar, "--json"]).exits(0).json();
+    assert_eq!((&first["party_made"], &first["user_made"]), (&json!(true), &json!(true)), "{first}");
+    let again = home.p2(&["ledger", "bootstrap", "--dar", &dar]).exits(0).stdout;
+    assert!(again.contains("p2engine::1220feed (there)"), "{again}");
+
+    home.p2(&["ledger", "init", "--agent", "alpha", "--agent", "beta"]).exits(0);
+    let paid = home.p2(&["ledger", "transfer", "alpha", "beta", "25", "--id", "order-1", "--json"]);
+    let paid = paid.exits(0).json();
+    assert_eq!(
+        (&paid["outcome"], &paid["postings"][0]["to_balance"]),
+        (&json!("committed"), &json!("125.00"))
+    );
+    let same = home.p2(&["ledger", "transfer", "alpha", "beta", "25", "--id", "order-1", "--json"]);
+    assert_eq!(same.exits(0).json()["transaction"], paid["transaction"]);
+    let over = home.p2(&["ledger", "transfer", "alpha", "beta", "1000", "--json"]).exits(3);
+    assert_eq!(code(&over), "insufficient");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("75.00".into(), "125.00".into()));
+    verified(&home);
+    let state = canton.state();
+    let amounts = state.active(fake_canton::model::RECEIPT);
+    let transfers = amounts.iter().filter(|receipt| receipt.arguments["kind"] == "transfer");
+    assert_eq!(transfers.count(), 1, "one payment, one receipt");
+    drop(state);
+
+    // Without the ledger that has its money, the book is not settled.
+    home.unset("P2_CANTON_URL");
+    let refused = home.p2(&["ledger", "transfer", "alpha", "beta", "1", "--json"]).exits(3);
+    assert_eq!(code(&refused), "external");
+}

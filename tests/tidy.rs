@@ -57,6 +57,7 @@ const IMPURE_NAMES: &[&str] = &[
 ];
 /// Implementations of ports, and the vendors behind them.
 const VENDORS: &[&str] = &[
+    "p2_canton",
     "p2_embedded",
     "p2_kafka",
     "p2_model",

@@ -31,6 +31,15 @@ pub(crate) struct AskArgs {
 /// `ledger …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
+    /// Make a Canton participant ready: package, party, user, rights. What is there stays as it is.
+    #[command(
+        after_help = "Example:\n  P2_CANTON_URL=http://127.0.0.1:6864 p2engine ledger bootstrap --dar daml/ledger/.daml/dist/p2engine-ledger-1.0.0.dar"
+    )]
+    Bootstrap {
+        /// The package as built from daml/ [default: 'dar' of the settings, else none is uploaded].
+        #[arg(long, value_name = "FILE")]
+        dar: Option<std::path::PathBuf>,
+    },
     /// Open the book, its mint, treasury and fees, and a wallet for every agent. What is there stays as it is.
     #[command(
         after_help = "Examples:\n  p2engine ledger init\n  p2engine ledger init --balance 250 --agent agent_alpha --agent agent_beta"

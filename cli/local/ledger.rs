@@ -27,18 +27,27 @@ impl LocalEngine {
         self.ledger.catch_up(self.log.as_ref(), partition).await.map_err(engine_error)?;
         let from = self.ledger.read_up_to(partition);
         let known = self.ledger.book(&request.book);
-        if let Some(answer) = known.and_then(|book| book.answers.get(&request.id).copied()) {
+        let answer = known.and_then(|book| book.answers.get(&request.id).copied());
+        let (id, digest) = (request.id, ledger::digest(&request));
+        // One that is on its way to an outside ledger has its answer before it.
+        let on_its_way = |answer: &Answer| {
+            answer.status == p2_core::record::PaymentStatus::InDoubt && answer.digest == digest
+        };
+        let is_asked = answer.as_ref().is_some_and(on_its_way);
+        if let Some(answer) = answer.filter(|answer| !on_its_way(answer)) {
             return self.first_answer(partition, &request, answer).await;
         }
         let follow = vec![(Topic::LedgerTransactions, partition, from)];
         let mut follower = self.log.follow(follow).await.map_err(engine_error)?;
-        let (id, digest) = (request.id, ledger::digest(&request));
-        self.append_messages(&[message(draw_id(), Payload::PaymentRequest(request))]).await?;
+        if !is_asked {
+            self.append_messages(&[message(draw_id(), Payload::PaymentRequest(request))]).await?;
+        }
         let answer = async {
             loop {
                 for stored in follower.next().await.map_err(engine_error)? {
                     let made = transaction(&stored)?;
-                    if made.request.id == id && ledger::digest(&made.request) == digest {
+                    let asked = made.request.id == id && ledger::digest(&made.request) == digest;
+                    if asked && !is_on_its_way(&made) {
                         return Ok(made);
                     }
                 }
@@ -154,6 +163,12 @@ impl LocalEngine {
         report.transactions += u64::try_from(fold.next_seq).unwrap_or_default();
         Ok(())
     }
+}
+
+/// Planned for an outside ledger, or waiting for it: the answer follows.
+fn is_on_its_way(made: &LedgerTransaction) -> bool {
+    use p2_core::record::LedgerOutcome::{InDoubt, Planned, Queued};
+    matches!(made.outcome, Planned(_) | Queued(_) | InDoubt(_))
 }
 
 fn transaction(stored: &StoredRecord) -> EngineResult<LedgerTransaction> {

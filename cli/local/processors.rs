@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use agent_step::{AgentStep, RegistryHandle};
 use evaluator::{Evaluators, JudgePort};
+use p2_canton::CantonLedger;
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{LedgerStore, Log, StackStore};
 use p2_stream::runtime::Limits;
 use p2_stream::shell::{self, Setup, ShellError, Views, now_ms};
 use p2_stream::wire::ProcessorWire;
-use settlement::{NoPort, Settlement};
+use settlement::{NoPort, OutsidePort, OutsideSettlement, Settlement};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tool_exec::{HttpWebhook, ToolExec, ToolPort};
@@ -99,7 +100,16 @@ impl Processors {
             }
             "settlement" => {
                 let setup = self.setup("settlement", ground);
-                watched("settlement", shell::run(Settlement, Arc::new(NoPort), setup), failed)
+                match &config.canton {
+                    None => watched("settlement", shell::run(Settlement, Arc::new(NoPort), setup), failed),
+                    Some(canton) => {
+                        let ledger = CantonLedger::new(canton.value.clone())
+                            .map_err(|error| EngineError::Invalid(error.to_string()))?;
+                        let port = Arc::new(OutsidePort::new(Arc::new(ledger)));
+                        let books = OutsideSettlement::default();
+                        watched("settlement", shell::run(books, port, setup), failed)
+                    }
+                }
             }
             other => {
                 let known = INPUTS.map(|(name, _)| name).join(", ");

@@ -234,7 +234,9 @@ impl Desk<'_> {
         let all = self.transactions().await?;
         let committed = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::Committed(_)));
         let rejected = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::Rejected(_))).count();
-        let in_doubt = all.iter().filter(|made| matches!(made.outcome, LedgerOutcome::InDoubt(_))).count();
+        let newest: BTreeMap<Id, &LedgerOutcome> =
+            all.iter().map(|made| (made.request.id, &made.outcome)).collect();
+        let in_doubt = newest.values().filter(|outcome| matches!(outcome, LedgerOutcome::InDoubt(_))).count();
         let paid = committed.clone().filter(|made| !made.postings.is_empty()).count();
         let rewards =
             committed.clone().filter(|made| matches!(made.request.body, PaymentBody::Reward(_))).count();

@@ -15,6 +15,7 @@ mod check;
 mod decide;
 mod draft;
 mod names;
+mod outside;
 mod reward;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,10 @@ pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
 pub use names::{check_account, check_book, check_name};
+pub use outside::{
+    Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,
+    due_outside, replied,
+};
 pub use reward::{default_policy, reward_id};
 
 /// The name of a book's mint, as `ledger init` opens it.

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use p2_core::ids::{AgentId, BookId, BranchId, ConversationId, Id};
-use p2_core::ledger::Book;
+use p2_core::ledger::{Book, Submission, Submitted};
 use p2_core::model::{ModelOutcome, ModelRequest};
 use p2_core::record::{Header, LedgerTransaction, Position, StateTransition, Topic};
 use p2_core::state::Entry;
@@ -349,8 +349,29 @@ pub trait LedgerStore: Send + Sync {
     /// A book as far as it is in the store; an empty one where there is none.
     async fn load(&self, book: &BookId) -> Result<Book, StoreError>;
 
-    /// Books of a partition in which something ends by itself.
+    /// Books of a partition in which something ends by itself, or that have a batch at an outside ledger.
     async fn open(&self, partition: i32) -> Result<Vec<BookId>, StoreError>;
+}
+
+/// A ledger outside of the log that books can have their money on.
+///
+/// It takes a batch as a whole or not at all, and no batch twice: every submission names what the ledger's own
+/// cursor of the book must be at, and moves it on in the same step.
+#[async_trait]
+pub trait OutsideLedger: Send + Sync {
+    /// Submits a batch, for the first time as far as is known. Tries what may be tried again, under the same command,
+    /// until `deadline_ms` (milliseconds since the epoch).
+    async fn submit(&self, batch: &Submission, deadline_ms: i64) -> Submitted;
+
+    /// Finds out what became of a batch that may have been submitted: reads first, and submits it again only where
+    /// it is not there.
+    async fn reconcile(&self, batch: &Submission, deadline_ms: i64) -> Submitted;
+
+    /// What its cursor of a book is at; none where it does not know the book.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] where it cannot be asked now.
+    async fn cursor(&self, book: &BookId) -> Result<Option<i64>, StoreError>;
 }
 
 /// A model provider.

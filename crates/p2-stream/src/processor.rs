@@ -34,6 +34,8 @@ pub enum Mark {
     /// A call is to follow that may not be repeated: the commit of this step marks the offset as claimed, and
     /// the calls start only after it.
     Claimed,
+    /// Its offset is done with this step's commit, and the calls start only after it.
+    DoneThenCall,
     /// A call is to follow that may be repeated: the offset stays pending, nothing is committed for it yet.
     Pending,
 }
@@ -55,7 +57,7 @@ pub struct LaneStep<C> {
     /// Records to write, in order.
     pub outputs: Vec<Message>,
     /// Calls to start: beside the commit where the step is `Done` or `Pending` (they are repeatable), after
-    /// it where it is `Claimed`.
+    /// it where it is `Claimed` or `DoneThenCall`.
     pub calls: Vec<Call<C>>,
     /// Calls and timers that are no longer wanted.
     pub cancel: Vec<Id>,

@@ -5,11 +5,12 @@
 //! inputs and requests, and between transactions and records. Reservations and requests that wait for a person end
 //! by timers of the lane.
 //!
-//! There is no port: the ledger is the log. One transaction of the log carries a ledger transaction, the result for
+//! [`Settlement`] has no port: the ledger is the log. One transaction of the log carries a ledger transaction, the result for
 //! the conversation that asked, the artifact, and the progress; so money moves exactly once and nobody hears of
-//! anything that did not happen.
+//! anything that did not happen. [`OutsideSettlement`] is for books whose money is on another ledger.
 
 mod outputs;
+mod outside;
 
 use std::convert::Infallible;
 
@@ -22,6 +23,7 @@ use p2_stream::shell::CallPort;
 use p2_stream::view::LaneRows;
 
 use outputs::Envelope;
+pub use outside::{OutsidePort, OutsideSettlement, Submit, SubmitReply};
 
 /// Settles payment requests.
 #[derive(Clone, Copy, Debug, Default)]

@@ -33,13 +33,7 @@ impl Envelope {
 /// Transactions first; then, of each, its artifact and the result for who asked.
 pub(crate) fn of(book: &Book, request: &PaymentRequest, ruling: Ruling, envelope: &Envelope) -> Vec<Message> {
     match ruling {
-        Ruling::Transactions(transactions) => {
-            let made = transactions
-                .iter()
-                .map(|made| envelope.message(made.id, Payload::LedgerTransaction(made.clone())));
-            let told = transactions.iter().flat_map(|made| told(book, made, envelope));
-            made.chain(told).collect()
-        }
+        Ruling::Transactions(transactions) => of_transactions(book, &transactions, envelope),
         Ruling::Duplicate(answer) => {
             let outcome = repeated(&answer);
             result(book, request, outcome, Some(answer.transaction), envelope).into_iter().collect()
@@ -49,6 +43,18 @@ pub(crate) fn of(book: &Book, request: &PaymentRequest, ruling: Ruling, envelope
         }
         Ruling::Broken(_) => Vec::new(),
     }
+}
+
+/// Transactions, then of each its artifact and the result for who asked.
+pub(crate) fn of_transactions(
+    book: &Book,
+    transactions: &[LedgerTransaction],
+    envelope: &Envelope,
+) -> Vec<Message> {
+    let made =
+        transactions.iter().map(|made| envelope.message(made.id, Payload::LedgerTransaction(made.clone())));
+    let told = transactions.iter().flat_map(|made| told(book, made, envelope));
+    made.chain(told).collect()
 }
 
 /// How it ended, as far as a result says it.
@@ -81,9 +87,10 @@ fn ended(made: &LedgerTransaction) -> Told {
         LedgerOutcome::Committed(_) => told(Some(PaymentStatus::Committed), "ok", ""),
         LedgerOutcome::Rejected(why) => told(Some(PaymentStatus::Rejected), &why.code, &why.message),
         // Who waits goes on waiting: the final answer follows, at the request's `not_after` at the latest.
-        LedgerOutcome::Pending(_) | LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) => {
-            told(None, "", "")
-        }
+        LedgerOutcome::Pending(_)
+        | LedgerOutcome::InDoubt(_)
+        | LedgerOutcome::Planned(_)
+        | LedgerOutcome::Queued(_) => told(None, "", ""),
     }
 }
 
@@ -150,6 +157,10 @@ fn result(
 /// Of every transaction that moved something or concerns a conversation.
 fn artifact(made: &LedgerTransaction, code: &str, envelope: &Envelope) -> Option<Message> {
     let LedgerTransaction { request, holds, postings, outcome, .. } = made;
+    // On its way: what becomes of it is told when it is known, or when it is in doubt.
+    if matches!(outcome, LedgerOutcome::Planned(_) | LedgerOutcome::Queued(_)) {
+        return None;
+    }
     let asked = request.reply_to.as_ref().map(|to| &to.conversation);
     let concerns = asked.or(request.cause.conversation.as_ref());
     if concerns.is_none() && holds.is_empty() && postings.is_empty() {

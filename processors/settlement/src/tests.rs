@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2_core::ids::{AccountId, AgentId, BookId, BranchId, ConversationId};
-use p2_core::ledger::format_amount;
+use p2_core::ledger::{Submitted, format_amount};
 use p2_core::record::*;
 use p2_stream::memory::{MemoryLedger, MemoryLog};
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, NewRecord};
-use p2_stream::runtime::{Limits, Start};
+use p2_stream::runtime::{Action, Event, Incoming, Limits, Runtime, Start};
 use p2_stream::shell::{self, Setup, ShellError, Views};
 use p2_stream::wire::{self, ProcessorWire};
 use tokio::sync::watch;
@@ -382,4 +382,130 @@ async fn a_ledger_that_was_tampered_with_is_not_settled_on() {
     let (running, _stop) = start(&log, &MemoryLedger::default());
     let error = running.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("ledger-transactions") && error.contains("does not follow"), "{error}");
+}
+
+/// The runtime of one partition with a settlement on an outside ledger; commits are answered when they are asked for.
+struct Stage {
+    runtime: Runtime<OutsideSettlement>,
+    /// What the log has.
+    made: Vec<LedgerTransaction>,
+    sealed: Option<(u64, Vec<Message>)>,
+    calls: Vec<(u64, Id, Submit)>,
+    epoch: u64,
+}
+
+impl Stage {
+    /// A new owner, of what is in the log.
+    fn new(made: Vec<LedgerTransaction>) -> Stage {
+        let codec = Box::new(ProcessorWire::new("settlement", |_| PARTITIONS));
+        let limits = Limits { start: Start::Earliest, ..Limits::default() };
+        let runtime = Runtime::new(OutsideSettlement::default(), codec, limits, 1);
+        let mut stage = Stage { runtime, made, sealed: None, calls: Vec::new(), epoch: 0 };
+        stage.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 0 });
+        stage.commit();
+        stage
+    }
+
+    fn book(&self) -> Book {
+        let mut book = Book::default();
+        self.made.iter().for_each(|made| book.apply(made).unwrap());
+        book
+    }
+
+    fn on(&mut self, event: Event<SubmitReply>) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            for action in self.runtime.on(event, NOW) {
+                match action {
+                    Action::ReadViewBounds { partition, epoch, .. } => {
+                        self.epoch = epoch;
+                        events.push(Event::ViewBounds { partition, epoch, applied: 0, mark: 0, from: 0 });
+                    }
+                    Action::ListOpenLanes { partition, epoch } => {
+                        let open = self.book().outside.plan.is_some();
+                        let keys = open.then(|| "main".to_owned()).into_iter().collect();
+                        events.push(Event::OpenLanes { partition, epoch, keys });
+                    }
+                    Action::Load { partition, epoch, key } => {
+                        let rows = LaneRows::Book(Box::new(self.book()));
+                        events.push(Event::Loaded { partition, epoch, key, rows });
+                    }
+                    Action::WriteView { partition, epoch, applied, .. } => {
+                        events.push(Event::ViewWritten { partition, epoch, applied });
+                    }
+                    Action::Commit { batch, outputs, .. } => self.sealed = Some((batch, outputs)),
+                    Action::Call { epoch, id, request, .. } => self.calls.push((epoch, id, request)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The log takes what was sealed.
+    fn commit(&mut self) {
+        while let Some((batch, outputs)) = self.sealed.take() {
+            let mut positions = Vec::new();
+            for output in outputs {
+                let topic = output.payload.topic();
+                let offset = self.made.len() as i64;
+                positions.push(Position { topic, partition: 0, offset });
+                if let Payload::LedgerTransaction(made) = output.payload {
+                    self.made.push(made);
+                }
+            }
+            self.on(Event::Committed { batch, positions });
+        }
+    }
+
+    fn ask(&mut self, offset: i64, request: PaymentRequest) {
+        let record = Incoming::Message(Box::new(message(request)));
+        self.on(Event::Record { partition: 0, epoch: self.epoch, offset, record });
+    }
+
+    fn reply(&mut self, outcome: Submitted) {
+        let (epoch, call, request) = self.calls.remove(0);
+        let reply = SubmitReply { batch: request.batch.batch, attempt: request.attempt, outcome };
+        self.on(Event::Reply { partition: 0, epoch, call, reply });
+    }
+}
+
+#[test]
+fn a_batch_is_submitted_after_its_plan_is_committed_and_reconciled_by_the_next_owner() {
+    let taken = |name: &str| Submitted::Taken { external: name.to_owned() };
+    let mut stage = Stage::new(Vec::new());
+    for (offset, request) in (0..).zip(opening()) {
+        stage.ask(offset, request);
+    }
+    assert!(stage.calls.is_empty(), "nothing is submitted that is not committed");
+    stage.commit();
+    let plans = |stage: &Stage| stage.calls.iter().map(|(.., submit)| submit.clone()).collect::<Vec<_>>();
+    let [first] = &plans(&stage)[..] else { panic!("one batch at a time") };
+    assert!(!first.inherited && first.batch.entries.len() == 1, "{first:?}");
+    stage.reply(taken("up-1"));
+    assert!(stage.calls.is_empty(), "the next batch is planned, not yet committed");
+    stage.commit();
+    assert_eq!(plans(&stage).len(), 1);
+
+    // The owner dies with a batch on its way; the next one asks what became of it, with the same words.
+    let planned = plans(&stage).remove(0).batch;
+    let mut next = Stage::new(stage.made.clone());
+    let [again] = &plans(&next)[..] else { panic!("it is found") };
+    assert!(again.inherited);
+    assert_eq!(again.batch, planned);
+
+    // Nobody knows: it is said once, and asked again.
+    let unknown = || Submitted::Unknown { message: "no answer".into() };
+    next.reply(unknown());
+    next.commit();
+    let doubts = |stage: &Stage| stage.made.iter().filter(|made| made.outcome.as_str() == "in_doubt").count();
+    assert_eq!((doubts(&next), plans(&next).len()), (1, 1));
+    next.reply(unknown());
+    next.commit();
+    assert_eq!((doubts(&next), plans(&next)[0].attempt), (1, 2));
+    next.reply(taken("up-2"));
+    next.commit();
+    let book = next.book();
+    book.check().unwrap();
+    assert!(book.outside.plan.is_none() && next.calls.is_empty());
+    assert_eq!(book.accounts[&AccountId::from("beta")].balance.posted, 10_000);
 }

@@ -39,6 +39,7 @@ impl Book {
         if !self.remember(transaction)? {
             return nothing_moved(transaction);
         }
+        self.outside.take(transaction)?;
         if is_final(outcome)
             && let Some(held) = self.held.remove(&request.id)
             && let Some(due) = held.not_after_ms
@@ -55,9 +56,10 @@ impl Book {
                 self.held.insert(request.id, request.clone());
                 nothing_moved(transaction)
             }
-            LedgerOutcome::Rejected(_) | LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) => {
-                nothing_moved(transaction)
-            }
+            LedgerOutcome::Rejected(_)
+            | LedgerOutcome::InDoubt(_)
+            | LedgerOutcome::Planned(_)
+            | LedgerOutcome::Queued(_) => nothing_moved(transaction),
         }
     }
 
@@ -193,7 +195,9 @@ fn status_of(outcome: &LedgerOutcome) -> (PaymentStatus, Code) {
         LedgerOutcome::Committed(_) => (PaymentStatus::Committed, Code::Ok),
         LedgerOutcome::Rejected(rejected) => (PaymentStatus::Rejected, Code::parse(&rejected.code)),
         LedgerOutcome::Pending(_) => (PaymentStatus::Pending, Code::Ok),
-        LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) => (PaymentStatus::InDoubt, Code::Ok),
+        LedgerOutcome::InDoubt(_) | LedgerOutcome::Planned(_) | LedgerOutcome::Queued(_) => {
+            (PaymentStatus::InDoubt, Code::Ok)
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::amount::format_amount;
 use super::answer::{Answer, Code, Refusal};
+use super::outside::Outside;
 use crate::ids::{AccountId, BookId, Id};
 use crate::record::{
     AccountKind, AccountLimits, AccountView, Balance, LedgerPolicy, Movement, PaymentRequest, Query,
@@ -36,6 +37,8 @@ pub struct Book {
     pub next_seq: i64,
     /// The newest transaction.
     pub last: Option<Id>,
+    /// What waits for an outside ledger.
+    pub outside: Outside,
 }
 
 /// Name and unit of a book.

@@ -39,6 +39,7 @@ impl Book {
     /// The first one that is broken, in a sentence.
     pub fn check(&self) -> Result<(), String> {
         self.check_sum()?;
+        self.outside.check()?;
         let mut reserved: BTreeMap<&AccountId, i128> = BTreeMap::new();
         for (id, open) in &self.reservations {
             *reserved.entry(&open.from).or_default() += i128::from(open.amount);

@@ -33,29 +33,34 @@ pub enum Ruling {
 
 /// Answers a request on a book as it is. The transactions are to be applied in their order.
 pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
+    if let Some(ruling) = answered(book, request, now_ms) {
+        return ruling;
+    }
+    let mut work = Work::new(book, now_ms);
+    if book.outside.is_used() {
+        let sentence = format!(
+            "the money of book '{}' is on an outside ledger: run 'settlement' with that ledger configured",
+            request.book
+        );
+        work.record(request, Err(Refusal::new(Code::External, sentence)));
+    } else {
+        work.settle(request);
+    }
+    work.ruling()
+}
+
+/// The answer to what changes nothing: queries, and requests whose id was answered before.
+pub(super) fn answered(book: &Book, request: &PaymentRequest, now_ms: i64) -> Option<Ruling> {
     if let PaymentBody::Query(query) = &request.body {
-        return Ruling::Queried(may_ask(book, request).and_then(|()| book.view(query)));
+        return Some(Ruling::Queried(may_ask(book, request).and_then(|()| book.view(query))));
     }
-    let mut work = Work { book: book.clone(), now_ms, transactions: Vec::new() };
-    if let Some(answer) = book.answers.get(&request.id) {
-        if same(answer, request) {
-            return Ruling::Duplicate(*answer);
-        }
-        let refused = work.record(request, Err(conflict(answer, request)));
-        return work.ruling(refused);
+    let answer = book.answers.get(&request.id)?;
+    if same(answer, request) {
+        return Some(Ruling::Duplicate(*answer));
     }
-    let late = request.not_after_ms.is_some_and(|not_after| now_ms >= not_after);
-    let answer = may_ask(book, request).and_then(|()| {
-        if late && !matches!(request.body, PaymentBody::Expire(_)) {
-            return Err(Refusal::new(Code::Expired, "it was reached after its time: nothing was done"));
-        }
-        work.answer(request, false)
-    });
-    let mut recorded = work.record(request, answer);
-    if matches!(work.transactions.last().map(|last| &last.outcome), Some(LedgerOutcome::Committed(_))) {
-        recorded = recorded.and_then(|()| work.go_on(request));
-    }
-    work.ruling(recorded)
+    let mut work = Work::new(book, now_ms);
+    work.record(request, Err(conflict(answer, request)));
+    Some(work.ruling())
 }
 
 /// The request that ends what is due first, where its time has come.
@@ -87,7 +92,7 @@ pub fn expiry_id(reference: &Id) -> Id {
 
 /// What was done, before it is a transaction.
 #[derive(Default)]
-struct Done {
+pub(super) struct Done {
     holds: Vec<Hold>,
     postings: Vec<Posting>,
     policy: Option<i32>,
@@ -95,26 +100,45 @@ struct Done {
     waits: Option<String>,
 }
 
-struct Work {
-    book: Book,
-    now_ms: i64,
-    transactions: Vec<LedgerTransaction>,
+/// A copy of a book on which requests are answered.
+pub(super) struct Work {
+    pub(super) book: Book,
+    pub(super) now_ms: i64,
+    pub(super) transactions: Vec<LedgerTransaction>,
+    /// Why not even a refusal could be taken in: then nothing of this may be written.
+    pub(super) broken: Option<String>,
 }
 
 impl Work {
+    pub(super) fn new(book: &Book, now_ms: i64) -> Work {
+        Work { book: book.clone(), now_ms, transactions: Vec::new(), broken: None }
+    }
+
     /// What was recorded, all or nothing.
-    fn ruling(self, recorded: Result<(), String>) -> Ruling {
-        match recorded {
-            Ok(()) => Ruling::Transactions(self.transactions),
-            Err(broken) => Ruling::Broken(broken),
+    pub(super) fn ruling(self) -> Ruling {
+        match self.broken {
+            None => Ruling::Transactions(self.transactions),
+            Some(broken) => Ruling::Broken(broken),
+        }
+    }
+
+    /// Answers a request that was not answered before.
+    pub(super) fn settle(&mut self, request: &PaymentRequest) {
+        let late = request.not_after_ms.is_some_and(|not_after| self.now_ms >= not_after);
+        let answer = may_ask(&self.book, request).and_then(|()| {
+            if late && !matches!(request.body, PaymentBody::Expire(_)) {
+                return Err(Refusal::new(Code::Expired, "it was reached after its time: nothing was done"));
+            }
+            self.answer(request, false)
+        });
+        self.record(request, answer);
+        if matches!(self.transactions.last().map(|last| &last.outcome), Some(LedgerOutcome::Committed(_))) {
+            self.go_on(request);
         }
     }
 
     /// Makes the transaction of an answer and takes it in.
-    ///
-    /// # Errors
-    /// A sentence where not even a refusal can be taken in.
-    fn record(&mut self, request: &PaymentRequest, answer: Result<Done, Refusal>) -> Result<(), String> {
+    pub(super) fn record(&mut self, request: &PaymentRequest, answer: Result<Done, Refusal>) {
         let (holds, postings, outcome) = match answer {
             Ok(Done { waits: Some(message), .. }) => {
                 (Vec::new(), Vec::new(), LedgerOutcome::Pending(Pending { message }))
@@ -124,7 +148,35 @@ impl Work {
             }
             Err(refusal) => (Vec::new(), Vec::new(), rejected(&refusal)),
         };
-        let mut transaction = LedgerTransaction {
+        self.follow(request, outcome, holds, postings);
+    }
+
+    /// Makes the next transaction and takes it in.
+    pub(super) fn follow(
+        &mut self,
+        request: &PaymentRequest,
+        outcome: LedgerOutcome,
+        holds: Vec<Hold>,
+        postings: Vec<Posting>,
+    ) {
+        if let Err(broken) = self.try_follow(request, outcome, holds, postings) {
+            // A rule that only the fold knows: nothing was done, and it is told.
+            let outcome = rejected(&Refusal::new(Code::Invalid, broken));
+            if let Err(broken) = self.try_follow(request, outcome, Vec::new(), Vec::new()) {
+                self.broken.get_or_insert(broken);
+            }
+        }
+    }
+
+    /// As [`Work::follow`]; an error where the fold does not take it, and then nothing has changed.
+    pub(super) fn try_follow(
+        &mut self,
+        request: &PaymentRequest,
+        outcome: LedgerOutcome,
+        holds: Vec<Hold>,
+        postings: Vec<Posting>,
+    ) -> Result<(), String> {
+        let transaction = LedgerTransaction {
             id: transaction_id(request, self.book.next_seq),
             book: request.book.clone(),
             seq: self.book.next_seq,
@@ -135,19 +187,13 @@ impl Work {
             outcome,
             time_ms: self.now_ms,
         };
-        if let Err(broken) = self.book.apply(&transaction) {
-            // A rule that only the fold knows: nothing was done, and it is told.
-            transaction.holds.clear();
-            transaction.postings.clear();
-            transaction.outcome = rejected(&Refusal::new(Code::Invalid, broken));
-            self.book.apply(&transaction)?;
-        }
+        self.book.apply(&transaction)?;
         self.transactions.push(transaction);
         Ok(())
     }
 
     /// A person's decision, or the end of a wait, is followed by the answer to the request that waited.
-    fn go_on(&mut self, request: &PaymentRequest) -> Result<(), String> {
+    fn go_on(&mut self, request: &PaymentRequest) {
         let (id, refusal) = match &request.body {
             PaymentBody::Approve(approve) => (approve.request, None),
             PaymentBody::Deny(deny) => {
@@ -158,9 +204,9 @@ impl Work {
                 *reference,
                 Some(Refusal::new(Code::Expired, "nobody agreed to it in time: nothing was done")),
             ),
-            _ => return Ok(()),
+            _ => return,
         };
-        let Some(held) = self.book.held.get(&id).cloned() else { return Ok(()) };
+        let Some(held) = self.book.held.get(&id).cloned() else { return };
         let late = held.not_after_ms.is_some_and(|not_after| self.now_ms >= not_after);
         let answer = match refusal {
             Some(refusal) => Err(refusal),
@@ -169,7 +215,7 @@ impl Work {
             }
             None => self.answer(&held, true),
         };
-        self.record(&held, answer)
+        self.record(&held, answer);
     }
 
     /// What is done for a request. Works on a copy of the book: `record` does it for good.

@@ -117,6 +117,8 @@ pub enum LedgerOutcome {
     InDoubt(InDoubt),
     /// It is about to be given to an outside ledger, in a batch that is fixed by this.
     Planned(Box<Planned>),
+    /// It waits for the batch before it; so far nobody outside knows of it.
+    Queued(Queued),
 }
 
 impl LedgerOutcome {
@@ -128,6 +130,7 @@ impl LedgerOutcome {
             LedgerOutcome::Pending(_) => "pending",
             LedgerOutcome::InDoubt(_) => "in_doubt",
             LedgerOutcome::Planned(_) => "planned",
+            LedgerOutcome::Queued(_) => "queued",
         }
     }
 }
@@ -175,8 +178,15 @@ pub struct Planned {
     pub of: i32,
     /// The outside ledger's idempotency key of the whole batch.
     pub command: String,
-    /// What the submission rests on (chosen inputs), a JSON object.
+    /// What is submitted for the request and what becomes of it if the batch is taken, a JSON object.
     pub data: Option<JsonText>,
+}
+
+/// It waits for the batch before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queued {
+    /// Why, in a sentence.
+    pub message: String,
 }
 
 /// How a payment ended, for whoever asked.

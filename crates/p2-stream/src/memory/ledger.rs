@@ -158,7 +158,8 @@ impl LedgerStore for MemoryLedger {
 
     async fn open(&self, partition: i32) -> Result<Vec<BookId>, StoreError> {
         let books = self.inner();
-        let open = books.books.iter().filter(|(_, (at, book))| *at == partition && book.next_due().is_some());
+        let waits = |book: &Book| book.next_due().is_some() || book.outside.plan.is_some();
+        let open = books.books.iter().filter(|(_, (at, book))| *at == partition && waits(book));
         Ok(open.map(|(id, _)| id.clone()).collect())
     }
 }

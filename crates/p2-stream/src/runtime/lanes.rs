@@ -249,12 +249,13 @@ impl<P: Processor> Runtime<P> {
             }
         }
         let mark = match step.mark {
-            Mark::Done => record.map(|offset| (offset, OffsetMark::Done)),
+            Mark::Done | Mark::DoneThenCall => record.map(|offset| (offset, OffsetMark::Done)),
             Mark::Claimed => record.map(|offset| (offset, OffsetMark::Claimed)),
             Mark::Pending => None,
         };
-        lane.record = if has_view || step.mark == Mark::Done { None } else { record };
-        let spent = !has_view && step.mark == Mark::Done && lane.backlog.is_empty();
+        let done = matches!(step.mark, Mark::Done | Mark::DoneThenCall);
+        lane.record = if has_view || done { None } else { record };
+        let spent = !has_view && done && lane.backlog.is_empty();
         if spent {
             let timers = self.lanes.remove(&lane_key).map(|lane| lane.timers).unwrap_or_default();
             for (due, id) in timers {
@@ -269,8 +270,10 @@ impl<P: Processor> Runtime<P> {
         for id in &step.cancel {
             self.cut(*id, actions);
         }
-        let (now, after): (Vec<_>, Vec<_>) =
-            if step.mark == Mark::Claimed { (Vec::new(), step.calls) } else { (step.calls, Vec::new()) };
+        let (now, after): (Vec<_>, Vec<_>) = match step.mark {
+            Mark::Claimed | Mark::DoneThenCall => (Vec::new(), step.calls),
+            Mark::Done | Mark::Pending => (step.calls, Vec::new()),
+        };
         if !step.outputs.is_empty() || mark.is_some() || !after.is_empty() {
             let key = key.to_owned();
             let part =

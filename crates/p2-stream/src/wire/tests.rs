@@ -276,6 +276,7 @@ fn ledger_outcomes() -> Vec<LedgerOutcome> {
             command: "main/0-1".into(),
             data: Some(JsonText(json!({"inputs": ["00a1"]}))),
         })),
+        LedgerOutcome::Queued(Queued { message: "a batch".into() }),
     ]
 }
 
