@@ -156,11 +156,11 @@ async fn a_batch_that_is_refused_cannot_succeed_later_by_an_earlier_try() {
     assert!(matches!(&outcome, Submitted::Refused { message } if message.contains("poison")), "{outcome:?}");
     fake.state().poison = None;
     fake.release();
-    let next = batch(1, 2, deposit("alpha", "next"));
-    taken(&ledger, &next).await;
     for _ in 0..20 {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    let next = batch(1, 2, deposit("alpha", "next"));
+    taken(&ledger, &next).await;
     assert_eq!(receipts(&fake), ["first", "next"], "what was refused stays refused");
 }
 
