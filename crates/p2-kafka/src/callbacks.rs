@@ -219,7 +219,7 @@ impl ConsumerContext for Callbacks {
     }
 }
 
-/// The group's committed progress of partitions, all of it ([`fence`]), once no open transaction can change it any
+/// The group's committed progress of partitions ([`fence`]), once no open transaction can change it any
 /// more.
 ///
 /// # Errors

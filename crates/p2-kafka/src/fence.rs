@@ -1,10 +1,11 @@
-//! The progress of a group, and the proof that it is all of it.
+//! The progress of a group, and a mark without which it is not believed.
 //!
 //! A group coordinator answers from a state that it loaded from `__consumer_offsets`. One that took a part of that
 //! log for the whole (seen with Kafka 4.1.1, right after a broker under load was killed and came back) answers with
-//! progress that is minutes old, without an error, and whoever believes it does all the work since then again. What
-//! any coordinator knows is a beginning of that log. So something is written to the group first, and an answer
-//! counts only if what was written is part of it: then everything before is, too.
+//! progress that is minutes old, without an error, and whoever believes it does all the work since then again. So
+//! something is written to the group first, and an answer counts only if what was written is part of it. A coordinator
+//! that notices the mismatch at that write loads again; most old answers end here. It is no proof: seen, too, was one
+//! that held an old beginning of its log and what was written since, with a hole between (docs/reliability.md, "An hour").
 //!
 //! What is written is progress of a partition that no processor consumes, under a name of its own: never the
 //! progress itself, which could put an old one over a newer.

@@ -14,7 +14,7 @@
 //!   of the transaction before anything else is sent.
 //! - `producer`: producers that cost nothing while nothing is sent.
 //! - `committer`: ties these together and settles commits whose outcome is unknown.
-//! - `fence`: a group's progress, asked so that an answer from a part of it is not taken for all.
+//! - `fence`: a group's progress, asked so that most answers from a part of it are not taken for all.
 //! - `follower`: reads on outside of any group, from offsets that it keeps itself.
 //! - `reader`: ranges of committed records. "Nothing there" is only said when no open transaction can still
 //!   become visible below the end.
