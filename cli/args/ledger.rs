@@ -33,7 +33,7 @@ pub(crate) struct AskArgs {
 pub(crate) enum LedgerCommand {
     /// Make a Canton participant ready: package, party, user, rights. What is there stays as it is.
     #[command(
-        after_help = "Example:\n  P2_CANTON_URL=http://127.0.0.1:6864 p2engine ledger bootstrap --dar daml/ledger/.daml/dist/p2engine-ledger-1.0.0.dar"
+        after_help = "Example:\n  p2engine ledger bootstrap --dar daml/ledger/.daml/dist/p2engine-ledger-1.0.0.dar"
     )]
     Bootstrap {
         /// The package as built from daml/ [default: 'dar' of the settings, else none is uploaded].

@@ -8,21 +8,6 @@ runs() {
   ps -ww -o args= -p "$pid" 2>/dev/null | grep -qF -- "$dir/" && echo "$pid"
 }
 
-# Ends the process of FILE with SIGNAL, after SECONDS with KILL; forgets its number.
-end_process() {
-  local file=$1 dir=$2 signal=$3 seconds=$4 pid
-  dir=$(cd "$dir" 2>/dev/null && pwd) || return 0
-  if pid=$(runs "$file" "$dir"); then
-    kill "-$signal" "$pid" 2>/dev/null || true
-    for _ in $(seq 1 $((seconds * 10))); do
-      runs "$file" "$dir" >/dev/null || break
-      sleep 0.1
-    done
-    if pid=$(runs "$file" "$dir"); then kill -9 "$pid" 2>/dev/null || true; fi
-  fi
-  rm -f "$file"
-}
-
 # When a process began, the same text at every question; nothing where there is none. Not by ps where there is /proc: it
 # works the time out from two clocks, and may be a second off from one question to the next.
 born() {
@@ -31,6 +16,23 @@ born() {
   else
     ps -o lstart= -p "$1" 2>/dev/null || true
   fi
+}
+
+# Ends the process of FILE with SIGNAL, after SECONDS with KILL; returns when it is gone with all that it held, and forgets
+# its number. (A process that is ending has no command line any more, and still its ports.)
+end_process() {
+  local file=$1 dir=$2 signal=$3 seconds=$4 pid since
+  dir=$(cd "$dir" 2>/dev/null && pwd) || return 0
+  if pid=$(runs "$file" "$dir"); then
+    since=$(born "$pid")
+    kill "-$signal" "$pid" 2>/dev/null || true
+    for _ in $(seq 1 $((seconds * 10))); do
+      [ "$(born "$pid")" = "$since" ] || break
+      sleep 0.1
+    done
+    if [ "$(born "$pid")" = "$since" ]; then kill -9 "$pid" 2>/dev/null || true; fi
+  fi
+  rm -f "$file"
 }
 
 # Waits until the process is gone that has this number now.

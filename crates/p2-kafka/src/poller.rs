@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 use p2_core::record::Topic;
 use p2_stream::ports::{CommittedOffset, LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
 use tokio::sync::mpsc;
 
-use crate::callbacks::{Callbacks, Change, Client, Shared, committed};
-use crate::config::{self, KafkaConfig};
+use crate::callbacks::{Change, Client, Shared, committed};
+use crate::config::KafkaConfig;
 use crate::log::Slot;
 use crate::ownership::{Lane, Tenure};
 use crate::reader::SharedReaders;
 use crate::records::{self, Names};
+
+mod joining;
+
+use joining::{Recipe, Trouble};
 
 /// Records handed over at a time.
 const RECORDS_MAX: usize = 500;
@@ -33,11 +36,6 @@ const WAITING_BYTES_MAX: usize = 32 << 20;
 pub(crate) const GAP_OFFSETS_MAX: i64 = 16;
 /// Seeks that may be refused before a partition is taken up anew.
 const SEEKS_MAX: u32 = 50;
-/// How often the broker may take another for this member, within that time, before the slot counts as taken.
-const FENCES_MAX: usize = 3;
-const FENCES_WITHIN: Duration = Duration::from_secs(60);
-/// What is waited after the first of them; twice that after the second.
-const FENCED_PAUSE: Duration = Duration::from_secs(1);
 /// Longest answer to a question for committed progress before it is asked again.
 const FETCH_PROGRESS: Duration = Duration::from_secs(2);
 
@@ -99,41 +97,6 @@ struct LaneState {
     is_dead: bool,
     /// How often the newest seek was refused.
     refusals: u32,
-}
-
-/// What a member's consumer is made from.
-struct Recipe {
-    config: KafkaConfig,
-    names: Names,
-    shared: Arc<Shared>,
-    group: String,
-    instance: String,
-    topics: Vec<Topic>,
-}
-
-impl Recipe {
-    /// A consumer that joins the group.
-    fn consumer(&self) -> Result<Arc<Client>, LogError> {
-        let commit_max = Duration::from_millis(u64::from(self.config.transaction_timeout_ms) * 2);
-        let callbacks = Callbacks::new(self.names.clone(), Arc::clone(&self.shared), commit_max);
-        let made =
-            Client::from_config_and_context(&self.config.member(&self.group, &self.instance), callbacks);
-        let client = Arc::new(made.map_err(|error| config::property(&error))?);
-        let subscription: Vec<&str> = self.topics.iter().map(|topic| self.names.of(*topic)).collect();
-        client
-            .subscribe(&subscription)
-            .map_err(|error| LogError::Refused(format!("group {} cannot be joined: {error}", self.group)))?;
-        self.shared.state().client = Some(Arc::clone(&client));
-        Ok(client)
-    }
-}
-
-/// Why a consumer is of no use any more.
-enum Trouble {
-    /// The broker takes another for this member.
-    Fenced,
-    /// The member is of no use either.
-    Failed(LogError),
 }
 
 /// A member's poller.
@@ -254,45 +217,6 @@ impl Poller {
             self.take_changes();
         }
         self.close().await;
-    }
-
-    /// Joins with a new consumer, after a pause that grows: what fenced this one may have been a coordinator that
-    /// came back with an old state of the group. Where it happens again and again, the slot is another process's too.
-    /// False where the member closes meanwhile.
-    async fn join_again(&mut self) -> Result<bool, LogError> {
-        let now = Instant::now();
-        self.fenced.retain(|at| now.duration_since(*at) < FENCES_WITHIN);
-        self.fenced.push(now);
-        if self.fenced.len() > FENCES_MAX {
-            return Err(LogError::Refused(format!(
-                "another process runs with the slot '{}': give each process its own kafka.slot",
-                self.config.slot
-            )));
-        }
-        tracing::warn!(slot = self.config.slot, "the broker takes another for this member: joining again");
-        {
-            let callbacks = self.client.context();
-            callbacks.retire();
-            let mut state = self.shared.wait_for_commit(callbacks.commit_max);
-            state.client = None;
-            for (lane, lane_state) in std::mem::take(&mut self.lanes) {
-                state.ownership.revoke(lane);
-                if lane_state.announced {
-                    let _ = self.notices.send(Notice::Revoked { lane });
-                }
-            }
-        }
-        let until =
-            tokio::time::Instant::now() + FENCED_PAUSE * u32::try_from(self.fenced.len()).unwrap_or(1);
-        while let Ok(command) = tokio::time::timeout_at(until, self.commands.recv()).await {
-            match command {
-                None | Some(Command::Close) => return Ok(false),
-                Some(Command::Fail(error)) => return Err(error),
-                Some(_) => {} // of partitions that are gone
-            }
-        }
-        self.client = self.recipe.consumer()?;
-        Ok(true)
     }
 
     fn fail(&self, error: LogError) {

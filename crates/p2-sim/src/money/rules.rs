@@ -207,6 +207,12 @@ impl Pages {
         if !named || !(0.0..=1.0).contains(&reward.score) {
             return None;
         }
+        // A person may reward anybody, an evaluation agents only.
+        if request.cause.kind == CauseKind::Evaluation
+            && self.purses.get(payee).is_none_or(|purse| purse.kind != AccountKind::Agent)
+        {
+            return None;
+        }
         let (treasury, amount) = match &self.policy {
             Some(policy) => {
                 let tier = policy.tiers.iter().find(|tier| reward.score >= tier.at_least)?;
