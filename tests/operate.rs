@@ -7,6 +7,7 @@ use p2_core::record::{DeadLetter, InboxBody, InboxMessage, Message, Payload, Top
 use p2_embedded::{Durability, Embedded, Options};
 use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_stream::ports::{Log, NewRecord};
+use p2_stream::shell::now_ms;
 use p2_stream::wire;
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ fn said(conversation: &str, text: &str) -> Message {
         InboxBody::UserText(UserText { agent: Some("worker".into()), branch: None, text: text.to_owned() });
     let inbox = InboxMessage { conversation: ConversationId::from(conversation), body };
     let payload = Payload::Inbox(inbox);
-    Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload }
+    Message { id, cause: id, cause_position: None, time_ms: now_ms(), traceparent: None, payload }
 }
 
 fn texts(conversation: &Value) -> Vec<String> {
@@ -97,11 +98,12 @@ fn a_dead_letter_is_replayed_once_and_again_only_by_force() {
             reason: "it was too large for an earlier limit".to_owned(),
             headers: original.headers.clone(),
             value: original.value.clone(),
-            time_ms: 1,
+            time_ms: now_ms(),
         };
         let id = letter.id;
         let payload = Payload::DeadLetter(letter);
-        let message = Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload };
+        let message =
+            Message { id, cause: id, cause_position: None, time_ms: now_ms(), traceparent: None, payload };
         vec![wire::encode(&message, "/test", partitions(Topic::DeadLetters)).unwrap()]
     });
     let id = Id::of_text("letter").to_string();
