@@ -32,6 +32,8 @@ sys.path.insert(0, str(EXAMPLES))
 import wire  # noqa: E402 - reads the environment
 from confluent_kafka import TopicPartition  # noqa: E402
 
+# Started in the background of a shell, this program ignores SIGINT, and its children would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 running = []
 
 
