@@ -49,7 +49,8 @@ fn samples(evaluation: &Evaluation) -> String {
     if *samples <= 1 && spread.is_none() && agreement.is_none() {
         return String::new();
     }
-    let part = |name: &str, value: &Option<f64>| value.map(|value| format!(", {name} {}", number(Some(value))));
+    let part =
+        |name: &str, value: &Option<f64>| value.map(|value| format!(", {name} {}", number(Some(value))));
     let parts = [part("spread", spread), part("agreement", agreement)];
     format!("{samples}{}", parts.into_iter().flatten().collect::<String>())
 }

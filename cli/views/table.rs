@@ -42,7 +42,9 @@ pub(crate) fn render_noted(header: &[&str], rows: Vec<(Vec<String>, Notes)>, wid
     let layout = Layout::of(header, rows.iter().map(|(row, _)| row));
     let mut lines = vec![layout.head(header)];
     for (row, notes) in &rows {
-        lines.push(layout.line(row, &|_, _| Style::new(), |cell| labelled::hanging(cell, layout.before, width)));
+        lines.push(
+            layout.line(row, &|_, _| Style::new(), |cell| labelled::hanging(cell, layout.before, width)),
+        );
         lines.extend(Some(labelled::render(notes, NOTE_INDENT, width)).filter(|notes| !notes.is_empty()));
     }
     lines.join("\n")

@@ -224,10 +224,12 @@ fn what_is_one_has_no_plural() {
 
 #[test]
 fn a_row_with_notes_cuts_nothing_and_fits_its_columns() {
-    let row = |seq: &str, what: &str, notes| (vec![seq.to_owned(), "reward".to_owned(), what.to_owned()], notes);
+    let row =
+        |seq: &str, what: &str, notes| (vec![seq.to_owned(), "reward".to_owned(), what.to_owned()], notes);
     let rows = || {
         let money = "#4 mint → treasury; now alpha 15.00, beta 10.00".to_owned();
-        let cause = "evaluation of alpha in x (score 1) ← evaluation 1 by paid@1 ← AssistantMessage alpha#9".to_owned();
+        let cause = "evaluation of alpha in x (score 1) ← evaluation 1 by paid@1 ← AssistantMessage alpha#9"
+            .to_owned();
         vec![
             row("7", "treasury -> agent_alpha 25.00 TOKEN", vec![("money", money), ("cause", cause)]),
             row("12", "agent_alpha", vec![("why", String::new())]),

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use super::super::{Run, agent_or_root, data_of};
 use crate::args::{EvalBackfill, EvalRun};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult, RecordsQuery, draw_id};
-use crate::views::lineage::find_branch;
 use crate::views::labelled::count;
+use crate::views::lineage::find_branch;
 use crate::views::parse_time;
 
 /// How often the answers are looked for.

@@ -121,7 +121,8 @@ impl Desk<'_> {
                     LedgerOutcome::Rejected(why) => format!("{}: {}", why.code, why.message),
                     _ => String::new(),
                 };
-                let notes = vec![("why", why), ("money", line.money(&view)), ("cause", line.chain.join(" ← "))];
+                let notes =
+                    vec![("why", why), ("money", line.money(&view)), ("cause", line.chain.join(" ← "))];
                 (vec![seq, at, kind, outcome, listed(made.id), details(&view, made)], notes)
             });
             let header = ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "TRANSACTION", "DETAILS"];

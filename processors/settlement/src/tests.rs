@@ -238,7 +238,7 @@ fn on_a_broken_book_a_request_stays_pending_and_nothing_is_written() {
     // Where every change is checked in full, no request is answered on a sum that is not 0, not even refused.
     if cfg!(debug_assertions) {
         let mut book = opened();
-        let mut alpha = book.accounts[&AccountId::from("alpha")].clone();
+        let mut alpha = book.account(&AccountId::from("alpha")).unwrap().clone();
         alpha.balance.posted += 1;
         book.accounts.insert(AccountId::from("alpha"), alpha);
         for body in [transfer("alpha", "beta", 100), transfer("alpha", "nobody", 100)] {

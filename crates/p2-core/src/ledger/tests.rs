@@ -123,7 +123,7 @@ impl Desk {
 
     /// Posted and reserved of an account.
     fn has(&self, name: &str) -> (i64, i64) {
-        let balance = self.book.accounts[&account(name)].balance;
+        let balance = self.book.account(&account(name)).unwrap().balance;
         (balance.posted, balance.reserved)
     }
 
