@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Applies each of tests/mutants/*.patch to a scratch worktree and runs a simulation until it fails: the one that
 # the patch names in its first line (`test: conversations`, the real processors), else `simulation`.
-# Prints how many seeds each mutant needed; fails on a survivor or on a mutant that does not build.
+# Prints how many seeds each mutant needed; fails on a survivor, or on a mutant that does not apply or build.
 # Mutants of the adapters say `test: real <package> <filter>` (a test on the real server) or `test: chaos <seed>
 # <minutes>` (the fault campaign). They need Java 17 and Maven, take minutes each, and are run where they are named or
 # P2_REAL is 1.
@@ -47,7 +47,10 @@ for name in "${names[@]}"; do
     patch="$root/tests/mutants/$name.patch"
     test=$(sed -n '1s/^test: //p' "$patch")
     test=${test:-simulation}
-    git checkout --quiet -- . && git apply "$patch"
+    git checkout --quiet -- .
+    if ! git apply "$patch" 2>"$scratch/build"; then
+        echo "$name: does not apply: $(head -1 "$scratch/build")"; failed=1; continue
+    fi
     read -r kind what more <<<"$test"
     if [ "$kind" = real ] || [ "$kind" = chaos ]; then
         of_adapter "$name" "$kind" "$what" "$more" || failed=1
