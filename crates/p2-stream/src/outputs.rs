@@ -1,4 +1,5 @@
-//! The progress of a group that lost it, from what it wrote: every output names the record that led to it.
+//! The progress of a group that lost it, from what it wrote: every output names the record that led to it. And whether
+//! progress that is told can be true: an output and the progress with it are committed together.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +7,16 @@ use p2_core::record::{ArtifactBody, Message, Payload, Topic};
 
 use crate::ports::{Log, LogError, StoredRecord};
 use crate::runtime::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
+use crate::topics::{CO_PARTITIONED, CO_PARTITIONED_BY_BOOK};
 use crate::wire;
+
+mod witness;
+pub use witness::{Witness, newest};
 
 /// Records read at a time.
 const READ_RECORDS: usize = 1_000;
+/// How much the clocks of those who write to the log may differ, milliseconds.
+const CLOCKS_DIFFER_MS: i64 = 3_600_000;
 /// The phase of a tool run that announces a call.
 const INTENT: &str = "intent";
 
@@ -51,7 +58,7 @@ pub async fn progress_from_outputs(
     for partition in 0..log.partitions(input) {
         let (start, _) = log.bounds(input, partition).await?;
         let marks = marks.remove(&partition).unwrap_or_default();
-        let inputs = offsets(log, input, partition).await?;
+        let inputs = offsets(log, input, partition, start).await?;
         found.insert(partition, progress(start, &inputs, &marks, input, partition)?);
     }
     Ok(found)
@@ -79,6 +86,73 @@ pub async fn progress_near_outputs(
     Ok(found)
 }
 
+/// What the progress of one partition must be, where all that is known of it is `told`: true once, and old. Done is what
+/// it says, and what was written since.
+///
+/// For a processor that writes nothing for most of its input it is [`progress_near_outputs`], never below `told`.
+///
+/// # Errors
+/// [`OutputsError`].
+pub async fn progress_since(
+    log: &dyn Log,
+    processor: &str,
+    input: Topic,
+    partition: i32,
+    told: &Progress,
+) -> Result<Progress, OutputsError> {
+    let (start, _) = log.bounds(input, partition).await?;
+    let inputs = offsets(log, input, partition, told.low.max(start)).await?;
+    // Every output is younger than the record that led to it, by the clocks of two machines.
+    let since_ms = match inputs.first() {
+        Some(first) => log.read(input, partition, *first, 1).await?.first().map(|first| first.record.time_ms),
+        None => None,
+    };
+    let since_ms = since_ms.map(|time_ms| time_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    let mut marks = BTreeMap::new();
+    for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
+        let together = is_together(topic, input);
+        for of in (0..log.partitions(topic)).filter(|of| !together || *of == partition) {
+            let from = match since_ms {
+                Some(since_ms) => log.offset_at(topic, of, since_ms).await?,
+                None => log.bounds(topic, of).await?.0,
+            };
+            marks_of(log, (topic, of, from), processor, input, &mut marks).await?;
+        }
+    }
+    let mut marks = marks.remove(&partition).unwrap_or_default();
+    let mut known = if is_sparse(input) {
+        let last = marks.keys().next_back().map_or(told.low, |last| last + 1);
+        let low = last.saturating_sub(WINDOW_OFFSETS_MAX).max(told.low).max(start);
+        let mut known = Progress::at(low);
+        for (offset, mark) in marks.range(low..) {
+            known.mark(*offset, *mark);
+        }
+        known
+    } else {
+        for offset in &inputs {
+            if let Some(mark) = told.mark_of(*offset) {
+                marks.entry(*offset).or_insert(mark);
+            }
+        }
+        let end = inputs.last().map_or(told.low, |last| last + 1);
+        progress(end, &inputs, &marks, input, partition)?
+    };
+    (known.batch, known.nonce, known.begun_ms) = (told.batch, told.nonce, told.begun_ms);
+    Ok(known)
+}
+
+/// Whether most records of a topic lead to no output of the processor that consumes it.
+pub fn is_sparse(input: Topic) -> bool {
+    input == Topic::Artifacts
+}
+
+/// Whether the outputs for a partition of `input` lie in the same partition of `topic`.
+fn is_together(topic: Topic, input: Topic) -> bool {
+    [&CO_PARTITIONED[..], &CO_PARTITIONED_BY_BOOK[..]]
+        .iter()
+        .any(|group| group.contains(&topic) && group.contains(&input))
+}
+
 /// Partition of the input → offset → what the outputs say of it.
 async fn marks(
     log: &dyn Log,
@@ -88,26 +162,38 @@ async fn marks(
     let mut marks: BTreeMap<i32, BTreeMap<i64, OffsetMark>> = BTreeMap::new();
     for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
         for partition in 0..log.partitions(topic) {
-            let (mut next, _) = log.bounds(topic, partition).await?;
-            loop {
-                let records = log.read(topic, partition, next, READ_RECORDS).await?;
-                let Some(last) = records.last() else { break };
-                next = last.offset + 1;
-                for (at, offset, mark) in records.iter().filter_map(|stored| told(stored, processor, input)) {
-                    let known = marks.entry(at).or_default().entry(offset).or_insert(mark);
-                    if mark == OffsetMark::Done {
-                        *known = mark;
-                    }
-                }
-            }
+            let (start, _) = log.bounds(topic, partition).await?;
+            marks_of(log, (topic, partition, start), processor, input, &mut marks).await?;
         }
     }
     Ok(marks)
 }
 
-/// The offsets of a partition that have a record.
-async fn offsets(log: &dyn Log, topic: Topic, partition: i32) -> Result<Vec<i64>, LogError> {
-    let (mut next, _) = log.bounds(topic, partition).await?;
+/// Adds what the outputs of one partition say, from an offset on.
+async fn marks_of(
+    log: &dyn Log,
+    (topic, partition, from): (Topic, i32, i64),
+    processor: &str,
+    input: Topic,
+    marks: &mut BTreeMap<i32, BTreeMap<i64, OffsetMark>>,
+) -> Result<(), LogError> {
+    let mut next = from;
+    loop {
+        let records = log.read(topic, partition, next, READ_RECORDS).await?;
+        let Some(last) = records.last() else { return Ok(()) };
+        next = last.offset + 1;
+        for (at, offset, mark) in records.iter().filter_map(|stored| told(stored, processor, input)) {
+            let known = marks.entry(at).or_default().entry(offset).or_insert(mark);
+            if mark == OffsetMark::Done {
+                *known = mark;
+            }
+        }
+    }
+}
+
+/// The offsets of a partition that have a record, from one on.
+async fn offsets(log: &dyn Log, topic: Topic, partition: i32, from: i64) -> Result<Vec<i64>, LogError> {
+    let mut next = from;
     let mut found = Vec::new();
     loop {
         let records = log.read(topic, partition, next, READ_RECORDS).await?;

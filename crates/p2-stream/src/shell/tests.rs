@@ -16,8 +16,8 @@ use crate::runtime::Start;
 use crate::wire::{ProcessorWire, encode};
 
 /// Answers each record with one artifact of its conversation.
-struct Echo {
-    view: Option<Topic>,
+pub(super) struct Echo {
+    pub(super) view: Option<Topic>,
 }
 
 impl Processor for Echo {
@@ -74,9 +74,13 @@ fn message(id: Id, payload: Payload) -> Message {
 }
 
 fn answer(to: &Message) -> Message {
-    let id = Id::derive(&to.id, "answer", 0);
+    answer_to(to.id, to.payload.key())
+}
+
+pub(super) fn answer_to(message_id: Id, key: &str) -> Message {
+    let id = Id::derive(&message_id, "answer", 0);
     let body = ArtifactBody::Event(ArtifactEvent { name: "echo".into(), data: JsonText(json!({})) });
-    let conversation = ConversationId::from(to.payload.key());
+    let conversation = ConversationId::from(key);
     let (agent, branch, entry, parents) = (None, None, None, Vec::new());
     message(
         id,
@@ -84,7 +88,7 @@ fn answer(to: &Message) -> Message {
     )
 }
 
-fn text(key: &str, number: u32) -> NewRecord {
+pub(super) fn text(key: &str, number: u32) -> NewRecord {
     let id = Id::derive(&Id::of_text(key), "text", number);
     let body = InboxBody::UserText(UserText { agent: None, branch: None, text: number.to_string() });
     let payload = Payload::Inbox(InboxMessage { conversation: ConversationId::from(key), body });
@@ -106,10 +110,10 @@ async fn answers(log: &MemoryLog, count: usize, key: &str) -> usize {
     panic!("{count} answers did not come");
 }
 
-type Running = (tokio::task::JoinHandle<Result<(), ShellError>>, watch::Sender<bool>, Metrics);
+pub(super) type Running = (tokio::task::JoinHandle<Result<(), ShellError>>, watch::Sender<bool>, Metrics);
 
 /// Runs an echo until the sender says stop.
-fn start(view: Option<Topic>, log: &MemoryLog, store: MemoryStore) -> Running {
+pub(super) fn start(view: Option<Topic>, log: &MemoryLog, store: MemoryStore) -> Running {
     start_processor(Echo { view }, log, Arc::new(store))
 }
 
@@ -124,7 +128,7 @@ where
     start_on(processor, Arc::new(log.clone()), store)
 }
 
-fn start_on<P>(processor: P, log: Arc<dyn Log>, store: Arc<dyn StackStore>) -> Running
+pub(super) fn start_on<P>(processor: P, log: Arc<dyn Log>, store: Arc<dyn StackStore>) -> Running
 where
     P: Processor + Send + 'static,
     P::Lane: Send,
@@ -148,7 +152,7 @@ where
 }
 
 /// Looks again and again until it is so.
-async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     for _ in 0..3_000_000 {
         if look().await {
             return;
