@@ -20,46 +20,25 @@ const CLOCKS_DIFFER_MS: i64 = 3_600_000;
 /// The phase of a tool run that announces a call.
 const INTENT: &str = "intent";
 
-/// Why there is no progress to be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OutputsError {
-    /// A record that was never processed lies too far before the last one that was.
-    #[error(
-        "{topic} partition {partition}: nothing was written for offset {pending}, but for {last}, which is more than \
-         {WINDOW_OFFSETS_MAX} offsets later: begin at a time instead"
-    )]
-    TooFar {
-        /// The input topic.
-        topic: String,
-        /// The partition.
-        partition: i32,
-        /// The first offset without an output.
-        pending: i64,
-        /// The last one with.
-        last: i64,
-    },
-    /// Reading failed.
-    #[error(transparent)]
-    Log(#[from] LogError),
-}
-
 /// The progress of a processor in every partition of its input, as its committed outputs tell it: what has an output
-/// is done, what has an announcement alone is claimed. Reads all topics from their start.
+/// is done, what has an announcement alone is claimed. What lies a window or more before something done is done as well,
+/// as no owner goes further ahead of its progress; there are inputs that lead to no output. Reads all topics from their
+/// start.
 ///
 /// # Errors
-/// [`OutputsError`].
+/// Those of the log.
 pub async fn progress_from_outputs(
     log: &dyn Log,
     processor: &str,
     input: Topic,
-) -> Result<BTreeMap<i32, Progress>, OutputsError> {
+) -> Result<BTreeMap<i32, Progress>, LogError> {
     let mut marks = marks(log, processor, input).await?;
     let mut found = BTreeMap::new();
     for partition in 0..log.partitions(input) {
         let (start, _) = log.bounds(input, partition).await?;
         let marks = marks.remove(&partition).unwrap_or_default();
         let inputs = offsets(log, input, partition, start).await?;
-        found.insert(partition, progress(start, &inputs, &marks, input, partition)?);
+        found.insert(partition, progress(start, &inputs, &marks));
     }
     Ok(found)
 }
@@ -69,12 +48,12 @@ pub async fn progress_from_outputs(
 /// under way lies within that window, and what lies before it is done.
 ///
 /// # Errors
-/// [`OutputsError::Log`].
+/// Those of the log.
 pub async fn progress_near_outputs(
     log: &dyn Log,
     processor: &str,
     input: Topic,
-) -> Result<BTreeMap<i32, Progress>, OutputsError> {
+) -> Result<BTreeMap<i32, Progress>, LogError> {
     let marks = marks(log, processor, input).await?;
     let mut found = BTreeMap::new();
     for partition in 0..log.partitions(input) {
@@ -87,63 +66,44 @@ pub async fn progress_near_outputs(
 }
 
 /// What the progress of one partition must be, where all that is known of it is `told`: true once, and old. Done is what
-/// it says, and what was written since.
-///
-/// For a processor that writes nothing for most of its input it is [`progress_near_outputs`], never below `told`.
+/// it says, and what [`progress_from_outputs`] tells of the outputs since the group was made to begin.
 ///
 /// # Errors
-/// [`OutputsError`].
+/// Those of the log.
 pub async fn progress_since(
     log: &dyn Log,
     processor: &str,
     input: Topic,
     partition: i32,
     told: &Progress,
-) -> Result<Progress, OutputsError> {
+) -> Result<Progress, LogError> {
     let (start, _) = log.bounds(input, partition).await?;
     let inputs = offsets(log, input, partition, told.low.max(start)).await?;
-    // Every output is younger than the record that led to it, by the clocks of two machines.
-    let since_ms = match inputs.first() {
-        Some(first) => log.read(input, partition, *first, 1).await?.first().map(|first| first.record.time_ms),
-        None => None,
-    };
-    let since_ms = since_ms.map(|time_ms| time_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    let mut since_ms = told.begun_ms.unwrap_or_default();
+    if let Some(first) = inputs.first()
+        && let Some(first) = log.read(input, partition, *first, 1).await?.first()
+    {
+        // Every output is younger than the record that led to it, by the clocks of two machines.
+        since_ms = since_ms.max(first.record.time_ms.saturating_sub(CLOCKS_DIFFER_MS));
+    }
     let mut marks = BTreeMap::new();
     for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
         let together = is_together(topic, input);
         for of in (0..log.partitions(topic)).filter(|of| !together || *of == partition) {
-            let from = match since_ms {
-                Some(since_ms) => log.offset_at(topic, of, since_ms).await?,
-                None => log.bounds(topic, of).await?.0,
-            };
-            marks_of(log, (topic, of, from), processor, input, &mut marks).await?;
+            let from = log.offset_at(topic, of, since_ms).await?;
+            let of = Outputs { processor, input, begun_ms: told.begun_ms, topic, partition: of };
+            of.marks(log, from, &mut marks).await?;
         }
     }
     let mut marks = marks.remove(&partition).unwrap_or_default();
-    let mut known = if is_sparse(input) {
-        let last = marks.keys().next_back().map_or(told.low, |last| last + 1);
-        let low = last.saturating_sub(WINDOW_OFFSETS_MAX).max(told.low).max(start);
-        let mut known = Progress::at(low);
-        for (offset, mark) in marks.range(low..) {
-            known.mark(*offset, *mark);
+    for offset in &inputs {
+        if let Some(mark) = told.mark_of(*offset) {
+            marks.entry(*offset).or_insert(mark);
         }
-        known
-    } else {
-        for offset in &inputs {
-            if let Some(mark) = told.mark_of(*offset) {
-                marks.entry(*offset).or_insert(mark);
-            }
-        }
-        let end = inputs.last().map_or(told.low, |last| last + 1);
-        progress(end, &inputs, &marks, input, partition)?
-    };
+    }
+    let mut known = progress(told.low.max(start), &inputs, &marks);
     (known.batch, known.nonce, known.begun_ms) = (told.batch, told.nonce, told.begun_ms);
     Ok(known)
-}
-
-/// Whether most records of a topic lead to no output of the processor that consumes it.
-pub fn is_sparse(input: Topic) -> bool {
-    input == Topic::Artifacts
 }
 
 /// Whether the outputs for a partition of `input` lie in the same partition of `topic`.
@@ -158,34 +118,50 @@ async fn marks(
     log: &dyn Log,
     processor: &str,
     input: Topic,
-) -> Result<BTreeMap<i32, BTreeMap<i64, OffsetMark>>, OutputsError> {
+) -> Result<BTreeMap<i32, BTreeMap<i64, OffsetMark>>, LogError> {
     let mut marks: BTreeMap<i32, BTreeMap<i64, OffsetMark>> = BTreeMap::new();
     for topic in Topic::ALL.into_iter().filter(|topic| *topic != Topic::Registry) {
         for partition in 0..log.partitions(topic) {
             let (start, _) = log.bounds(topic, partition).await?;
-            marks_of(log, (topic, partition, start), processor, input, &mut marks).await?;
+            let of = Outputs { processor, input, begun_ms: None, topic, partition };
+            of.marks(log, start, &mut marks).await?;
         }
     }
     Ok(marks)
 }
 
-/// Adds what the outputs of one partition say, from an offset on.
-async fn marks_of(
-    log: &dyn Log,
-    (topic, partition, from): (Topic, i32, i64),
-    processor: &str,
+/// The outputs of a processor for one input topic, as far as they lie in one partition.
+struct Outputs<'a> {
+    processor: &'a str,
     input: Topic,
-    marks: &mut BTreeMap<i32, BTreeMap<i64, OffsetMark>>,
-) -> Result<(), LogError> {
-    let mut next = from;
-    loop {
-        let records = log.read(topic, partition, next, READ_RECORDS).await?;
-        let Some(last) = records.last() else { return Ok(()) };
-        next = last.offset + 1;
-        for (at, offset, mark) in records.iter().filter_map(|stored| told(stored, processor, input)) {
-            let known = marks.entry(at).or_default().entry(offset).or_insert(mark);
-            if mark == OffsetMark::Done {
-                *known = mark;
+    /// Only those that are younger.
+    begun_ms: Option<i64>,
+    topic: Topic,
+    partition: i32,
+}
+
+impl Outputs<'_> {
+    /// Adds what they say from an offset on, by partition of the input.
+    async fn marks(
+        &self,
+        log: &dyn Log,
+        from: i64,
+        marks: &mut BTreeMap<i32, BTreeMap<i64, OffsetMark>>,
+    ) -> Result<(), LogError> {
+        let mut next = from;
+        loop {
+            let records = log.read(self.topic, self.partition, next, READ_RECORDS).await?;
+            let Some(last) = records.last() else { return Ok(()) };
+            next = last.offset + 1;
+            let young = |stored: &&StoredRecord| {
+                self.begun_ms.is_none_or(|begun_ms| stored.record.time_ms > begun_ms)
+            };
+            let records = records.iter().filter(young);
+            for (at, offset, mark) in records.filter_map(|stored| told(stored, self.processor, self.input)) {
+                let known = marks.entry(at).or_default().entry(offset).or_insert(mark);
+                if mark == OffsetMark::Done {
+                    *known = mark;
+                }
             }
         }
     }
@@ -221,26 +197,17 @@ fn told(stored: &StoredRecord, processor: &str, input: Topic) -> Option<(i32, i6
     Some((at.partition, at.offset, mark))
 }
 
-/// Progress from marks. Offsets without a record hold nothing up.
-fn progress(
-    start: i64,
-    inputs: &[i64],
-    marks: &BTreeMap<i64, OffsetMark>,
-    topic: Topic,
-    partition: i32,
-) -> Result<Progress, OutputsError> {
+/// Progress from marks. Offsets without a record hold nothing up, and neither does what lies a window before.
+fn progress(start: i64, inputs: &[i64], marks: &BTreeMap<i64, OffsetMark>) -> Progress {
     let done = |offset: &i64| marks.get(offset) == Some(&OffsetMark::Done);
     let first = inputs.iter().copied().find(|offset| !done(offset));
     let low = first.or_else(|| inputs.last().map(|last| last + 1)).unwrap_or(start);
     let last = marks.keys().next_back().copied().unwrap_or(low);
-    if last - low >= WINDOW_OFFSETS_MAX {
-        return Err(OutputsError::TooFar { topic: topic.name(), partition, pending: low, last });
-    }
-    let mut known = Progress::at(low);
-    for (offset, mark) in marks.range(low..) {
+    let mut known = Progress::at(low.max(last + 1 - WINDOW_OFFSETS_MAX));
+    for (offset, mark) in marks.range(known.low..) {
         known.mark(*offset, *mark);
     }
-    Ok(known)
+    known
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ use p2_core::record::Topic;
 use super::is_together;
 use crate::ports::{Log, LogError, StoredRecord};
 use crate::runtime::Progress;
+use crate::topics::spec;
 use crate::wire;
 
 /// How far back outputs are looked for, in two steps, offsets.
 const BACK: [i64; 2] = [200, 4_000];
 /// Outputs of one topic that are looked at.
 const OUTPUTS_MAX: usize = 50;
-/// Records read at a time.
-const READ_RECORDS: usize = 1_000;
 
 /// An output: what it says of a record of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,29 +51,32 @@ pub async fn newest(
     partition: i32,
 ) -> Result<Vec<Witness>, LogError> {
     let source = format!("/p2/{processor}");
-    let mut found = Vec::new();
-    for topic in Topic::ALL.into_iter().filter(|topic| is_together(*topic, input)) {
-        let (start, end) = log.bounds(topic, partition).await?;
-        for back in BACK {
-            let from = end.saturating_sub(back).max(start);
-            let mut told = Vec::new();
-            let mut next = from;
-            loop {
-                let records = log.read(topic, partition, next, READ_RECORDS).await?;
-                let Some(last) = records.last() else { break };
-                next = last.offset + 1;
-                told.extend(records.iter().filter_map(|stored| witness(stored, &source, input, partition)));
+    let of_topic = |topic: Topic| {
+        let source = source.as_str();
+        async move {
+            for back in BACK {
+                let records = log.newest(topic, partition, back).await?;
+                let told = records.iter().filter_map(|stored| witness(stored, source, input, partition));
+                let mut told: Vec<Witness> = told.collect();
+                let older = told.len().saturating_sub(OUTPUTS_MAX);
+                told.drain(..older);
+                if !told.is_empty() {
+                    return Ok(told);
+                }
             }
-            let older = told.len().saturating_sub(OUTPUTS_MAX);
-            told.drain(..older);
-            let enough = !told.is_empty() || from == start;
-            found.append(&mut told);
-            if enough {
-                break;
-            }
+            Ok(Vec::new())
         }
-    }
-    Ok(found)
+    };
+    let topics =
+        Topic::ALL.into_iter().filter(|topic| is_together(*topic, input) && writes(processor, *topic));
+    let found = futures::future::try_join_all(topics.map(of_topic)).await?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Whether a processor writes to a topic; one that no topic names may write to any.
+fn writes(processor: &str, topic: Topic) -> bool {
+    let names = |topic| spec(topic).is_ok_and(|spec| spec.producers.iter().any(|name| name == processor));
+    names(topic) || !Topic::ALL.into_iter().any(names)
 }
 
 fn witness(stored: &StoredRecord, source: &str, input: Topic, partition: i32) -> Option<Witness> {

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use super::gauge::Gauge;
 use super::{ShellError, patiently};
-use crate::outputs::{self, OutputsError, Witness};
-use crate::ports::{CommittedOffset, Log, LogError, Member};
+use crate::outputs::{self, Witness};
+use crate::ports::{CommittedOffset, Log, Member};
 use crate::runtime::{Event, Progress, Start};
 
 /// How often the group is asked again, and the pause before the first time, milliseconds; it doubles.
@@ -27,8 +27,8 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// The event that begins work on a partition. `committed` is what the group was told; where the processor's own
-    /// outputs contradict it the group is asked again, and where that does not help, the outputs count. None where work
-    /// cannot begin: it is time to stop, or the partition is halted.
+    /// outputs contradict it the group is asked again, and where that does not help, the outputs count. None where it is
+    /// time to stop.
     ///
     /// # Errors
     /// Where the log is of no use any more.
@@ -65,18 +65,12 @@ impl Asked<'_> {
                 continue;
             }
             let Ok(Some(told)) = progress else { break };
-            match self.restored(partition, &told).await? {
-                Ok(progress) => {
-                    let (from, to) = (told.low, progress.low);
-                    tracing::warn!(processor = name, partition, from, to, "progress taken from outputs");
-                    self.gauge.assignment("restored");
-                    committed = Some(progress.encode());
-                }
-                Err(reason) => {
-                    self.gauge.halted(partition, &reason);
-                    return Ok(None);
-                }
-            }
+            let since = || outputs::progress_since(log.as_ref(), name, input, partition, &told);
+            let progress = patiently(self.stop, since).await?;
+            let (from, to) = (told.low, progress.low);
+            tracing::warn!(processor = name, partition, from, to, "progress taken from outputs");
+            self.gauge.assignment("restored");
+            committed = Some(progress.encode());
             break;
         }
         let (start, end) = patiently(self.stop, || log.bounds(input, partition)).await?;
@@ -95,27 +89,6 @@ impl Asked<'_> {
             Ok(None) if self.start == Start::Refuse => newest.last(),
             Ok(None) | Err(_) => None,
         }
-    }
-
-    /// Progress from outputs; a sentence where they leave it open.
-    async fn restored(
-        &self,
-        partition: i32,
-        told: &Progress,
-    ) -> Result<Result<Progress, String>, ShellError> {
-        let since = || async {
-            match outputs::progress_since(self.log.as_ref(), self.gauge.name, self.input, partition, told)
-                .await
-            {
-                Ok(progress) => Ok(Ok(progress)),
-                Err(OutputsError::Log(error)) => Err(error),
-                Err(far @ OutputsError::TooFar { .. }) => Ok(Err(format!(
-                    "the group's progress is older than its outputs, and they do not tell it: {far}"
-                ))),
-            }
-        };
-        let restored: Result<_, LogError> = patiently(self.stop, since).await;
-        Ok(restored?)
     }
 }
 

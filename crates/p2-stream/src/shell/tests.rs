@@ -62,7 +62,7 @@ impl Processor for Echo {
     }
 }
 
-struct NoCalls;
+pub(super) struct NoCalls;
 
 #[async_trait]
 impl<P: Processor<Request = (), Reply = ()>> CallPort<P> for NoCalls {
@@ -74,13 +74,9 @@ fn message(id: Id, payload: Payload) -> Message {
 }
 
 fn answer(to: &Message) -> Message {
-    answer_to(to.id, to.payload.key())
-}
-
-pub(super) fn answer_to(message_id: Id, key: &str) -> Message {
-    let id = Id::derive(&message_id, "answer", 0);
+    let id = Id::derive(&to.id, "answer", 0);
     let body = ArtifactBody::Event(ArtifactEvent { name: "echo".into(), data: JsonText(json!({})) });
-    let conversation = ConversationId::from(key);
+    let conversation = ConversationId::from(to.payload.key());
     let (agent, branch, entry, parents) = (None, None, None, Vec::new());
     message(
         id,
@@ -152,7 +148,7 @@ where
 }
 
 /// Looks again and again until it is so.
-pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     for _ in 0..3_000_000 {
         if look().await {
             return;

@@ -1,9 +1,7 @@
-use p2_core::ids::Id;
-
 use super::super::tests::{Echo, start, start_on, text};
 use super::*;
 use crate::memory::{MemoryLog, MemoryStore};
-use crate::ports::{Batch, Committer, Follower, MemberEvent, NewRecord, StoredRecord};
+use crate::ports::{Batch, Committer, Follower, LogError, MemberEvent, NewRecord, StoredRecord};
 use crate::runtime::OffsetMark;
 
 const KEY: &str = "a conversation";
@@ -193,31 +191,4 @@ async fn a_group_that_remembers_in_time_is_believed() {
     running.await.unwrap().unwrap();
     assert_eq!(answers(&log, 11).await, 11, "nothing is answered twice");
     assert!(!metrics.text(0).contains(r#"event="restored""#));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_partition_whose_outputs_do_not_tell_its_progress_is_halted() {
-    let log = MemoryLog::new(4);
-    let count = u32::try_from(crate::runtime::WINDOW_OFFSETS_MAX).unwrap() + 2;
-    log.append((0..count).map(|number| text(KEY, number)).collect()).await.unwrap();
-    // The last one only was answered, as far as the outputs say.
-    let last = Id::derive(&Id::of_text(KEY), "text", count - 1);
-    let at = p2_core::record::Position {
-        topic: Topic::Inbox,
-        partition: partition(),
-        offset: i64::from(count) - 1,
-    };
-    let mut answer = super::super::tests::answer_to(last, KEY);
-    answer.cause_position = Some(at);
-    log.append(vec![crate::wire::encode(&answer, "/p2/echo", 4).unwrap()]).await.unwrap();
-    tell(&log, &Progress::at(0).begun(0)).await;
-    let (running, stop, metrics) = start(None, &log, MemoryStore::default());
-    super::super::tests::until("halted", async || {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        metrics.text(0).contains(r#"event="halted""#)
-    })
-    .await;
-    stop.send(true).unwrap();
-    running.await.unwrap().unwrap();
-    assert_eq!(log.read(Topic::Artifacts, partition(), 0, 9).await.unwrap().len(), 1);
 }
