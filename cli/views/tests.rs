@@ -261,7 +261,7 @@ fn judged(evaluation: Evaluation) -> String {
         entry: Some(5),
         parents: Vec::new(),
         time_ms: 0,
-        body: ArtifactBody::Evaluation(evaluation.clone()),
+        body: ArtifactBody::Evaluation(Box::new(evaluation.clone())),
     };
     plain(&evaluation::render(&artifact, &evaluation, "x alpha/main@5".to_owned(), 100))
 }

@@ -548,6 +548,22 @@ fn what_a_person_refuses_or_nobody_answers_is_not_done() {
 }
 
 #[test]
+fn what_a_person_agrees_to_after_its_time_is_not_done_even_where_no_timer_was_faster() {
+    let mut desk = with_threshold();
+    let large = PaymentRequest {
+        not_after_ms: Some(NOON + 100),
+        ..request("large", transfer("alpha", "beta", 6_000))
+    };
+    assert_eq!(desk.code_of(&large), "pending");
+    let before = (desk.has("alpha"), desk.has("beta"));
+    desk.now = NOON + 100;
+    desk.ok("yes", PaymentBody::Approve(Approve { request: id("large") }));
+    assert_eq!(desk.book.answers[&id("large")].code, Code::Expired);
+    assert_eq!((desk.has("alpha"), desk.has("beta")), before);
+    assert!(desk.book.held.is_empty() && desk.book.due.is_empty());
+}
+
+#[test]
 fn a_query_answers_and_leaves_no_trace() {
     let mut desk = Desk::new();
     desk.ok("pay", transfer("alpha", "beta", 1));
