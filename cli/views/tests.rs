@@ -237,17 +237,18 @@ fn a_row_with_notes_cuts_nothing_and_fits_its_columns() {
     };
     let header = ["SEQ", "OPERATION", "DETAILS"];
     let narrow = plain(&table::render_noted(&header, rows(), 44));
-    expect![[r#"
-         SEQ  OPERATION  DETAILS
-         7    reward     treasury -> agent_alpha
-                         25.00 TOKEN
-              money  #4 mint → treasury; now alpha
-                     15.00, beta 10.00
-              cause  evaluation of alpha in x (score
-                     1) ← evaluation 1 by paid@1 ←
-                     AssistantMessage alpha#9
-         12   reward     agent_alpha"#]]
-    .assert_eq(&narrow);
+    let expected = [
+        " SEQ  OPERATION  DETAILS",
+        " 7    reward     treasury -> agent_alpha",
+        "                 25.00 TOKEN",
+        "      money  #4 mint → treasury; now alpha",
+        "             15.00, beta 10.00",
+        "      cause  evaluation of alpha in x (score",
+        "             1) ← evaluation 1 by paid@1 ←",
+        "             AssistantMessage alpha#9",
+        " 12   reward     agent_alpha",
+    ];
+    assert_eq!(narrow.lines().collect::<Vec<_>>(), expected);
     let wide = plain(&table::render_noted(&header, rows(), u16::MAX));
     assert_eq!(wide.lines().count(), 5, "a note is one line where nothing limits it:\n{wide}");
 }
@@ -296,7 +297,23 @@ fn an_evaluation_says_everything_that_it_has_and_nothing_that_it_has_not() {
         request: None,
         error: None,
     });
-    expect![[r#""#]].assert_eq(&full);
+    let expected = [
+        " evaluation  efe77b201dc216c0edf435a227df2b28",
+        " evaluator   style, version 3",
+        " judged      x alpha/main@5",
+        " again       after the new rubric",
+        " score       0.75",
+        " metrics     wit 0.5, words 12",
+        " comment     Short, and to the point.",
+        " samples     2, spread 0.1, agreement 0.8",
+        " judge       m/one as critic: 0.7 in 1 sample",
+        " judge       m/two: 0.8 in 1 sample",
+        " effort      1 call of models, 200 tokens in prompts, 1 token in replies, 0.0012 USD, 40 ms",
+        " same as     2a51d3547c23a8de50f3e23285a0df35",
+        " target      34a04005bcaf206eec990bd9637d9fdb",
+        " content     abababababababababababababababababababababababababababababababab",
+    ];
+    assert_eq!(full.lines().collect::<Vec<_>>(), expected);
     let failed = judged(Evaluation {
         evaluator: "style".to_owned(),
         version: 3,
