@@ -55,3 +55,18 @@ pub(super) async fn followers_get_everything_from_where_they_asked(log: &impl Lo
         assert_eq!(got.len(), 2);
     }
 }
+
+pub(super) async fn gives_the_newest(log: &impl Log, _: LogTraits) {
+    for n in 0..40 {
+        log.append(vec![inbox(3, &n.to_string())]).await.unwrap();
+    }
+    let whole = log.read(Topic::Inbox, 3, 0, 99).await.unwrap();
+    let (_, end) = log.bounds(Topic::Inbox, 3).await.unwrap();
+    for offsets in [0, 1, 9, end, i64::MAX] {
+        let newest = log.newest(Topic::Inbox, 3, offsets).await.unwrap();
+        let from = end.saturating_sub(offsets);
+        let expected: Vec<_> = whole.iter().filter(|stored| stored.offset >= from).collect();
+        assert_eq!(newest.iter().collect::<Vec<_>>(), expected, "of the newest {offsets} offsets");
+    }
+    assert_eq!(log.newest(Topic::Inbox, 2, 9).await.unwrap(), [], "nothing is there");
+}
