@@ -8,6 +8,14 @@ const NAME_BYTES_MAX: usize = 100;
 /// Longest text that people write into a request, bytes.
 const TEXT_BYTES_MAX: usize = 2_000;
 
+/// What the names of spending accounts begin with: those that agents' budgets may use beside their own wallets.
+pub const BUDGET: &str = "budget:";
+
+/// Whether an account is named as a spending account.
+pub fn is_budget(name: &AccountId) -> bool {
+    name.as_str().strip_prefix(BUDGET).is_some_and(|rest| !rest.is_empty())
+}
+
 /// Checks the name of an account.
 ///
 /// # Errors

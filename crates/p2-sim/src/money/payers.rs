@@ -141,12 +141,12 @@ impl Payers {
             0..30 => transfer(from, to, rng),
             30..44 => {
                 let expires_ms = rng.random_bool(0.6).then(|| now_ms + rng.random_range(-500..9_000));
-                PaymentBody::Reserve(Reserve { from, to, amount: amount(rng), expires_ms })
+                PaymentBody::Reserve(Reserve { from, to, amount: amount(rng), expires_ms, scale: None })
             }
             44..54 => {
                 let reservation = any(&open, rng).or(any(&ended, rng)).unwrap_or_else(|| Id::of_text(&name));
                 let part = rng.random_bool(0.5).then(|| amount(rng));
-                PaymentBody::Post(Post { reservation, amount: part })
+                PaymentBody::Post(Post { reservation, amount: part, scale: None })
             }
             54..60 => {
                 let which = if rng.random_range(0..3) == 0 { &ended } else { &open };

@@ -220,8 +220,8 @@ fn payment_bodies() -> Vec<PaymentBody> {
             legs: vec![Leg { from: account.clone(), to: to.clone(), amount }],
             scale: Some(2),
         }),
-        PaymentBody::Reserve(Reserve { from: account.clone(), to, amount, expires_ms: Some(9) }),
-        PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1) }),
+        PaymentBody::Reserve(Reserve { from: account.clone(), to, amount, expires_ms: Some(9), scale: None }),
+        PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1), scale: None }),
         PaymentBody::Void(Void { reservation: id("payment") }),
         PaymentBody::Expire(Expire { reference: id("payment") }),
         PaymentBody::Reward(Reward {
