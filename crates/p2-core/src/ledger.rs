@@ -24,7 +24,7 @@ pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decim
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
-pub use names::{BUDGET, check_account, check_book, check_name, is_budget};
+pub use names::{BUDGET, budget_account, check_account, check_book, check_name, is_budget};
 pub use outside::{
     Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,
     due_outside, replied,
@@ -35,5 +35,7 @@ pub use reward::{default_policy, reward_id};
 pub const MINT: &str = "mint";
 /// The name of a book's treasury.
 pub const TREASURY: &str = "treasury";
+/// The name of the account that is paid for work.
+pub const FEES: &str = "fees";
 /// The book that is meant where none is named.
 pub const MAIN_BOOK: &str = "main";

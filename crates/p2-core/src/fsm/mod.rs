@@ -1,6 +1,7 @@
 //! The finite-state machine: one file per kind of input, on top of [`builder::Step`].
 
 mod branch_command;
+mod budget;
 mod builder;
 mod control;
 mod cost;

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use super::budget::Cost;
 use super::builder::Step;
-use super::{applied, cost, lookup, recorded, tool_calls, turn};
+use super::{applied, budget, cost, lookup, recorded, tool_calls, turn};
 use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
@@ -24,7 +25,11 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
     let holders = step.conv.holders(&open);
     let agent = open.agent;
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
-    step.close(wait);
+    let cost = match &open.waiting.budget {
+        Some(_) => budget::of_model(step, &agent, &model_of(step, &agent, wait), outcome),
+        None => Cost::Nothing,
+    };
+    step.close_costing(wait, cost);
     for branch in &holders {
         match &outcome.result {
             Ok(reply) => replied(step, &agent, branch, wait, reply),

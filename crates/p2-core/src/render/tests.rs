@@ -67,7 +67,13 @@ fn result(call_id: &str) -> State {
 
 fn wait(kind: WaitKind) -> State {
     let id = Id::of_text("wait");
-    State::Waiting(Waiting { id, kind, deadline_ms: Some(1), correlation: "secret-wait".to_owned() })
+    State::Waiting(Waiting {
+        id,
+        kind,
+        deadline_ms: Some(1),
+        correlation: "secret-wait".to_owned(),
+        budget: None,
+    })
 }
 
 fn stack(states: Vec<State>) -> Vec<Entry> {

@@ -65,6 +65,7 @@ fn states() -> Vec<State> {
             kind: WaitKind::Payment,
             deadline_ms: Some(-1),
             correlation: "call_1".into(),
+            budget: None,
         }),
         State::UserInputRequest(UserInputRequest {
             id: id("request"),
