@@ -44,6 +44,7 @@ fn effect(name: &str) -> Effect {
         branch: "main".into(),
         not_after_ms: None,
         body: EffectBody::PublishReply(PublishReply { entry: 1, text: "hi".into() }),
+        reservation: None,
     }
 }
 

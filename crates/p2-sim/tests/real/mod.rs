@@ -47,7 +47,7 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) fn new(seed: u64, money: bool) -> Real {
-        let registry = registry::registry();
+        let registry = if money { registry::registry_with_budgets() } else { registry::registry() };
         let settings = Settings {
             dedup: [DedupPolicy::None, DedupPolicy::Penalty, DedupPolicy::Strict][seed as usize % 3],
             // Every other run meets the limit of entries.

@@ -147,6 +147,7 @@ impl Agent {
         });
         let effect = Effect {
             id,
+            reservation: None,
             conversation: key.into(),
             agent: "toy".into(),
             branch: BranchId::main(),
