@@ -123,7 +123,7 @@ pub struct Decision {
     pub transitions: Vec<StateTransition>,
     /// Effects to carry out.
     pub effects: Vec<Effect>,
-    /// Requests to the ledger, one per new Waiting(payment).
+    /// Requests to the ledger: one per new Waiting(payment), and the end of each reservation whose call has ended.
     pub payments: Vec<PaymentRequest>,
     /// Artifacts, the input's outcome among them.
     pub artifacts: Vec<Artifact>,
