@@ -157,7 +157,8 @@ pub fn decide(conversation: &Conversation, input: &Input, context: Context<'_>, 
 }
 
 /// The model calls that are open: what a new owner of the conversation asks again. Parked branches and
-/// paused conversations have none.
+/// paused conversations have none. One under a reservation has no time left (`deadline_ms` 0): it is not made again, its
+/// reply asks for a reservation for the next attempt.
 pub fn open_asks(conversation: &Conversation, context: Context<'_>) -> Vec<Ask> {
     crate::fsm::open_asks(conversation, context)
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::budget::Cost;
 use super::builder::Step;
 use super::{applied, budget, cost, lookup, recorded, tool_calls, turn};
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, OpenWait};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
 use crate::record::{ArtifactBody, ModelCall, Outcome};
@@ -25,6 +25,12 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
     let holders = step.conv.holders(&open);
     let agent = open.agent;
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
+    if is_interrupted(&open, outcome, step.now) {
+        let branch = holders.iter().find(|branch| !step.conv.is_parked(&agent, branch));
+        let branch = branch.unwrap_or(&open.branch).clone();
+        turn::ask_again(step, &agent, &branch, &open.waiting);
+        return applied();
+    }
     let cost = match &open.waiting.budget {
         Some(_) => budget::of_model(step, &agent, &model_of(step, &agent, wait), outcome),
         None => Cost::Nothing,
@@ -41,6 +47,14 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
         }
     }
     if parked { recorded("parked", "the branch is not checked out".into()) } else { applied() }
+}
+
+/// Whether a call under a reservation ran out of time before its deadline: its owner is gone, and the next one did not
+/// make it again ([`super::open_asks`]).
+fn is_interrupted(open: &OpenWait, outcome: &ModelOutcome, now: i64) -> bool {
+    let timed_out = outcome.result.as_ref().is_err_and(|error| error.class == ModelErrorClass::Timeout);
+    let early = open.waiting.deadline_ms.is_some_and(|deadline| deadline > now);
+    timed_out && early && open.waiting.budget.is_some()
 }
 
 /// The newest Waiting entry of that id, and where it is.

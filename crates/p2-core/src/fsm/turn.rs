@@ -157,7 +157,8 @@ pub(super) fn is_open(conv: &Conversation, agent: &AgentId, branch: &BranchId) -
         && is_pending(conv, agent, branch)
 }
 
-fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
+/// Asks a model again, unless the branch is parked or the conversation paused.
+pub(super) fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
     if step.conv.paused || step.conv.is_parked(agent, branch) {
         return;
     }

@@ -588,6 +588,26 @@ fn an_override_names_another_account_and_one_that_may_not_pay_is_refused() {
     assert!(outcome.message.contains("no budget in its definition"), "{}", outcome.message);
 }
 
+#[test]
+fn a_call_whose_owner_is_gone_is_paid_and_begun_again_under_a_reservation_of_its_own() {
+    let mut p = Purse::new(&budget("1", None));
+    p.say("one");
+    for round in 1..=4 {
+        let context = Context { registry: &p.w.registry, settings: &p.w.settings };
+        let asks = open_asks(&p.w.conv, context);
+        assert_eq!((asks.len(), asks[0].deadline_ms), (1, 0), "the next owner makes no call by itself");
+        let error =
+            ModelError { class: ModelErrorClass::Timeout, code: "timeout".into(), message: "gone".into() };
+        p.give(TEAM, 100);
+        p.end(asks[0].wait, Err(error), 0);
+        assert_eq!((p.has("fees").0, p.has(TEAM)), (100 * round, (500, 100)));
+        assert_ne!(p.w.ask_of("alpha"), asks[0].wait);
+    }
+    p.reply("at last", &[], None);
+    assert!(p.w.main().ends_with("assistant: at last\n"), "{}", p.w.main());
+    assert_eq!(p.has(TEAM), (400, 0));
+}
+
 /// With prices on two tools, one of which may be repeated.
 fn tools() -> Purse {
     let mut w = World::new();
