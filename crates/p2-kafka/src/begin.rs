@@ -83,6 +83,7 @@ fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: &Begin
         // Nothing is put over progress that the coordinator only has not loaded.
         known = fence::progress(&client, &names, &asked, longest, || client.context().refusal())?;
     }
+    let now_ms = p2_stream::shell::now_ms();
     let mut first = TopicPartitionList::new();
     for element in known.elements_for_topic(name) {
         if matches!(element.offset(), Offset::Offset(_)) {
@@ -99,7 +100,7 @@ fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: &Begin
             }
             Begin::Progress(known) => known.get(&partition).cloned().unwrap_or_else(|| at(low)),
         };
-        let progress = progress.encode();
+        let progress = progress.begun(now_ms).encode();
         first.add_partition_offset(name, partition, Offset::Offset(progress.offset)).map_err(failed)?;
         if let Some(mut element) = first.find_partition(name, partition) {
             element.set_metadata(progress.metadata);

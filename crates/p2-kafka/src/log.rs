@@ -277,6 +277,19 @@ impl Log for KafkaLog {
         blocking(move || readers.read((topic, partition), from, records_max)).await
     }
 
+    async fn newest(
+        &self,
+        topic: Topic,
+        partition: i32,
+        offsets: i64,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.check_lane(topic, partition)?;
+        let turn = self.inner.reads.acquire().await;
+        let _turn = turn.map_err(|_| LogError::Unavailable("the log is closed".to_owned()))?;
+        let readers = Arc::clone(&self.inner.readers);
+        blocking(move || readers.newest((topic, partition), offsets)).await
+    }
+
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
         self.check_lane(topic, partition)?;
         let readers = Arc::clone(&self.inner.readers);

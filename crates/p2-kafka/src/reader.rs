@@ -251,6 +251,17 @@ impl Readers {
         }
     }
 
+    /// Committed records among the newest `offsets` offsets below the last stable one. Waits for no transaction.
+    pub(crate) fn newest(&self, lane: Lane, offsets: i64) -> Result<Vec<StoredRecord>, LogError> {
+        let max = usize::try_from(offsets).unwrap_or(0);
+        let (start, stable) = watermarks(&self.stable, self.names.of(lane.0), lane.1, self.longest())?;
+        let from = stable.saturating_sub(offsets).max(start);
+        if from >= stable || max == 0 {
+            return Ok(Vec::new());
+        }
+        self.read_stable(lane, from, max, Instant::now() + self.longest())
+    }
+
     /// What a reader has next that stands at this very offset: no question to the broker, and mostly no waiting.
     /// Nothing where there is none, or it is at the end.
     fn read_on(&self, lane: Lane, from: i64, max: usize) -> Option<Vec<StoredRecord>> {

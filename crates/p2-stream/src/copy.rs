@@ -101,7 +101,7 @@ pub async fn copy(
                 return Err(CopyError::TooMuchClaimed { group: group.to_owned(), count: claimed });
             }
             let low = i64::try_from(done).unwrap_or(i64::MAX);
-            let mut known = Progress::at(low);
+            let mut known = Progress::at(low).begun(0);
             for offset in (low..).take(claimed) {
                 known.mark(offset, OffsetMark::Claimed);
             }
@@ -279,7 +279,8 @@ async fn commit(
     let (mut committed, mut pending) = (0, 0);
     while committed < target.partitions(topic) {
         let MemberEvent::Assigned { partition, .. } = member.next().await? else { continue };
-        let known = progress.get(&(topic, partition)).cloned().unwrap_or_default();
+        let known = progress.get(&(topic, partition)).cloned();
+        let known = known.unwrap_or_else(|| Progress::at(0).begun(0));
         let (_, end) = target.bounds(topic, partition).await?;
         pending += u64::try_from(end - known.low).unwrap_or(0);
         let batch = Batch { outputs: Vec::new(), progress: vec![(topic, partition, known.encode())] };

@@ -166,6 +166,26 @@ pub trait Log: Send + Sync {
         records_max: usize,
     ) -> Result<Vec<StoredRecord>, LogError>;
 
+    /// Committed records among the newest `offsets` offsets of what is decided, ascending: an open transaction is not
+    /// waited for, and nothing behind its beginning is seen. Fewer where they are large.
+    async fn newest(
+        &self,
+        topic: Topic,
+        partition: i32,
+        offsets: i64,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        let records_max = usize::try_from(offsets).unwrap_or(0);
+        loop {
+            let (start, end) = self.bounds(topic, partition).await?;
+            let from = end.saturating_sub(offsets).max(start);
+            match self.read(topic, partition, from, records_max).await {
+                // Deleted since: it begins somewhere else now.
+                Err(LogError::NotFound(_)) if self.bounds(topic, partition).await?.0 > from => {}
+                records => return records,
+            }
+        }
+    }
+
     /// (first offset kept, high watermark: above the last record).
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError>;
 

@@ -2,35 +2,22 @@
 
 use p2_core::definition::{Executor, Tool};
 use p2_core::ids::Id;
-use p2_core::record::{CallTool, Effect, EffectBody, InboxBody, Message, NotifyWebhook, Payload};
+use p2_core::record::{CallTool, Effect, EffectBody, Message, NotifyWebhook, Payload};
 use p2_core::registry::Registry;
 use p2_core::state::{RequestKind, ToolStatus};
 use p2_stream::ports::{Reconciled, ToolReply, ToolRequest};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark};
 use serde_json::json;
 
-use crate::outcome::{End, Writer, intent_id};
+use crate::outcome::{End, Writer};
 use crate::{RECONCILE_GRACE_MS, ToolExecReply, ToolExecRequest, ToolLane, WEBHOOK_TIMEOUT_MS, arguments};
 
 type Step = LaneStep<ToolExecRequest>;
 
-/// Takes the lane's record, or one of its outputs.
+/// Takes the lane's record.
 pub(crate) fn apply(lane: &mut ToolLane, message: &Message) {
-    match &message.payload {
-        Payload::Effect(effect) => {
-            if lane.effect().map(|known| known.id) != Some(effect.id) {
-                *lane = ToolLane::default();
-            }
-            lane.record = Some(message.clone());
-        }
-        Payload::Artifact(artifact) => {
-            lane.claimed |= lane.effect().is_some_and(|effect| intent_id(effect) == artifact.id);
-        }
-        Payload::Inbox(inbox) => {
-            lane.answered |= matches!(&inbox.body, InboxBody::ToolOutcome(outcome)
-                if lane.effect().is_some_and(|effect| effect.id == outcome.effect));
-        }
-        _ => {}
+    if matches!(message.payload, Payload::Effect(_)) {
+        lane.record = Some(message.clone());
     }
 }
 
@@ -41,15 +28,8 @@ pub(crate) fn decide(
     input: &LaneInput<ToolExecReply>,
     now_ms: i64,
 ) -> Step {
-    if lane.answered {
-        return step(Mark::Done);
-    }
     match input {
-        LaneInput::Record(record) => {
-            // An intent in this lane means that the call may have been made, whatever the input says.
-            let first = if lane.claimed { Arrival::Claimed } else { Arrival::First };
-            arrived(registry, record, first, now_ms)
-        }
+        LaneInput::Record(record) => arrived(registry, record, Arrival::First, now_ms),
         LaneInput::Claimed(record) => arrived(registry, record, Arrival::Claimed, now_ms),
         LaneInput::Reply { call, reply } => replied(registry, lane, call, reply, now_ms),
         LaneInput::Timer { .. } => step(unchanged(registry, lane)),

@@ -108,10 +108,6 @@ pub enum ToolExecReply {
 pub struct ToolLane {
     /// The effect's record. The runtime applies it before the first decision.
     record: Option<Message>,
-    /// The intent was written: the tool may have been called, and may not be called again.
-    claimed: bool,
-    /// The outcome was written: whatever comes now is too late.
-    answered: bool,
 }
 
 impl ToolLane {

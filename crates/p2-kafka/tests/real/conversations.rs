@@ -21,9 +21,12 @@ use p2_stream::memory::MemoryStore;
 use p2_stream::metrics::Metrics;
 use p2_stream::ports::{Log, Model, StackStore};
 use p2_stream::processor::Call;
-use p2_stream::runtime::{Limits, Start};
+use p2_stream::runtime::{Limits, Progress, Start};
 use p2_stream::shell::{self, CallPort, Setup, ShellError, Views, now_ms};
 use p2_stream::wire::{self, ProcessorWire};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tool_exec::toolbox::BuiltinToolbox;
@@ -173,23 +176,7 @@ async fn conversations_with_tools_end_once_each_while_instances_come_and_go() {
     for name in &names {
         inputs.push(say(&log, name, "And what is the weather in Rome?").await);
     }
-    let ended = async {
-        loop {
-            let mut done = 0;
-            for name in &names {
-                let transitions = store.load(&ConversationId::from(name.as_str())).await.unwrap();
-                done += usize::from(is_done(&transitions, 2));
-            }
-            if done == names.len() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(60), ended).await.is_err() {
-        let id = ConversationId::from(names[0].as_str());
-        panic!("not done in time: {:#?}", states(&store.load(&id).await.unwrap()));
-    }
+    all_done(&store, &names, 2).await;
     second.stop().await;
     third.stop().await;
 
@@ -210,13 +197,91 @@ async fn conversations_with_tools_end_once_each_while_instances_come_and_go() {
         assert!((1..=2).contains(&calls), "{name}: {calls} calls");
         assert_eq!(results, calls, "{name}: one result for each call");
     }
+    demand_one_outcome_each(&log, &inputs).await;
+}
+
+/// Waits until every conversation answered so many questions.
+async fn all_done(store: &MemoryStore, names: &[String], questions: usize) {
+    let ended = async {
+        loop {
+            let mut done = 0;
+            for name in names {
+                let transitions = store.load(&ConversationId::from(name.as_str())).await.unwrap();
+                done += usize::from(is_done(&transitions, questions));
+            }
+            if done == names.len() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(60), ended).await.is_err() {
+        let id = ConversationId::from(names[0].as_str());
+        panic!("not done in time: {:#?}", states(&store.load(&id).await.unwrap()));
+    }
+}
+
+/// Every input was decided once, and every call was made once.
+async fn demand_one_outcome_each(log: &KafkaLog, inputs: &[Id]) {
     let mut outcomes: BTreeMap<Id, usize> = BTreeMap::new();
-    for message in messages(&log, Topic::Artifacts).await {
-        if let Payload::Artifact(Artifact { body: ArtifactBody::InputOutcome(it), .. }) = message.payload {
-            *outcomes.entry(it.input).or_default() += 1;
+    let mut runs: BTreeMap<Id, usize> = BTreeMap::new();
+    for message in messages(log, Topic::Artifacts).await {
+        let Payload::Artifact(Artifact { body, .. }) = message.payload else { panic!("of another kind") };
+        match body {
+            ArtifactBody::InputOutcome(it) => *outcomes.entry(it.input).or_default() += 1,
+            ArtifactBody::ToolRun(run) => *runs.entry(run.effect).or_default() += 1,
+            _ => {}
         }
     }
+    assert!(runs.values().all(|runs| *runs == 1), "{runs:?}");
+    assert!(outcomes.values().all(|outcomes| *outcomes == 1), "{outcomes:?}");
     for input in inputs {
-        assert_eq!(outcomes.get(&input), Some(&1), "one outcome for each input");
+        assert_eq!(outcomes.get(input), Some(&1), "one outcome for each input");
     }
+}
+
+/// Puts the progress of a group with nothing done in the place of what it has, as a coordinator does that lost a part
+/// of its log. The group has no members.
+fn forget(config: &KafkaConfig, group: &str, topic: &str, begun_ms: i64) {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &config.brokers).set("group.id", format!("{}{group}", config.prefix));
+    let client: BaseConsumer = client.create().unwrap();
+    let old = Progress::at(0).begun(begun_ms).encode();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..4 {
+        let mut element = list.add_partition(&format!("{}{topic}", config.prefix), partition);
+        element.set_offset(Offset::Offset(old.offset)).unwrap();
+        element.set_metadata(&old.metadata);
+    }
+    client.commit(&list, CommitMode::Sync).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_whose_progress_a_coordinator_forgot_is_not_done_again() {
+    if !broker::is_wanted() {
+        return;
+    }
+    let config = broker::shared().config(&fresh_prefix());
+    create_topics(&config).await;
+    let begun_ms = now_ms();
+    let store = MemoryStore::default();
+    let instance = Instance::start(&config, "one", &store, Start::Earliest).await;
+    let log = KafkaLog::connect(KafkaConfig { slot: "client".to_owned(), ..config.clone() }).await.unwrap();
+    let names: Vec<String> = (0..8).map(|n| format!("conversation {n}")).collect();
+    let mut inputs = Vec::new();
+    for name in &names {
+        inputs.push(say(&log, name, "What is the weather in Paris?").await);
+    }
+    all_done(&store, &names, 1).await;
+    instance.stop().await;
+    forget(&config, "p2.agent-step", &Topic::Inbox.name(), begun_ms);
+    forget(&config, "p2.tool-exec", &Topic::Effects.name(), begun_ms);
+
+    let instance = Instance::start(&config, "two", &store, Start::Refuse).await;
+    for name in &names {
+        inputs.push(say(&log, name, "And what is the weather in Rome?").await);
+    }
+    all_done(&store, &names, 2).await;
+    instance.stop().await;
+    demand_one_outcome_each(&log, &inputs).await;
 }

@@ -125,6 +125,10 @@ async fn a_follower_sees_nothing_of_transactions_that_were_aborted_or_are_open()
     log.append(vec![record(Topic::Inbox, 1, "behind")]).await.unwrap();
     let early = tokio::time::timeout(Duration::from_secs(1), follower.next()).await;
     assert!(early.is_err(), "an open transaction hides itself and what comes after it: {early:?}");
+    let newest = tokio::time::timeout(Duration::from_secs(5), log.newest(Topic::Inbox, 1, 100)).await;
+    let newest = newest.expect("the newest that is decided waits for no transaction").unwrap();
+    let values: Vec<&[u8]> = newest.iter().map(|stored| stored.record.value.as_slice()).collect();
+    assert_eq!(values, [&b"before"[..], b"few", b"many"]);
     producer.commit_transaction(longest).unwrap();
     assert_eq!(of_partition(follower.as_mut(), 1, 2).await, ["open", "behind"]);
 }

@@ -266,7 +266,15 @@ async fn reads_any_range(log: &impl Log, _: LogTraits) {
     for beyond in [end, end + 1, i64::MAX] {
         assert_eq!(log.read(Topic::Inbox, 3, beyond, 9).await.unwrap(), [], "nothing at or behind the end");
     }
-    assert_eq!(all(log, Topic::Inbox, 3, 7).await.len(), 40, "pages leave nothing out");
+    let whole = all(log, Topic::Inbox, 3, 7).await;
+    assert_eq!(whole.len(), 40, "pages leave nothing out");
+    for offsets in [0, 1, 9, end, i64::MAX] {
+        let newest = log.newest(Topic::Inbox, 3, offsets).await.unwrap();
+        let from = end.saturating_sub(offsets);
+        let expected: Vec<_> = whole.iter().filter(|stored| stored.offset >= from).collect();
+        assert_eq!(newest.iter().collect::<Vec<_>>(), expected, "of the newest {offsets} offsets");
+    }
+    assert_eq!(log.newest(Topic::Inbox, 2, 9).await.unwrap(), [], "nothing is there");
 }
 
 async fn refuses_what_is_not_there(log: &impl Log, _: LogTraits) {

@@ -101,7 +101,7 @@ metrics! {
     CatchUpRemainingRecords = "p2_catch_up_remaining_records", Kind::Gauge, ["processor", "partition"], [],
         "Offsets of the view that are still to be read before the partition starts";
     Assignments = "p2_assignments_total", Kind::Counter, ["processor", "event"], [],
-        "Partitions `assigned` and `revoked`, `started_over` and `halted`";
+        "Partitions `assigned` and `revoked`, `started_over`, `halted`, and `restored`: progress taken from outputs";
     PartitionsOwned = "p2_partitions_owned", Kind::Gauge, ["processor"], [], "Partitions owned now";
     Redelivered = "p2_redelivered_total", Kind::Counter, ["processor"], [],
         "Records that were delivered again and passed over";

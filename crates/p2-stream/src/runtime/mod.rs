@@ -266,7 +266,7 @@ impl<P: Processor> Runtime<P> {
     fn handle(&mut self, event: Event<P::Reply>, now_ms: i64, actions: &mut Actions<P>) {
         match event {
             Event::Assigned { partition, committed, start, end } => {
-                self.assigned(partition, committed, start, end, actions);
+                self.assigned(partition, committed, (start, end), now_ms, actions);
             }
             Event::Revoked { partition } => {
                 self.forget(partition, actions);

@@ -58,8 +58,8 @@ impl<P: Processor> Runtime<P> {
         &mut self,
         index: i32,
         committed: Option<CommittedOffset>,
-        start: i64,
-        end: i64,
+        (start, end): (i64, i64),
+        now_ms: i64,
         actions: &mut Actions<P>,
     ) {
         self.forget(index, actions);
@@ -70,6 +70,8 @@ impl<P: Processor> Runtime<P> {
         }
         let is_new = committed.is_none();
         let progress = match self.first_progress(committed, start, end) {
+            // A begin that nobody noted, as by a tool of the log's own, is one of now.
+            Ok(progress) if progress.begun_ms.is_none() => progress.begun(now_ms),
             Ok(progress) => progress,
             Err(reason) => {
                 actions.push(Action::Halt { partition: index, reason });

@@ -3,9 +3,10 @@
 //! Records of many lanes finish out of order, so one offset does not say what is done. Beside the low watermark
 //! (the committed offset) the metadata holds two bits for each offset of the window ahead of it.
 //!
-//! Form: `p2/1;<batch>;<nonce>;<base64 of the bits>`, little end first, four offsets per byte, cut after the
+//! Form: `p2/2;<batch>;<nonce>;<begun>;<base64 of the bits>`, little end first, four offsets per byte, cut after the
 //! last offset that is not pending. W = 8,192 offsets are 2,048 bytes, 2,732 characters of base64: well below
-//! the 4,096 bytes that Kafka accepts (`offset.metadata.max.bytes`), so no packing is needed.
+//! the 4,096 bytes that Kafka accepts (`offset.metadata.max.bytes`), so no packing is needed. `p2/1`, without
+//! `begun`, is read as well.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,9 @@ pub struct Progress {
     pub batch: u64,
     /// Drawn by the owner at start.
     pub nonce: u64,
+    /// When it was last decided where the group begins (at first, or to do something again), milliseconds since the
+    /// epoch: outputs that are older say nothing of this progress. None where that was not noted.
+    pub begun_ms: Option<i64>,
     marks: BTreeMap<i64, OffsetMark>,
 }
 
@@ -43,6 +47,13 @@ impl Progress {
     /// Nothing done from `low` on.
     pub fn at(low: i64) -> Progress {
         Progress { low, ..Progress::default() }
+    }
+
+    /// The same, of a group that was made to begin at this time, milliseconds since the epoch.
+    #[must_use]
+    pub fn begun(mut self, begun_ms: i64) -> Progress {
+        self.begun_ms = Some(begun_ms);
+        self
     }
 
     /// The mark of an offset; none where it is pending.
@@ -81,7 +92,9 @@ impl Progress {
             }
         }
         let bits = STANDARD_NO_PAD.encode(bits);
-        CommittedOffset { offset: self.low, metadata: format!("p2/1;{};{:x};{bits}", self.batch, self.nonce) }
+        let begun = self.begun_ms.map(|begun_ms| begun_ms.to_string()).unwrap_or_default();
+        let metadata = format!("p2/2;{};{:x};{begun};{bits}", self.batch, self.nonce);
+        CommittedOffset { offset: self.low, metadata }
     }
 
     /// Reads what was committed. Empty metadata is a bare offset: everything above it is pending.
@@ -93,14 +106,21 @@ impl Progress {
         if committed.metadata.is_empty() {
             return Ok(progress);
         }
-        let mut parts = committed.metadata.splitn(4, ';');
-        if parts.next() != Some("p2/1") {
-            return Err(format!("progress metadata of an unknown format: '{}'", committed.metadata));
-        }
+        let mut parts = committed.metadata.split(';');
+        let notes_begin = match parts.next() {
+            Some("p2/2") => true,
+            Some("p2/1") => false,
+            _ => return Err(format!("progress metadata of an unknown format: '{}'", committed.metadata)),
+        };
         let bad = |what: &str| format!("progress metadata with a bad {what}: '{}'", committed.metadata);
         progress.batch = parts.next().and_then(|text| text.parse().ok()).ok_or_else(|| bad("batch"))?;
         let nonce = parts.next().and_then(|text| u64::from_str_radix(text, 16).ok());
         progress.nonce = nonce.ok_or_else(|| bad("nonce"))?;
+        if notes_begin {
+            let begun = parts.next().ok_or_else(|| bad("begin"))?;
+            let begun_ms = (!begun.is_empty()).then(|| begun.parse()).transpose();
+            progress.begun_ms = begun_ms.map_err(|_| bad("begin"))?;
+        }
         let bits =
             parts.next().and_then(|text| STANDARD_NO_PAD.decode(text).ok()).ok_or_else(|| bad("window"))?;
         let mut offset = committed.offset;
@@ -128,9 +148,10 @@ mod tests {
         #[test]
         fn what_is_committed_reads_back(
             low in 0i64..1_000_000,
+            begun_ms in any::<Option<i64>>(),
             marks in prop::collection::btree_map(0i64..WINDOW_OFFSETS_MAX, any::<bool>(), 0..600),
         ) {
-            let mut progress = Progress { batch: 7, nonce: 0xabc, ..Progress::at(low) };
+            let mut progress = Progress { batch: 7, nonce: 0xabc, begun_ms, ..Progress::at(low) };
             for (ahead, done) in &marks {
                 progress.mark(low + ahead, if *done { OffsetMark::Done } else { OffsetMark::Claimed });
             }
@@ -150,8 +171,21 @@ mod tests {
     }
 
     #[test]
+    fn the_form_without_a_begin_is_read() {
+        let committed = CommittedOffset { offset: 5, metadata: "p2/1;3;ff;IA".to_owned() };
+        let progress = Progress::decode(&committed).unwrap();
+        assert_eq!((progress.low, progress.batch, progress.nonce, progress.begun_ms), (5, 3, 255, None));
+        assert_eq!(progress.mark_of(7), Some(OffsetMark::Done));
+    }
+
+    #[test]
     fn a_full_window_fits_the_metadata_of_kafka() {
-        let mut progress = Progress { batch: u64::MAX, nonce: u64::MAX, ..Progress::at(i64::MAX / 2) };
+        let mut progress = Progress {
+            batch: u64::MAX,
+            nonce: u64::MAX,
+            begun_ms: Some(i64::MIN),
+            ..Progress::at(i64::MAX / 2)
+        };
         for ahead in 1..WINDOW_OFFSETS_MAX {
             progress.mark(progress.low + ahead, OffsetMark::Done);
         }

@@ -20,6 +20,12 @@ impl Gauge {
         self.metrics.add(Metric::Assignments, &[self.name, event], 1.0);
     }
 
+    /// A partition cannot be worked on.
+    pub(super) fn halted(&self, partition: i32, reason: &str) {
+        self.assignment("halted");
+        tracing::error!(processor = self.name, partition, reason, "halted");
+    }
+
     /// A partition is somebody else's now, and so are its numbers.
     pub(super) fn revoked(&self, partition: i32, knows_waits: bool) {
         self.assignment("revoked");

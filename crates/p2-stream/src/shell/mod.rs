@@ -1,6 +1,7 @@
 //! The tokio shell: carries out the actions of a [`Runtime`] over the ports and feeds their answers back.
 //! It decides nothing.
 
+mod believed;
 mod commit;
 mod gauge;
 mod rebuilt;
@@ -25,6 +26,7 @@ use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, Sto
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
 use crate::view::{LaneRows, ViewRecord};
+use believed::Asked;
 use gauge::{Gauge, as_f64, offsets};
 use rebuilt::Note;
 pub use views::Views;
@@ -272,11 +274,11 @@ where
                     member.pause(self.input, partition);
                     return Ok(());
                 }
-                let (log, input) = (self.setup.log.clone(), self.input);
-                let (start, end) = patiently(&self.setup.stop, || log.bounds(input, partition)).await?;
                 member.pause(self.input, partition);
-                let event = Event::Assigned { partition, committed, start, end };
-                self.drive(event, member, epochs).await
+                match self.asked().event(partition, committed, member).await? {
+                    Some(event) => self.drive(event, member, epochs).await,
+                    None => Ok(()),
+                }
             }
             MemberEvent::Revoked { partition, .. } => {
                 epochs.remove(&partition);
@@ -293,9 +295,10 @@ where
                 if self.following {
                     return Ok(());
                 }
-                let event =
-                    start_over(&self.setup.stop, &self.setup.log, self.input, partition, member).await?;
-                self.drive(event, member, epochs).await
+                match self.start_over(partition, member).await? {
+                    Some(event) => self.drive(event, member, epochs).await,
+                    None => Ok(()),
+                }
             }
             MemberEvent::Records { partition, records, .. } => {
                 let Some(epoch) = epochs.get(&partition).copied() else { return Ok(()) };
@@ -396,12 +399,10 @@ where
             Action::StartOver { partition } => {
                 self.gauge.assignment("started_over");
                 epochs.remove(&partition);
-                let (stop, log) = (&self.setup.stop, &self.setup.log);
-                return Ok(Some(start_over(stop, log, self.input, partition, member).await?));
+                return self.start_over(partition, member).await;
             }
             Action::Halt { partition, reason } => {
-                self.gauge.assignment("halted");
-                tracing::error!(processor = self.gauge.name, partition, reason, "halted");
+                self.gauge.halted(partition, &reason);
             }
             Action::Cut { id } => {
                 if let Some(call) = self.calls.remove(&id) {
@@ -415,6 +416,23 @@ where
             view => self.view_action(view),
         }
         Ok(None)
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let (log, stop, start) = (&self.setup.log, &self.setup.stop, self.setup.limits.start);
+        Asked { log, stop, gauge: &self.gauge, input: self.input, start }
+    }
+
+    /// Fetches a partition's progress anew, before the member is polled again: no revocation can come in between.
+    async fn start_over(
+        &mut self,
+        partition: i32,
+        member: &mut Box<dyn Member>,
+    ) -> Result<Option<Event<P::Reply>>, ShellError> {
+        member.pause(self.input, partition);
+        let input = self.input;
+        let committed = patiently(&self.setup.stop, || member.committed(input, partition)).await?;
+        self.asked().event(partition, committed, member).await
     }
 
     fn send(&self, event: Event<P::Reply>) {
@@ -448,20 +466,6 @@ where
             let _ = sender.send(event);
         });
     }
-}
-
-/// Fetches a partition's progress anew, before the member is polled again: no revocation can come in between.
-async fn start_over<R>(
-    stop: &watch::Receiver<bool>,
-    log: &Arc<dyn Log>,
-    input: Topic,
-    partition: i32,
-    member: &mut Box<dyn Member>,
-) -> Result<Event<R>, ShellError> {
-    member.pause(input, partition);
-    let committed = patiently(stop, || member.committed(input, partition)).await?;
-    let (start, end) = patiently(stop, || log.bounds(input, partition)).await?;
-    Ok(Event::Assigned { partition, committed, start, end })
 }
 
 /// Asks the log until it answers: an outage is waited out, unless it is time to stop.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CallPort, Shell, ShellError, Wire, start_over, view};
+use super::{CallPort, Shell, ShellError, Wire, view};
 use crate::ports::Member;
 use crate::processor::Processor;
 use crate::runtime::{Epoch, Event};
@@ -58,9 +58,9 @@ where
                 self.following = false;
                 for partition in self.owned.clone() {
                     self.gauge.assignment("started_over");
-                    let (stop, log) = (&self.setup.stop, &self.setup.log);
-                    let event = start_over(stop, log, self.input, partition, member).await?;
-                    self.drive(event, member, epochs).await?;
+                    if let Some(event) = self.start_over(partition, member).await? {
+                        self.drive(event, member, epochs).await?;
+                    }
                 }
             }
         }

@@ -16,8 +16,8 @@ use crate::runtime::Start;
 use crate::wire::{ProcessorWire, encode};
 
 /// Answers each record with one artifact of its conversation.
-struct Echo {
-    view: Option<Topic>,
+pub(super) struct Echo {
+    pub(super) view: Option<Topic>,
 }
 
 impl Processor for Echo {
@@ -62,7 +62,7 @@ impl Processor for Echo {
     }
 }
 
-struct NoCalls;
+pub(super) struct NoCalls;
 
 #[async_trait]
 impl<P: Processor<Request = (), Reply = ()>> CallPort<P> for NoCalls {
@@ -84,7 +84,7 @@ fn answer(to: &Message) -> Message {
     )
 }
 
-fn text(key: &str, number: u32) -> NewRecord {
+pub(super) fn text(key: &str, number: u32) -> NewRecord {
     let id = Id::derive(&Id::of_text(key), "text", number);
     let body = InboxBody::UserText(UserText { agent: None, branch: None, text: number.to_string() });
     let payload = Payload::Inbox(InboxMessage { conversation: ConversationId::from(key), body });
@@ -106,10 +106,10 @@ async fn answers(log: &MemoryLog, count: usize, key: &str) -> usize {
     panic!("{count} answers did not come");
 }
 
-type Running = (tokio::task::JoinHandle<Result<(), ShellError>>, watch::Sender<bool>, Metrics);
+pub(super) type Running = (tokio::task::JoinHandle<Result<(), ShellError>>, watch::Sender<bool>, Metrics);
 
 /// Runs an echo until the sender says stop.
-fn start(view: Option<Topic>, log: &MemoryLog, store: MemoryStore) -> Running {
+pub(super) fn start(view: Option<Topic>, log: &MemoryLog, store: MemoryStore) -> Running {
     start_processor(Echo { view }, log, Arc::new(store))
 }
 
@@ -124,7 +124,7 @@ where
     start_on(processor, Arc::new(log.clone()), store)
 }
 
-fn start_on<P>(processor: P, log: Arc<dyn Log>, store: Arc<dyn StackStore>) -> Running
+pub(super) fn start_on<P>(processor: P, log: Arc<dyn Log>, store: Arc<dyn StackStore>) -> Running
 where
     P: Processor + Send + 'static,
     P::Lane: Send,

@@ -59,6 +59,11 @@ pub(crate) fn text(headers: &[Header], name: &str) -> Option<String> {
     String::from_utf8(header.value.clone()).ok()
 }
 
+/// Where the cause lies; none where the header is missing or bad.
+pub(crate) fn cause_position(headers: &[Header]) -> Option<Position> {
+    text(headers, CAUSE_POSITION).and_then(|text| position(&text).ok())
+}
+
 fn id(headers: &[Header], name: &'static str) -> Result<Option<Id>, WireError> {
     let Some(text) = text(headers, name) else { return Ok(None) };
     let parsed = Id::from_str(&text);
