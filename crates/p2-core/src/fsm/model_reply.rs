@@ -23,7 +23,7 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
         return recorded("invalid", format!("the wait {wait} is not on a model"));
     }
     let holders = step.conv.holders(&open);
-    let agent = open.agent;
+    let agent = open.agent.clone();
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
     if is_interrupted(&open, outcome, step.now) {
         let branch = holders.iter().find(|branch| !step.conv.is_parked(&agent, branch));
