@@ -76,7 +76,7 @@ pub struct LlmAgent {
     pub agent_timeout_ms: i64,
     /// What pays for its work; none: nobody has to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Budget>,
+    pub budget: Option<Box<Budget>>,
 }
 
 /// What pays for an agent's work. Amounts are decimal text in the unit of the book; what the book has no decimals for is

@@ -108,13 +108,13 @@ pub(crate) fn registry_with_budgets() -> Registry {
         if let AgentKind::Llm(llm) = &mut kind
             && let Some((_, model_call)) = PAYING.iter().find(|(paying, _)| *paying == id)
         {
-            llm.budget = Some(Budget {
+            llm.budget = Some(Box::new(Budget {
                 account: Some(SPENDING.into()),
                 book: "main".into(),
                 fees: "fees".into(),
                 model_call: (*model_call).to_owned(),
                 units_per_usd: Some("100".to_owned()),
-            });
+            }));
         }
         registry.insert(Definition::Agent(Agent { id: id.into(), kind }), 1);
     }

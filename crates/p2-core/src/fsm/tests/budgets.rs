@@ -31,7 +31,7 @@ struct Purse {
 impl Purse {
     fn new(budget: &Budget) -> Purse {
         let mut w = World::new();
-        w.alpha(|llm| llm.budget = Some(budget.clone()));
+        w.alpha(|llm| llm.budget = Some(Box::new(budget.clone())));
         Purse::of(w)
     }
 
@@ -371,7 +371,7 @@ fn every_refusal_says_what_to_mend() {
 #[test]
 fn a_callee_whose_budget_is_exhausted_answers_its_caller_with_that() {
     let mut w = World::new();
-    w.apply(changed(llm("helper", ALL), |llm| llm.budget = Some(budget("9", None))), 2);
+    w.apply(changed(llm("helper", ALL), |llm| llm.budget = Some(Box::new(budget("9", None)))), 2);
     let mut p = Purse::of(w);
     p.say("ask helper");
     p.reply("", &[to_helper("what is it?")], None);
@@ -611,7 +611,7 @@ fn a_call_whose_owner_is_gone_is_paid_and_begun_again_under_a_reservation_of_its
 /// With prices on two tools, one of which may be repeated.
 fn tools() -> Purse {
     let mut w = World::new();
-    w.alpha(|llm| llm.budget = Some(budget("1", None)));
+    w.alpha(|llm| llm.budget = Some(Box::new(budget("1", None))));
     w.apply(tool("weather", json!({"side_effect_free": true, "price": "0.305"})), 2);
     w.apply(tool("pay", json!({"price": "2", "timeout_ms": 5000})), 2);
     w.apply(tool("guarded", json!({"approval": "required", "price": "0.01"})), 2);
@@ -765,7 +765,8 @@ proptest! {
     ) {
         let mut w = anything::world(&RenderPolicy::Compact, DedupPolicy::None, true);
         let with = |definition, account: &str| changed(definition, |llm| {
-            llm.budget = Some(Budget { account: Some(account.into()), ..budget("0.70", Some("50")) });
+            let budget = Budget { account: Some(account.into()), ..budget("0.70", Some("50")) };
+            llm.budget = Some(Box::new(budget));
         });
         w.apply(with(llm("alpha", &["weather", "pay", "guarded", "delegate", "ask_user", "look"]), TEAM), 2);
         w.apply(with(llm("helper", ALL), TEAM), 2);
