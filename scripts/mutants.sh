@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Applies each of tests/mutants/*.patch to a scratch worktree and runs a simulation until it fails: the one that
 # the patch names in its first line (`test: conversations`, the real processors), else `simulation`.
-# Prints how many seeds each mutant needed; fails on a survivor or on a mutant that does not build.
+# Prints how many seeds each mutant needed; fails on a survivor, or on a mutant that does not apply or build.
+# `test: unit <package> <filter>` names a test of a library, where the simulation does not come by.
 # Mutants of the adapters say `test: real <package> <filter>` (a test on the real server) or `test: chaos <seed>
 # <minutes>` (the fault campaign). They need Java 17 and Maven, take minutes each, and are run where they are named or
 # P2_REAL is 1.
@@ -24,12 +25,15 @@ if [ ${#names[@]} -eq 0 ]; then
 fi
 failed=0
 
-# A mutant of an adapter: builds the test, runs it, and says whether it failed as it should.
-of_adapter() {
+# A mutant of an adapter or for a library's test: builds the test, runs it, and says whether it failed as it should.
+of_test() {
     local name=$1 kind=$2 what=$3 more=$4 build run
     if [ "$kind" = real ]; then
         build=(cargo test --quiet -p "$what" --test real --no-run)
         run=(env P2_REAL=1 cargo test --quiet -p "$what" --test real "$more")
+    elif [ "$kind" = unit ]; then
+        build=(cargo test --quiet -p "$what" --lib --no-run)
+        run=(cargo test --quiet -p "$what" --lib "$more")
     else
         build=(cargo build --quiet -p p2engine)
         run=("$CARGO_TARGET_DIR/debug/p2engine" chaos --seed "$what" --minutes "$more")
@@ -47,10 +51,13 @@ for name in "${names[@]}"; do
     patch="$root/tests/mutants/$name.patch"
     test=$(sed -n '1s/^test: //p' "$patch")
     test=${test:-simulation}
-    git checkout --quiet -- . && git apply "$patch"
+    git checkout --quiet -- .
+    if ! git apply "$patch" 2>"$scratch/build"; then
+        echo "$name: does not apply: $(head -1 "$scratch/build")"; failed=1; continue
+    fi
     read -r kind what more <<<"$test"
-    if [ "$kind" = real ] || [ "$kind" = chaos ]; then
-        of_adapter "$name" "$kind" "$what" "$more" || failed=1
+    if [ "$kind" = real ] || [ "$kind" = chaos ] || [ "$kind" = unit ]; then
+        of_test "$name" "$kind" "$what" "$more" || failed=1
         continue
     fi
     if ! cargo test --quiet -p p2-sim --test "$test" --no-run >"$scratch/build" 2>&1; then

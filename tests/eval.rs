@@ -69,7 +69,7 @@ fn a_root_and_its_delegated_child_are_both_judged_and_every_metric_can_be_read()
     assert_eq!(top["branches"][0]["mean"], json!(0.75));
     let id = found[0]["id"].as_str().unwrap();
     let shown = home.p2(&["eval", "show", &id[..10]]).exits(0).stdout;
-    assert!(shown.contains("comment: Fine.") && shown.contains("wit: 0.75"), "{shown}");
+    assert!(shown.contains("comment     Fine.") && shown.contains("wit 0.75"), "{shown}");
     up.interrupt().exits(130);
 }
 

@@ -63,6 +63,7 @@ fn wallets_are_opened_once_and_a_payment_is_told_from_both_sides() {
     assert!(shown.contains("↑ SENT") && shown.contains("25.00"), "{shown}");
     let audit = home.p2(&["ledger", "audit", "--type", "transfer"]).exits(0).stdout;
     assert!(audit.contains("alpha -> beta 25.00 TOKEN") && audit.contains("human cli (helping)"), "{audit}");
+    assert!(audit.contains("      money  #") && audit.contains("; now beta 25.00\n"), "{audit}");
     let metrics = home.p2(&["ledger", "metrics", "--json"]).exits(0).json();
     assert_eq!((&metrics["wallet_count"], &metrics["total_balance"]), (&json!(2), &json!("200.00")));
     assert_eq!(metrics["supply"], "10200.00");

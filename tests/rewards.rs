@@ -4,6 +4,7 @@ use p2_core::eval::{Place, evaluation_id};
 use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::record::{Artifact, ArtifactBody, Evaluation, Message, Payload, PaymentRequest, Topic};
 use p2_stream::ports::NewRecord;
+use p2_stream::shell::now_ms;
 use p2_stream::wire;
 use serde_json::{Value, json};
 
@@ -155,11 +156,12 @@ fn evaluation(partitions: &dyn Fn(Topic) -> i32, evaluator: &str, entry: i64, ag
         branch: Some(place.branch),
         entry: Some(entry),
         parents: Vec::new(),
-        time_ms: 1,
+        time_ms: now_ms(),
         body: ArtifactBody::Evaluation(Box::new(evaluation)),
     };
     let payload = Payload::Artifact(artifact);
-    let message = Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload };
+    let message =
+        Message { id, cause: id, cause_position: None, time_ms: now_ms(), traceparent: None, payload };
     wire::encode(&message, "/p2/evaluator", partitions(Topic::Artifacts)).unwrap()
 }
 
@@ -265,8 +267,14 @@ fn agents_pay_with_tools_and_read_real_transactions() {
         let record = |(n, request): (usize, &PaymentRequest)| {
             let id = Id::of_text(&format!("replay {n}"));
             let payload = Payload::PaymentRequest(request.clone());
-            let message =
-                Message { id, cause: id, cause_position: None, time_ms: 1, traceparent: None, payload };
+            let message = Message {
+                id,
+                cause: id,
+                cause_position: None,
+                time_ms: now_ms(),
+                traceparent: None,
+                payload,
+            };
             wire::encode(&message, "/p2/agent-step", partitions(Topic::PaymentRequests)).unwrap()
         };
         replayed.iter().enumerate().map(record).collect()

@@ -14,6 +14,7 @@ use unicode_width::UnicodeWidthStr;
 use super::{Run, agent_or_root, data_of, object};
 use crate::args::{AnswerArgs, ControlArgs, ConversationCommand, CutArgs, StackArgs};
 use crate::engine::{EngineError, EngineResult};
+use crate::views::labelled::count;
 use crate::views::lineage::{counted, find_branch, lineage};
 use crate::views::{branches, one_line, stack, table, time};
 
@@ -123,14 +124,14 @@ async fn cut_stack(
         (Some(stack), Some(wanted)) => find_branch(stack, wanted).map_or(current.clone(), |it| it.id.clone()),
         _ => current.clone(),
     };
-    let kept = counted(&lineage(&before, &agent, &from)).len();
+    let kept = count(counted(&lineage(&before, &agent, &from)).len(), "entry");
     run.show(&data_of(&outcome)?, || {
         let index = cut.index.map_or_else(|| "its newest entry".to_owned(), |index| format!("index {index}"));
         let made = outcome.reference.as_deref().unwrap_or("?");
         match (destructive, operation) {
             (true, _) => format!("Hid the entries after {index} on '{from}'; nothing was deleted"),
             (false, BranchOperation::Rewind) => format!(
-                "Created branch {made} from {index} of '{from}', which keeps its {kept} entries\nNow on {made}"
+                "Created branch {made} from {index} of '{from}', which keeps its {kept}\nNow on {made}"
             ),
             (false, _) => format!("Created branch {made} from {index} of '{from}'; still on '{current}'"),
         }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Run, data_of};
 use crate::engine::{EngineError, EngineResult, draw_id};
+use crate::views::labelled::count;
 use crate::views::lineage::{counted, lineage};
 use crate::views::{branches, stack};
 
@@ -58,10 +59,10 @@ pub(crate) async fn run(run: &Run) -> EngineResult<()> {
             run.out.line(&format!("{:>8} records in {}", count.records(), count.topic));
         }
         run.out.line(&format!(
-            "{} transitions of {} conversations replayed: {} differences from the live view",
-            report.transitions,
-            report.conversations,
-            report.differences.len()
+            "{} of {} replayed: {} from the live view",
+            count(report.transitions, "transition"),
+            count(report.conversations, "conversation"),
+            count(report.differences.len(), "difference")
         ));
     }
     if report.differences.is_empty() {
@@ -130,8 +131,8 @@ async fn show_current(run: &Run, name: &str) -> EngineResult<()> {
     let agent = AgentId::from(AGENT);
     let Some(of_agent) = conversation.stacks.get(&agent) else { return Ok(()) };
     let entries = lineage(&conversation, &agent, &of_agent.current);
-    let count = counted(&entries).len();
-    narrate(run, &format!("\n{agent} on {}: {count} entries", of_agent.current));
+    let length = counted(&entries).len();
+    narrate(run, &format!("\n{agent} on {}: {}", of_agent.current, count(length, "entry")));
     narrate(run, &stack::render(&entries, false, None, run.out.width));
     Ok(())
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::{Run, by_beginning, data_of, listed, object};
 use crate::args::{DeadLettersCommand, InDoubtCommand};
 use crate::engine::{EngineError, EngineResult, Resolution};
+use crate::views::labelled::count;
 use crate::views::{table, time};
 use crate::wiring;
 
@@ -18,12 +19,14 @@ pub(crate) async fn verify(run: &Run) -> EngineResult<()> {
     run.show(&data_of(&report)?, || {
         let end =
             if found == 0 { "equal to the live view".to_owned() } else { report.differences.join("\n") };
-        format!("{conversations} conversations, {transitions} transitions replayed: {end}")
+        let (conversations, transitions) =
+            (count(conversations, "conversation"), count(transitions, "transition"));
+        format!("{conversations}, {transitions} replayed: {end}")
     });
     if found == 0 {
         return Ok(());
     }
-    Err(EngineError::Internal(format!("the live view differs from the log in {found} places")))
+    Err(EngineError::Internal(format!("the live view differs from the log in {}", count(found, "place"))))
 }
 
 /// `dead-letters …`.

@@ -12,6 +12,7 @@ use crate::engine::{EngineError, EngineResult};
 use crate::local::{Role, Work};
 use crate::output::Output;
 use crate::views;
+use crate::views::labelled::count;
 use crate::wiring::{self, Opened};
 
 /// Records read and written at a time.
@@ -66,7 +67,7 @@ pub(crate) async fn rows(config: &Config, what: &ReplayStacks, out: Output) -> E
     if !what.rebuild {
         let from = from_of(what.from.as_deref().unwrap_or("earliest"))?;
         let written = write(log, &store, from, out).await?;
-        say(out, &json!({ "written": written }), &format!("{written} transitions written again"));
+        say(out, &json!({ "written": written }), &format!("{} written again", count(written, "transition")));
         return Ok(());
     }
     let before = store.generation();
@@ -76,7 +77,8 @@ pub(crate) async fn rows(config: &Config, what: &ReplayStacks, out: Output) -> E
     store.drop_generation(before).await.map_err(failed)?;
     let now = next.generation();
     let text = format!(
-        "{written} transitions written; generation {now} is read from now on, generation {before} is dropped"
+        "{} written; generation {now} is read from now on, generation {before} is dropped",
+        count(written, "transition")
     );
     say(out, &json!({ "written": written, "generation": now, "dropped": before }), &text);
     Ok(())

@@ -7,6 +7,7 @@ use p2_core::ids::{AgentId, BranchId};
 use p2_core::record::BranchStatus;
 use serde_json::{Value, json};
 
+use super::labelled;
 use super::lineage::{counted, lineage};
 
 /// The visible index of the last inherited entry; −1 for none.
@@ -26,7 +27,7 @@ fn status(status: BranchStatus) -> &'static str {
 }
 
 fn line(conversation: &Conversation, agent: &AgentId, branch: &Branch, current: bool) -> String {
-    let length = counted(&lineage(conversation, agent, &branch.id)).len();
+    let length = labelled::count(counted(&lineage(conversation, agent, &branch.id)).len(), "entry");
     let name = branch.name.as_ref().map_or_else(String::new, |name| format!(" \"{name}\""));
     let from = fork_index(conversation, agent, branch)
         .map_or_else(String::new, |index| format!(", from index {index}"));
@@ -35,7 +36,7 @@ fn line(conversation: &Conversation, agent: &AgentId, branch: &Branch, current: 
         Some((kind, id)) => format!("{kind} {}", id.chars().take(8).collect::<String>()),
         None => branch.creator.clone(),
     };
-    format!("{}{name}{mark}  {length} entries{from}, by {creator}, {}", branch.id, status(branch.status))
+    format!("{}{name}{mark}  {length}{from}, by {creator}, {}", branch.id, status(branch.status))
 }
 
 /// The tree, one line a branch; `*` marks the one that is checked out.

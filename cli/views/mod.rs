@@ -1,6 +1,8 @@
 //! What people see: pure functions from data to text.
 
 pub(crate) mod branches;
+pub(crate) mod evaluation;
+pub(crate) mod labelled;
 pub(crate) mod lineage;
 pub(crate) mod stack;
 pub(crate) mod table;

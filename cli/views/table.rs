@@ -3,12 +3,17 @@
 use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
-use super::one_line;
+use super::{labelled, one_line};
 
 /// Columns between two cells.
 const GAP: usize = 2;
 /// What the last column gets at least, on whatever terminal.
 const LAST_MIN: usize = 10;
+/// Where the notes of a row begin.
+const NOTE_INDENT: usize = 6;
+
+/// What a row says below its line: names and texts.
+pub(crate) type Notes = Vec<(&'static str, String)>;
 
 /// A table with a line per row: every column is as wide as its widest cell, so that ids can be copied, and the
 /// last one is cut to what is left of `width` columns.
@@ -23,33 +28,74 @@ pub(crate) fn render_styled(
     width: u16,
     style: impl Fn(&str) -> Style,
 ) -> String {
-    let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
-    let fixed = header.len().saturating_sub(1);
-    let widths: Vec<usize> = (0..fixed)
-        .map(|column| {
-            let cells = std::iter::once(&header).chain(&rows).filter_map(|row| row.get(column));
-            cells.map(|cell| cell.width()).max().unwrap_or(0)
-        })
-        .collect();
-    let before: usize = 1 + widths.iter().map(|width| width + GAP).sum::<usize>();
-    let room = usize::from(width).saturating_sub(before).max(LAST_MIN);
-    let line = |row: &[String], style_of: &dyn Fn(usize, &str) -> Style| {
+    let layout = Layout::of(header, rows.iter());
+    let room = usize::from(width).saturating_sub(layout.before).max(LAST_MIN);
+    let marked = layout.widths.len().checked_sub(1);
+    let by_text = |column: usize, cell: &str| if Some(column) == marked { style(cell) } else { Style::new() };
+    let body = rows.iter().map(|row| layout.line(row, &by_text, |cell| one_line(cell, room)));
+    std::iter::once(layout.head(header)).chain(body).collect::<Vec<_>>().join("\n")
+}
+
+/// A table whose rows have more to say than a line holds: nothing is cut, the last column is broken between words, and
+/// the notes of a row stand below it.
+pub(crate) fn render_noted(header: &[&str], rows: Vec<(Vec<String>, Notes)>, width: u16) -> String {
+    let layout = Layout::of(header, rows.iter().map(|(row, _)| row));
+    let mut lines = vec![layout.head(header)];
+    for (row, notes) in &rows {
+        lines.push(
+            layout.line(row, &|_, _| Style::new(), |cell| labelled::hanging(cell, layout.before, width)),
+        );
+        lines.extend(Some(labelled::render(notes, NOTE_INDENT, width)).filter(|notes| !notes.is_empty()));
+    }
+    lines.join("\n")
+}
+
+/// Where the columns are.
+struct Layout {
+    /// Of all columns but the last.
+    widths: Vec<usize>,
+    /// Where the last one begins.
+    before: usize,
+}
+
+impl Layout {
+    fn of<'r>(header: &[&str], rows: impl Iterator<Item = &'r Vec<String>> + Clone) -> Layout {
+        let widths: Vec<usize> = header
+            .split_last()
+            .map_or(&[][..], |(_, fixed)| fixed)
+            .iter()
+            .enumerate()
+            .map(|(column, name)| {
+                let cells = rows.clone().filter_map(|row| row.get(column));
+                cells.map(|cell| cell.width()).fold(name.width(), usize::max)
+            })
+            .collect();
+        let before = 1 + widths.iter().map(|width| width + GAP).sum::<usize>();
+        Layout { widths, before }
+    }
+
+    fn head(&self, header: &[&str]) -> String {
+        let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
+        self.line(&header, &|_, _| Style::new().bold(), str::to_owned)
+    }
+
+    /// One row; `last` lays its last cell out.
+    fn line(
+        &self,
+        row: &[String],
+        style_of: &dyn Fn(usize, &str) -> Style,
+        last: impl Fn(&str) -> String,
+    ) -> String {
         let mut text = " ".to_owned();
         for (column, cell) in row.iter().enumerate() {
             let style = style_of(column, cell);
-            let Some(width) = widths.get(column) else {
-                text.push_str(&format!("{style}{}{style:#}", one_line(cell, room)));
+            let Some(width) = self.widths.get(column) else {
+                text.push_str(&format!("{style}{}{style:#}", last(cell)));
                 break;
             };
             let pad = " ".repeat(width.saturating_sub(cell.width()) + GAP);
             text.push_str(&format!("{style}{cell}{style:#}{pad}"));
         }
         text.trim_end().to_owned()
-    };
-    let head = line(&header, &|_, _| Style::new().bold());
-    let marked = fixed.checked_sub(1);
-    let body = rows.iter().map(|row| {
-        line(row, &|column, cell| if Some(column) == marked { style(cell) } else { Style::new() })
-    });
-    std::iter::once(head).chain(body).collect::<Vec<_>>().join("\n")
+    }
 }

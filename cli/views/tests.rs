@@ -1,11 +1,11 @@
 use expect_test::{Expect, expect};
 use p2_core::conversation::{Branch, Conversation, OpenWait, Stack};
 use p2_core::ids::{AgentId, BranchId, Id};
-use p2_core::record::BranchStatus;
+use p2_core::record::{Artifact, ArtifactBody, BranchStatus, Evaluation, EvaluationError, JudgeScore};
 use p2_core::state::{AssistantMessage, Entry, State, UserMessage, WaitKind, Waiting};
 
 use super::lineage::{find_branch, lineage};
-use super::{branches, one_line, stack, time, wrapped};
+use super::{branches, evaluation, labelled, one_line, stack, table, time, wrapped};
 
 fn entry(seq: i64, branch: &str, state: State) -> Entry {
     Entry {
@@ -211,4 +211,120 @@ fn an_open_wait_survives_the_json_of_the_api() {
     conversation.waits.insert(id, open);
     let text = serde_json::to_string(&conversation).unwrap();
     assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);
+}
+
+fn plain(text: &str) -> String {
+    anstream::adapter::strip_str(text).to_string()
+}
+
+#[test]
+fn what_is_one_has_no_plural() {
+    let told = [(0, "book"), (1, "book"), (2, "book"), (1, "entry"), (6, "entry")];
+    let told = told.map(|(number, noun)| labelled::count(number, noun));
+    assert_eq!(told, ["0 books", "1 book", "2 books", "1 entry", "6 entries"]);
+}
+
+#[test]
+fn a_row_with_notes_cuts_nothing_and_fits_its_columns() {
+    let row =
+        |seq: &str, what: &str, notes| (vec![seq.to_owned(), "reward".to_owned(), what.to_owned()], notes);
+    let rows = || {
+        let money = "#4 mint → treasury; now alpha 15.00, beta 10.00".to_owned();
+        let cause = "evaluation of alpha in x (score 1) ← evaluation 1 by paid@1 ← AssistantMessage alpha#9"
+            .to_owned();
+        vec![
+            row("7", "treasury -> agent_alpha 25.00 TOKEN", vec![("money", money), ("cause", cause)]),
+            row("12", "agent_alpha", vec![("why", String::new())]),
+        ]
+    };
+    let header = ["SEQ", "OPERATION", "DETAILS"];
+    let narrow = plain(&table::render_noted(&header, rows(), 44));
+    let expected = [
+        " SEQ  OPERATION  DETAILS",
+        " 7    reward     treasury -> agent_alpha",
+        "                 25.00 TOKEN",
+        "      money  #4 mint → treasury; now alpha",
+        "             15.00, beta 10.00",
+        "      cause  evaluation of alpha in x (score",
+        "             1) ← evaluation 1 by paid@1 ←",
+        "             AssistantMessage alpha#9",
+        " 12   reward     agent_alpha",
+    ];
+    assert_eq!(narrow.lines().collect::<Vec<_>>(), expected);
+    let wide = plain(&table::render_noted(&header, rows(), u16::MAX));
+    assert_eq!(wide.lines().count(), 5, "a note is one line where nothing limits it:\n{wide}");
+}
+
+fn judged(evaluation: Evaluation) -> String {
+    let artifact = Artifact {
+        id: Id::of_text("evaluation"),
+        conversation: "x".into(),
+        agent: Some(AgentId::from("alpha")),
+        branch: Some("main".into()),
+        entry: Some(5),
+        parents: Vec::new(),
+        time_ms: 0,
+        body: ArtifactBody::Evaluation(Box::new(evaluation.clone())),
+    };
+    plain(&evaluation::render(&artifact, &evaluation, "x alpha/main@5".to_owned(), 100))
+}
+
+#[test]
+fn an_evaluation_says_everything_that_it_has_and_nothing_that_it_has_not() {
+    let judge = |model: &str, persona: Option<&str>, score| JudgeScore {
+        model: model.to_owned(),
+        persona: persona.map(str::to_owned),
+        samples: 1,
+        score,
+    };
+    let full = judged(Evaluation {
+        target: Id::of_text("target"),
+        evaluator: "style".to_owned(),
+        version: 3,
+        occasion: "after the new rubric".to_owned(),
+        score: Some(0.75),
+        metrics: [("wit".to_owned(), 0.5), ("words".to_owned(), 12.0)].into(),
+        comment: "Short,\nand to the point.".to_owned(),
+        samples: 2,
+        spread: Some(0.1),
+        agreement: Some(0.8),
+        judges: vec![judge("m/one", Some("critic"), 0.7), judge("m/two", None, 0.8)],
+        calls: 1,
+        prompt_tokens: Some(200),
+        completion_tokens: Some(1),
+        cost_usd: Some("0.0012".to_owned()),
+        latency_ms: 40,
+        content: "ab".repeat(32),
+        same_as: Some(Id::of_text("earlier")),
+        request: None,
+        error: None,
+    });
+    let expected = [
+        " evaluation  efe77b201dc216c0edf435a227df2b28",
+        " evaluator   style, version 3",
+        " judged      x alpha/main@5",
+        " again       after the new rubric",
+        " score       0.75",
+        " metrics     wit 0.5, words 12",
+        " comment     Short, and to the point.",
+        " samples     2, spread 0.1, agreement 0.8",
+        " judge       m/one as critic: 0.7 in 1 sample",
+        " judge       m/two: 0.8 in 1 sample",
+        " effort      1 call of models, 200 tokens in prompts, 1 token in replies, 0.0012 USD, 40 ms",
+        " same as     2a51d3547c23a8de50f3e23285a0df35",
+        " target      34a04005bcaf206eec990bd9637d9fdb",
+        " content     abababababababababababababababababababababababababababababababab",
+    ];
+    assert_eq!(full.lines().collect::<Vec<_>>(), expected);
+    let failed = judged(Evaluation {
+        evaluator: "style".to_owned(),
+        version: 3,
+        occasion: "first".to_owned(),
+        error: Some(EvaluationError { code: "deadline".to_owned(), message: "it took too long".to_owned() }),
+        ..Evaluation::default()
+    });
+    assert!(failed.contains("score       none, deadline: it took too long"), "{failed}");
+    for absent in ["again", "metrics", "comment", "samples", "judge ", "same as", "request", "call"] {
+        assert!(!failed.contains(absent), "{absent} in\n{failed}");
+    }
 }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::super::{Run, agent_or_root, data_of};
 use crate::args::{EvalBackfill, EvalRun};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult, RecordsQuery, draw_id};
+use crate::views::labelled::count;
 use crate::views::lineage::find_branch;
 use crate::views::parse_time;
 
@@ -269,10 +270,11 @@ pub(super) async fn backfill(run: &Run, args: EvalBackfill) -> EngineResult<()> 
     }
     run.show(&data_of(&found)?, || {
         let Found { targets, judged_before, asked, scored, failed } = &found;
+        let targets = count(*targets, "target");
         if args.dry_run {
-            return format!("{targets} targets, {judged_before} of them judged before; nothing was asked for");
+            return format!("{targets}, {judged_before} of them judged before; nothing was asked for");
         }
-        format!("{targets} targets, {judged_before} of them judged before; asked for {asked}: {scored} scored, {failed} failed")
+        format!("{targets}, {judged_before} of them judged before; asked for {asked}: {scored} scored, {failed} failed")
     });
     Ok(())
 }
@@ -312,8 +314,9 @@ async fn wait(
         if Instant::now() >= deadline {
             let left = missing.len();
             return Err(EngineError::Timeout(format!(
-                "{left} evaluations were asked for and are not there after {} s; they will be: look with 'p2engine eval list'",
-                timeout.as_secs()
+                "not yet there of what was asked for, after {} s: {}; they will be: look with 'p2engine eval list'",
+                timeout.as_secs(),
+                count(left, "evaluation")
             )));
         }
         if !missing.is_empty() {

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::{Run, by_beginning, data_of, listed};
 use crate::args::{EvalCommand, EvalFilter, EvalList, EvalTop};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult};
-use crate::views::{table, time};
+use crate::views::evaluation::number;
+use crate::views::{evaluation, table, time};
 
 /// Runs one of them.
 pub(crate) async fn run(run: &Run, command: EvalCommand) -> EngineResult<()> {
@@ -50,11 +51,6 @@ fn place(artifact: &Artifact) -> String {
     format!("{} {agent}/{branch}@{entry}", artifact.conversation)
 }
 
-fn number(value: Option<f64>) -> String {
-    let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
 async fn list(run: &Run, args: EvalList) -> EngineResult<()> {
     let all = artifacts(run, args.conversation.as_deref()).await?;
     let mut found = aggregate::evaluations(&all);
@@ -91,8 +87,7 @@ fn show_one(run: &Run, judged: &Judged<'_>) -> EngineResult<()> {
     let data = data_of(judged.artifact)?;
     run.show(&data, || {
         let Judged { artifact, evaluation } = judged;
-        let body = serde_yaml_ng::to_string(evaluation).unwrap_or_default();
-        format!("id: {}\njudged: {}\n{}", artifact.id, place(artifact), body.trim_end())
+        evaluation::render(artifact, evaluation, place(artifact), run.out.width)
     });
     Ok(())
 }

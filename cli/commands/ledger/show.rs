@@ -13,6 +13,7 @@ use super::flow::{self, Flow, Source};
 use super::{Desk, money, moved};
 use crate::commands::{data_of, listed};
 use crate::engine::{AccountLine, ArtifactFilter, BookView, EngineError, EngineResult};
+use crate::views::labelled::count;
 use crate::views::{parse_time, table, time};
 
 /// Links of a cause chain that are shown.
@@ -114,18 +115,18 @@ impl Desk<'_> {
         self.run.show(&Value::Array(data), || {
             let rows = audited.iter().map(|line| {
                 let made = line.made;
-                let outcome = match &made.outcome {
-                    LedgerOutcome::Rejected(why) => format!("rejected: {}", why.code),
-                    other => other.as_str().to_owned(),
-                };
-                let (kind, what) = (made.request.body.kind().to_owned(), details(&view, made));
-                let (cause, money) = (line.chain.join(" ← "), line.money(&view));
+                let (kind, outcome) = (made.request.body.kind().to_owned(), made.outcome.as_str().to_owned());
                 let (seq, at) = (made.seq.to_string(), time(made.time_ms));
-                vec![seq, at, kind, outcome, what, listed(made.id), money, cause]
+                let why = match &made.outcome {
+                    LedgerOutcome::Rejected(why) => format!("{}: {}", why.code, why.message),
+                    _ => String::new(),
+                };
+                let notes =
+                    vec![("why", why), ("money", line.money(&view)), ("cause", line.chain.join(" ← "))];
+                (vec![seq, at, kind, outcome, listed(made.id), details(&view, made)], notes)
             });
-            let header =
-                ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "DETAILS", "TRANSACTION", "MONEY", "CAUSE"];
-            table::render(&header, rows.collect(), self.run.out.width)
+            let header = ["SEQ", "TIME (UTC)", "OPERATION", "OUTCOME", "TRANSACTION", "DETAILS"];
+            table::render_noted(&header, rows.collect(), self.run.out.width)
         });
         Ok(())
     }
@@ -219,8 +220,8 @@ impl Desk<'_> {
                 ));
             }
             format!(
-                "{text}\n{} transactions in book '{}'; the sum of all accounts is {}",
-                view.transactions,
+                "{text}\n{} in book '{}'; the sum of all accounts is {}",
+                count(view.transactions, "transaction"),
                 view.book,
                 money(&view, sum)
             )
@@ -287,14 +288,16 @@ impl Desk<'_> {
                 report.differences.join("\n")
             };
             format!(
-                "{} books, {} accounts, {} transactions folded from the first: {end}",
-                report.books, report.accounts, report.transactions
+                "{}, {}, {} folded from the first: {end}",
+                count(report.books, "book"),
+                count(report.accounts, "account"),
+                count(report.transactions, "transaction")
             )
         });
         if found == 0 {
             return Ok(());
         }
-        Err(EngineError::Internal(format!("the ledger is broken in {found} places")))
+        Err(EngineError::Internal(format!("the ledger is broken in {}", count(found, "place"))))
     }
 }
 

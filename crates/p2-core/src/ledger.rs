@@ -17,6 +17,7 @@ mod draft;
 mod names;
 mod outside;
 mod reward;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use outside::{
     due_outside, replied,
 };
 pub use reward::{default_policy, reward_id};
+pub use shared::{Accounts, Movements};
 
 /// The name of a book's mint, as `ledger init` opens it.
 pub const MINT: &str = "mint";

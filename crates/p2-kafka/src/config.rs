@@ -68,6 +68,10 @@ impl Default for KafkaConfig {
     }
 }
 
+/// Longest time between two heartbeats, milliseconds: with one of them a member hears that others came or went, so it
+/// bounds how long the partitions of one that left lie idle.
+const HEARTBEAT_MS: u32 = 500;
+
 /// Parts of names of properties whose values are not for other eyes.
 const SECRET: [&str; 7] = ["password", "secret", "token", "pem", "oauthbearer.config", "jaas", "username"];
 
@@ -277,7 +281,10 @@ impl KafkaConfig {
             GroupProtocol::Classic => config
                 .set("partition.assignment.strategy", "cooperative-sticky")
                 .set("session.timeout.ms", self.session_timeout_ms.to_string())
-                .set("heartbeat.interval.ms", (self.session_timeout_ms / 5).max(100).to_string()),
+                .set(
+                    "heartbeat.interval.ms",
+                    (self.session_timeout_ms / 5).clamp(100, HEARTBEAT_MS).to_string(),
+                ),
             GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
         };
         config

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::log::{Inner, blocking};
 use crate::ownership::Lane;
 use crate::poller::{GAP_OFFSETS_MAX, ReceiveNow as _};
-use crate::reader::Readers;
+use crate::reader::{METADATA_MAX, Readers, find_topics};
 use crate::records::{self, Names};
 
 /// Records taken in at a time.
@@ -124,7 +124,10 @@ fn assign(client: &Client, names: &Names, starts: &BTreeMap<Lane, i64>) -> Resul
         })
         .and_then(|()| client.unassign())
         .and_then(|()| client.assign(&list));
-    assigned.map_err(|error| LogError::Unavailable(format!("following: {error}")))
+    assigned.map_err(|error| LogError::Unavailable(format!("following: {error}")))?;
+    let topics: BTreeSet<Topic> = starts.keys().map(|(topic, _)| *topic).collect();
+    find_topics(client, topics.into_iter().map(|topic| names.of(topic)), METADATA_MAX);
+    Ok(())
 }
 
 /// Where each of these partitions stands.

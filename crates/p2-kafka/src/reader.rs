@@ -4,13 +4,15 @@
 //! where the next read of that partition begins, so that reading a partition to its end in pieces costs one
 //! start. All functions block.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use p2_core::record::Topic;
 use p2_stream::ports::{LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::Offset;
 
@@ -21,6 +23,8 @@ use crate::records::{self, Names};
 
 /// Readers that are kept; also the most reads at a time.
 pub(crate) const READERS_MAX: usize = 4;
+/// Longest wait for where a topic is.
+pub(crate) const METADATA_MAX: Duration = Duration::from_secs(2);
 /// Most bytes of values that one read returns, beyond the first record.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -41,6 +45,8 @@ struct Reader {
     client: Client,
     /// The partition that it is in the middle of, and the offset that comes next.
     at: Option<(Lane, i64)>,
+    /// Those that it was given already.
+    topics: BTreeSet<Topic>,
 }
 
 /// Makes a client that asks for metadata and offsets.
@@ -128,6 +134,19 @@ pub(crate) fn serve(client: &Client) {
         if client.poll(Duration::ZERO).is_none() {
             break;
         }
+    }
+}
+
+/// Makes a client look where the topics are that it was just assigned: by itself it looks for new ones once a second.
+/// Any answer about a topic tells it; whether one comes within `longest` does not matter.
+pub(crate) fn find_topics<'n, C: ConsumerContext>(
+    client: &impl Consumer<C>,
+    names: impl IntoIterator<Item = &'n str>,
+    longest: Duration,
+) {
+    let until = Instant::now() + longest;
+    for name in names {
+        let _ = client.fetch_metadata(Some(name), until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -311,7 +330,8 @@ impl Readers {
             return Ok(idle.swap_remove(index));
         }
         let made = Client::from_config_and_context(&self.config.reader(), Context::default());
-        Ok(Reader { client: made.map_err(|error| config::property(&error))?, at: None })
+        let client = made.map_err(|error| config::property(&error))?;
+        Ok(Reader { client, at: None, topics: BTreeSet::new() })
     }
 }
 
@@ -331,6 +351,10 @@ impl Reader {
             list.add_partition_offset(names.of(lane.0), lane.1, Offset::Offset(from))
                 .and_then(|()| self.client.assign(&list))
                 .map_err(|error| away(&what(), &self.client, &error))?;
+            if self.topics.insert(lane.0) {
+                let left = until.saturating_duration_since(Instant::now()).min(METADATA_MAX);
+                find_topics(&self.client, [names.of(lane.0)], left);
+            }
         }
         let mut found: Vec<StoredRecord> = Vec::new();
         let mut bytes = 0;

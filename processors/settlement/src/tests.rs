@@ -238,7 +238,7 @@ fn on_a_broken_book_a_request_stays_pending_and_nothing_is_written() {
     // Where every change is checked in full, no request is answered on a sum that is not 0, not even refused.
     if cfg!(debug_assertions) {
         let mut book = opened();
-        let mut alpha = book.accounts[&AccountId::from("alpha")].clone();
+        let mut alpha = book.account(&AccountId::from("alpha")).unwrap().clone();
         alpha.balance.posted += 1;
         book.accounts.insert(AccountId::from("alpha"), alpha);
         for body in [transfer("alpha", "beta", 100), transfer("alpha", "nobody", 100)] {
@@ -349,7 +349,7 @@ async fn a_new_owner_knows_every_book_and_every_answer() {
     let mut fold = Book::default();
     made.iter().for_each(|made| fold.apply(made).unwrap());
     fold.check().unwrap();
-    let has = |name: &str| fold.accounts[&AccountId::from(name)].balance;
+    let has = |name: &str| fold.account(&AccountId::from(name)).unwrap().balance;
     assert_eq!(has("alpha"), Balance { posted: 7_600, reserved: 0 });
     assert_eq!(has("beta"), Balance { posted: 12_400, reserved: 0 });
     assert_eq!(ledger.book(&BookId::from("main")), Some(fold.clone()), "the view is the fold of the log");
@@ -507,5 +507,5 @@ fn a_batch_is_submitted_after_its_plan_is_committed_and_reconciled_by_the_next_o
     let book = next.book();
     book.check().unwrap();
     assert!(book.outside.plan.is_none() && next.calls.is_empty());
-    assert_eq!(book.accounts[&AccountId::from("beta")].balance.posted, 10_000);
+    assert_eq!(book.account(&AccountId::from("beta")).unwrap().balance.posted, 10_000);
 }

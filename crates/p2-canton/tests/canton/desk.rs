@@ -200,7 +200,7 @@ pub(crate) fn answer<'m>(made: &'m [LedgerTransaction], name: &str) -> Option<&'
 }
 
 pub(crate) fn has(book: &Book, name: &str) -> i64 {
-    book.accounts[&AccountId::from(name)].balance.posted
+    book.account(&AccountId::from(name)).unwrap().balance.posted
 }
 
 /// Reasons on the receipts of a participant, in the order in which they came to be.

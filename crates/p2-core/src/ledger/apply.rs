@@ -5,6 +5,7 @@ use super::answer::{Answer, Code, Refusal, digest};
 use super::book::{Account, Book, Reservation, Terms};
 use super::draft::{self, Reason, day_of};
 use super::reward::default_policy;
+use super::shared::Movements;
 use crate::ids::Id;
 use crate::record::{
     Balance, CauseKind, Hold, HoldState, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentRequest,
@@ -26,11 +27,27 @@ impl Book {
             let last = self.last.map_or_else(|| "none".to_owned(), |last| last.to_string());
             return Err(format!("{} does not follow seq {} after {last}", at(), self.next_seq));
         }
-        let mut next = self.clone();
-        next.take(transaction).map_err(|reason| format!("{}: {reason}", at()))?;
-        next.next_seq += 1;
-        next.last = Some(*id);
-        next.check_touched(transaction).map_err(|reason| format!("{}: {reason}", at()))?;
+        // The answers are many: they are changed in place and mended where the rest fails, everything else in a copy.
+        let answers = std::mem::take(&mut self.answers);
+        let named = std::iter::once(transaction.request.id)
+            .chain(transaction.holds.iter().map(|hold| hold.reservation));
+        let before: Vec<(Id, Option<Answer>)> = named.map(|id| (id, answers.get(&id).copied())).collect();
+        let mut next = Book { answers, ..self.clone() };
+        let taken = next.take(transaction).and_then(|()| {
+            next.next_seq += 1;
+            next.last = Some(*id);
+            next.check_touched(transaction)
+        });
+        if let Err(reason) = taken {
+            self.answers = next.answers;
+            for (id, answer) in before {
+                match answer {
+                    Some(answer) => self.answers.insert(id, answer),
+                    None => self.answers.remove(&id),
+                };
+            }
+            return Err(format!("{}: {reason}", at()));
+        }
         *self = next;
         Ok(())
     }
@@ -108,9 +125,9 @@ impl Book {
                     debt: 0,
                     day: 0,
                     spent: 0,
-                    movements: imbl::Vector::new(),
+                    movements: Movements::default(),
                 };
-                if self.accounts.insert(open.account.clone(), account).is_some() {
+                if self.accounts.insert(open.account.clone(), account) {
                     let sentence = format!("account '{}' is opened twice", open.account);
                     return Err(Refusal::new(Code::Exists, sentence));
                 }

@@ -1,15 +1,14 @@
 //! A book: accounts, open reservations, what waits for a person, and every answer ever given.
 
-use imbl::{OrdMap, OrdSet, Vector};
+use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use super::amount::format_amount;
 use super::answer::{Answer, Code, Refusal};
 use super::outside::Outside;
+use super::shared::{Accounts, Movements};
 use crate::ids::{AccountId, AgentId, BookId, Id};
-use crate::record::{
-    AccountKind, AccountLimits, AccountView, Balance, LedgerPolicy, Movement, PaymentRequest, Query,
-};
+use crate::record::{AccountKind, AccountLimits, AccountView, Balance, LedgerPolicy, PaymentRequest, Query};
 
 /// The newest movements that are kept with an account.
 pub const MOVEMENTS_MAX: usize = 100;
@@ -24,7 +23,7 @@ pub struct Book {
     /// What is paid for scores.
     pub policy: Option<LedgerPolicy>,
     /// Its accounts.
-    pub accounts: OrdMap<AccountId, Account>,
+    pub accounts: Accounts,
     /// Open reservations.
     pub reservations: OrdMap<Id, Reservation>,
     /// Reservations of budgets that expired: what their work has cost may still be told, once.
@@ -75,7 +74,7 @@ pub struct Account {
     /// What it paid or set aside on that day.
     pub spent: i64,
     /// The newest movements, oldest first.
-    pub movements: Vector<Movement>,
+    pub movements: Movements,
 }
 
 impl Account {

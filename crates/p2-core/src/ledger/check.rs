@@ -53,7 +53,7 @@ impl Book {
                 return Err(format!("reservation {id} has expired and is open, or is no budget's"));
             }
         }
-        for (name, account) in &self.accounts {
+        for (name, account) in self.accounts.iter() {
             self.check_account(name)?;
             let sum = reserved.remove(name).unwrap_or_default();
             if sum != i128::from(account.balance.reserved) {

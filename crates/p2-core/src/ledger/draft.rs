@@ -2,7 +2,7 @@
 
 use super::amount::AMOUNT_MAX;
 use super::answer::{Code, Refusal};
-use super::book::{Account, Book, MOVEMENTS_MAX, Reservation};
+use super::book::{Account, Book, Reservation};
 use crate::ids::{AccountId, Id};
 use crate::record::{AccountKind, Balance, Hold, HoldState, Movement, Posting};
 
@@ -140,10 +140,7 @@ fn spend(account: &mut Account, day: i64, amount: i64) {
 }
 
 fn remember(account: &mut Account, other: &AccountId, amount: i64, why: &Reason<'_>) {
-    while account.movements.len() >= MOVEMENTS_MAX {
-        account.movements.pop_front();
-    }
-    account.movements.push_back(Movement {
+    account.movements.push(Movement {
         transaction: why.transaction,
         time_ms: why.time_ms,
         other: other.clone(),

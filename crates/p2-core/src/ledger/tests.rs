@@ -125,7 +125,7 @@ impl Desk {
 
     /// Posted and reserved of an account.
     fn has(&self, name: &str) -> (i64, i64) {
-        let balance = self.book.accounts[&account(name)].balance;
+        let balance = self.book.account(&account(name)).unwrap().balance;
         (balance.posted, balance.reserved)
     }
 
@@ -547,6 +547,22 @@ fn what_a_person_refuses_or_nobody_answers_is_not_done() {
     assert_eq!(desk.book.answers[&id("three")].code, Code::Expired);
     assert!(desk.book.held.is_empty() && desk.book.due.is_empty());
     assert_eq!(desk.has("alpha"), (5_500, 0));
+}
+
+#[test]
+fn what_a_person_agrees_to_after_its_time_is_not_done_even_where_no_timer_was_faster() {
+    let mut desk = with_threshold();
+    let large = PaymentRequest {
+        not_after_ms: Some(NOON + 100),
+        ..request("large", transfer("alpha", "beta", 6_000))
+    };
+    assert_eq!(desk.code_of(&large), "pending");
+    let before = (desk.has("alpha"), desk.has("beta"));
+    desk.now = NOON + 100;
+    desk.ok("yes", PaymentBody::Approve(Approve { request: id("large") }));
+    assert_eq!(desk.book.answers[&id("large")].code, Code::Expired);
+    assert_eq!((desk.has("alpha"), desk.has("beta")), before);
+    assert!(desk.book.held.is_empty() && desk.book.due.is_empty());
 }
 
 #[test]

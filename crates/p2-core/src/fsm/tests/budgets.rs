@@ -152,7 +152,7 @@ impl Purse {
     }
 
     fn has(&self, account: &str) -> (i64, i64) {
-        let balance = self.book.accounts[&AccountId::from(account)].balance;
+        let balance = self.book.accounts.get(&AccountId::from(account)).unwrap().balance;
         (balance.posted, balance.reserved)
     }
 
@@ -476,7 +476,7 @@ fn a_reply_after_its_reservation_expired_is_booked_all_the_same() {
     p.human(PaymentBody::Transfer(Transfer { legs: vec![spent], scale: None }));
     p.reply("days later", &[], None);
     assert_eq!(p.has(TEAM), (-400, 0));
-    assert_eq!(p.book.accounts[&AccountId::from(TEAM)].debt, 400);
+    assert_eq!(p.book.accounts.get(&AccountId::from(TEAM)).unwrap().debt, 400);
     p.say("two");
     assert!(p.w.main().ends_with("finished budget\n"), "who owes has no budget: {}", p.w.main());
 }

@@ -119,7 +119,7 @@ impl Desk {
     }
 
     fn has(&self, name: &str) -> i64 {
-        self.book.accounts[&AccountId::from(name)].balance.posted
+        self.book.account(&AccountId::from(name)).unwrap().balance.posted
     }
 
     fn status(&self, name: &str) -> (PaymentStatus, Code) {
@@ -342,8 +342,8 @@ proptest! {
             let (found, expected) = (&desk.book.answers[&request.id], &embedded.answers[&request.id]);
             prop_assert_eq!((found.status, found.code), (expected.status, expected.code));
         }
-        for (name, account) in &embedded.accounts {
-            prop_assert_eq!(desk.book.accounts[name].balance, account.balance);
+        for (name, account) in embedded.accounts.iter() {
+            prop_assert_eq!(desk.book.account(name).unwrap().balance, account.balance);
             if account.kind != AccountKind::Mint {
                 prop_assert_eq!(desk.outside(name.as_str()), account.balance.posted);
             }

@@ -25,7 +25,7 @@ fn void(of: &str) -> PaymentBody {
 }
 
 fn debt(desk: &Desk, name: &str) -> i64 {
-    desk.book.accounts[&account(name)].debt
+    desk.book.accounts.get(&account(name)).unwrap().debt
 }
 
 #[test]
