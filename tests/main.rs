@@ -4,6 +4,7 @@
 
 mod apply;
 mod branches;
+mod budgets;
 mod chat;
 mod cli;
 mod cluster;

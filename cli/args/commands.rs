@@ -401,6 +401,17 @@ pub(crate) enum ConfigCommand {
         /// Comma-separated ids, or `none`.
         tools: String,
     },
+    /// Let another account pay for an agent's work in one conversation. Its definition must have a budget.
+    #[command(
+        after_help = "Examples:\n  p2engine config set-budget trip budget:team-a\n  p2engine config set-budget trip budget:tenant-7 --agent agent_beta --lock"
+    )]
+    SetBudget {
+        /// Whose.
+        #[command(flatten)]
+        target: OverrideArgs,
+        /// The agent's own wallet, or an account whose name begins with `budget:`.
+        account: String,
+    },
     /// Override model or sampling in one conversation.
     #[command(
         after_help = "Example:\n  p2engine config set-model trip --model openai/gpt-4o --temperature 0.2"

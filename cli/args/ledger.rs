@@ -94,7 +94,9 @@ pub(crate) enum LedgerCommand {
         ask: AskArgs,
     },
     /// Open an account.
-    #[command(after_help = "Example:\n  p2engine ledger open agent_gamma --kind agent")]
+    #[command(
+        after_help = "Examples:\n  p2engine ledger open agent_gamma --kind agent\n  p2engine ledger open budget:team-a --kind escrow"
+    )]
     Open {
         /// Its name: an agent's wallet has the agent's id.
         account: String,

@@ -126,6 +126,9 @@ fn awaited(conversation: &Conversation, agent: &AgentId) -> String {
     for wait in conversation.waits.values() {
         let text = match wait.waiting.kind {
             WaitKind::Llm => format!("{} is thinking", wait.agent),
+            WaitKind::Payment if wait.waiting.correlation.is_empty() => {
+                format!("{} asks its budget", wait.agent)
+            }
             WaitKind::Tool | WaitKind::Payment => {
                 let branch = conversation.branch(&wait.agent, &wait.branch);
                 let tool = branch.and_then(|branch| {

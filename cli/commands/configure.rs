@@ -44,6 +44,9 @@ pub(crate) async fn run(run: &Run, command: ConfigCommand) -> EngineResult<()> {
             }
             set(run, target, Overrides { tools: Some(tools), ..Overrides::default() }, false).await
         }
+        ConfigCommand::SetBudget { target, account } => {
+            set(run, target, Overrides { budget: Some(account), ..Overrides::default() }, false).await
+        }
         ConfigCommand::SetModel { target, model, temperature, top_p, max_tokens } => {
             let overrides = Overrides { model, temperature, top_p, max_tokens, ..Overrides::default() };
             if overrides == Overrides::default() && !target.lock && !target.unlock {
@@ -88,10 +91,12 @@ async fn show_overrides(run: &Run, name: &str) -> EngineResult<()> {
                 or_dash(set.max_tokens.map(|value| value.to_string())),
                 or_dash(set.tools.as_ref().map(|tools| tools.join(","))),
                 or_dash(set.behavior.clone()),
+                or_dash(set.budget.clone()),
                 if *locked { "yes" } else { "no" }.to_owned(),
             ]
         });
-        let header = ["AGENT", "MODEL", "TEMPERATURE", "TOP_P", "MAX_TOKENS", "TOOLS", "BEHAVIOR", "LOCKED"];
+        let header =
+            ["AGENT", "MODEL", "TEMPERATURE", "TOP_P", "MAX_TOKENS", "TOOLS", "BEHAVIOR", "BUDGET", "LOCKED"];
         table::render(&header, rows.collect(), run.out.width)
     });
     Ok(())

@@ -37,6 +37,9 @@ pub(crate) struct AccountLine {
     pub balance: Balance,
     /// What it can spend, credit included.
     pub available: i64,
+    /// What its work has cost that was not there.
+    #[serde(default)]
+    pub debt: i64,
     /// It neither pays nor is paid.
     pub frozen: bool,
     /// What it may do.
@@ -67,6 +70,7 @@ impl BookView {
             kind: account.kind,
             balance: account.balance,
             available: account.spendable(),
+            debt: account.debt,
             frozen: account.frozen,
             limits: account.limits,
         });

@@ -27,7 +27,8 @@ fn reply(seq: i64, branch: &str, text: &str) -> Entry {
 
 fn waiting(seq: i64, branch: &str) -> Entry {
     let id = Id::of_text(&format!("wait {branch}/{seq}"));
-    let waiting = Waiting { id, kind: WaitKind::Llm, deadline_ms: None, correlation: String::new() };
+    let waiting =
+        Waiting { id, kind: WaitKind::Llm, deadline_ms: None, correlation: String::new(), budget: None };
     entry(seq, branch, State::Waiting(waiting))
 }
 
@@ -204,7 +205,8 @@ fn times_are_utc_on_leap_days_and_before_the_epoch() {
 fn an_open_wait_survives_the_json_of_the_api() {
     let mut conversation = sample();
     let id = Id::of_text("w");
-    let waiting = Waiting { id, kind: WaitKind::Tool, deadline_ms: Some(7), correlation: "c".into() };
+    let waiting =
+        Waiting { id, kind: WaitKind::Tool, deadline_ms: Some(7), correlation: "c".into(), budget: None };
     let open = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 4, waiting };
     conversation.waits.insert(id, open);
     let text = serde_json::to_string(&conversation).unwrap();

@@ -84,11 +84,11 @@ impl Desk<'_> {
                 let expires_ms =
                     expires_in.map(|seconds| now_ms().saturating_add(i64::from(seconds) * 1_000));
                 let (from, to, amount) = (account(&from), account(&to), amount(&text, scale)?);
-                (ask, PaymentBody::Reserve(Reserve { from, to, amount, expires_ms }))
+                (ask, PaymentBody::Reserve(Reserve { from, to, amount, expires_ms, scale: None }))
             }
             LedgerCommand::Post { reservation: id, amount: text, ask } => {
                 let amount = text.map(|text| amount(&text, scale)).transpose()?;
-                (ask, PaymentBody::Post(Post { reservation: reservation(&id)?, amount }))
+                (ask, PaymentBody::Post(Post { reservation: reservation(&id)?, amount, scale: None }))
             }
             LedgerCommand::Void { reservation: id, ask } => {
                 (ask, PaymentBody::Void(Void { reservation: reservation(&id)? }))

@@ -31,8 +31,8 @@ impl Desk<'_> {
                 let (aside, free) = (money(&view, line.balance.reserved), money(&view, line.available));
                 text.push_str(&format!(" ({aside} set aside, {free} available)"));
             }
-            if line.frozen {
-                text.push_str(", frozen");
+            for state in states(&view, line) {
+                text.push_str(&format!(", {state}"));
             }
             text
         });
@@ -190,7 +190,6 @@ impl Desk<'_> {
         });
         self.run.show(&data, || {
             let rows = view.accounts.iter().map(|line| {
-                let state = if line.frozen { "frozen" } else { "" };
                 let Balances { posted, reserved, available } = balances(&view, line);
                 vec![
                     line.account.to_string(),
@@ -198,7 +197,7 @@ impl Desk<'_> {
                     posted,
                     reserved,
                     available,
-                    state.to_owned(),
+                    states(&view, line).join(", "),
                 ]
             });
             let header = ["ACCOUNT", "KIND", "BALANCE", "SET ASIDE", "AVAILABLE", "STATE"];
@@ -324,6 +323,12 @@ fn balances(view: &BookView, line: &AccountLine) -> Balances {
     }
 }
 
+/// What is special about an account, for people.
+fn states(view: &BookView, line: &AccountLine) -> Vec<String> {
+    let owes = (line.debt > 0).then(|| format!("owes {}", money(view, line.debt)));
+    line.frozen.then(|| "frozen".to_owned()).into_iter().chain(owes).collect()
+}
+
 fn account_data(view: &BookView, line: &AccountLine) -> Value {
     let Balances { posted, reserved, available } = balances(view, line);
     let text = |minor: i64| format_amount(minor, view.scale);
@@ -333,6 +338,7 @@ fn account_data(view: &BookView, line: &AccountLine) -> Value {
         "balance": posted,
         "reserved": reserved,
         "available": available,
+        "debt": text(line.debt),
         "frozen": line.frozen,
         "unit": view.unit,
         "limits": {

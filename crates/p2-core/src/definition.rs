@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ids::AgentId;
+use crate::ids::{AccountId, AgentId, BookId};
 
 mod evaluator;
 
@@ -74,6 +74,39 @@ pub struct LlmAgent {
     /// Deadline of a call to another agent, milliseconds.
     #[serde(default = "agent_timeout_ms")]
     pub agent_timeout_ms: i64,
+    /// What pays for its work; none: nobody has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Box<Budget>>,
+}
+
+/// What pays for an agent's work. Amounts are decimal text in the unit of the book; what the book has no decimals for is
+/// rounded up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// The account: the agent's own wallet, or one whose name begins with `budget:`. None: the wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
+    /// The book.
+    #[serde(default = "main_book")]
+    pub book: BookId,
+    /// Who is paid: an account of kind fees.
+    #[serde(default = "fees")]
+    pub fees: AccountId,
+    /// What a model call may cost: set aside before it, and paid where nobody knows what it did cost.
+    pub model_call: String,
+    /// How many units a US dollar is: then a model call costs what the price of its model says. None: it costs
+    /// `model_call`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units_per_usd: Option<String>,
+}
+
+fn main_book() -> BookId {
+    BookId::from(crate::ledger::MAIN_BOOK)
+}
+
+fn fees() -> AccountId {
+    AccountId::from(crate::ledger::FEES)
 }
 
 impl LlmAgent {
@@ -93,6 +126,7 @@ impl LlmAgent {
             at_limit: AtLimit::default(),
             model_timeout_ms: model_timeout_ms(),
             agent_timeout_ms: agent_timeout_ms(),
+            budget: None,
         }
     }
 }
@@ -209,6 +243,9 @@ pub struct Tool {
     /// Moves money: never given to auto-created agents.
     #[serde(default)]
     pub spends: bool,
+    /// What a call costs an agent that has a budget: decimal text, as there. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
 }
 
 const fn day_ms() -> i64 {

@@ -5,7 +5,7 @@
 //! does not follow from the transactions before it.
 //!
 //! What always holds (promise 6 of the design): the sum of all accounts is 0; no account but a mint has less than
-//! its credit allows; a request id has one answer for ever; a reservation ends once.
+//! its credit allows, but for what finished work has cost beyond what was set aside (its debt); a request id has one answer for ever; a reservation ends once.
 
 mod amount;
 mod answer;
@@ -25,7 +25,7 @@ pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decim
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
-pub use names::{check_account, check_book, check_name};
+pub use names::{BUDGET, budget_account, check_account, check_book, check_name, is_budget};
 pub use outside::{
     Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,
     due_outside, replied,
@@ -37,5 +37,7 @@ pub use shared::{Accounts, Movements};
 pub const MINT: &str = "mint";
 /// The name of a book's treasury.
 pub const TREASURY: &str = "treasury";
+/// The name of the account that is paid for work.
+pub const FEES: &str = "fees";
 /// The book that is meant where none is named.
 pub const MAIN_BOOK: &str = "main";

@@ -14,7 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use crate::definition::{Executor, LlmAgent, Persona, RenderPolicy, Tool};
-use crate::ids::{AgentId, ConversationId};
+use crate::ids::{AccountId, AgentId, ConversationId};
 use crate::model::{ChatMessage, ModelRequest, ToolSpec};
 use crate::record::Overrides;
 use crate::registry::Registry;
@@ -128,6 +128,9 @@ pub fn effective(llm: &LlmAgent, overrides: &Overrides) -> LlmAgent {
     }
     if let Some(behavior) = &overrides.behavior {
         llm.behavior = Some(behavior.clone()).filter(|id| !id.is_empty());
+    }
+    if let (Some(budget), Some(account)) = (&mut llm.budget, &overrides.budget) {
+        budget.account = Some(AccountId::from(account.as_str()));
     }
     llm.temperature = overrides.temperature.or(llm.temperature);
     llm.top_p = overrides.top_p.or(llm.top_p);

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, BranchId, Id};
+use crate::ids::{AccountId, AgentId, BookId, BranchId, Id};
 use crate::json_text::JsonText;
 
 /// One entry of a stack. Entries never change and are never deleted.
@@ -226,8 +226,25 @@ pub struct Waiting {
     /// When it is given up, milliseconds since the epoch; none: never.
     pub deadline_ms: Option<i64>,
     /// What it belongs to: a tool call's `call_id`, an agent call's id, a request's id; for a model the
-    /// SHA-256 hex of the rendered request (the prompt's ref).
+    /// SHA-256 hex of the rendered request (the prompt's ref). Where money is awaited for a model call: empty.
     pub correlation: String,
+    /// What is set aside for the call: on a payment's wait what is asked for before it, on a model's or tool's what it
+    /// runs under. None: nobody has to pay.
+    #[serde(default)]
+    pub budget: Option<Held>,
+}
+
+/// Money set aside for a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The reservation: the id of the request that makes it. It is ended once, under `Id::derive(reservation, "end", 0)`.
+    pub reservation: Id,
+    /// The book.
+    pub book: BookId,
+    /// Whose money.
+    pub account: AccountId,
+    /// The same call was begun before, under another reservation.
+    pub again: bool,
 }
 
 /// What is awaited.

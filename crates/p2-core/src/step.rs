@@ -123,7 +123,7 @@ pub struct Decision {
     pub transitions: Vec<StateTransition>,
     /// Effects to carry out.
     pub effects: Vec<Effect>,
-    /// Requests to the ledger, one per new Waiting(payment).
+    /// Requests to the ledger: one per new Waiting(payment), and the end of each reservation whose call has ended.
     pub payments: Vec<PaymentRequest>,
     /// Artifacts, the input's outcome among them.
     pub artifacts: Vec<Artifact>,
@@ -157,7 +157,8 @@ pub fn decide(conversation: &Conversation, input: &Input, context: Context<'_>, 
 }
 
 /// The model calls that are open: what a new owner of the conversation asks again. Parked branches and
-/// paused conversations have none.
+/// paused conversations have none. One under a reservation has no time left (`deadline_ms` 0): it is not made again, its
+/// reply asks for a reservation for the next attempt.
 pub fn open_asks(conversation: &Conversation, context: Context<'_>) -> Vec<Ask> {
     crate::fsm::open_asks(conversation, context)
 }

@@ -42,7 +42,7 @@ fn transition(conversation: &str, seq: i64) -> StateTransition {
     let mut entries = vec![entry(seq * 2, State::UserMessage(UserMessage { text, origin: None }))];
     if seq + 1 < STEPS {
         let (kind, correlation) = (WaitKind::Tool, String::new());
-        let waiting = Waiting { id: wait(seq), kind, deadline_ms: None, correlation };
+        let waiting = Waiting { id: wait(seq), kind, deadline_ms: None, correlation, budget: None };
         entries.push(entry(seq * 2 + 1, State::Waiting(waiting)));
     }
     changes.push(Change::Appended(Appended { entries }));

@@ -5,4 +5,4 @@ mod payers;
 mod rules;
 
 pub use bookkeeper::{Bookkeeper, Purse, Standing};
-pub use payers::{AGENTS, BOOKS, Payers, opening, request};
+pub use payers::{AGENTS, BOOKS, Payers, SPENDING, opening, request};

@@ -58,6 +58,8 @@ pub struct Oracle {
     callees: Vec<(AgentId, BranchId)>,
     /// The books, as their transactions tell them.
     books: BTreeMap<BookId, Book>,
+    /// Model calls under a reservation.
+    paying: BTreeSet<Id>,
     complaint: Option<String>,
 }
 
@@ -94,6 +96,7 @@ impl Oracle {
             stepping: None,
             callees: Vec::new(),
             books: BTreeMap::new(),
+            paying: BTreeSet::new(),
             complaint: None,
         }
     }
@@ -283,6 +286,13 @@ impl Oracle {
         let doubt = !first && waiting.kind == WaitKind::Tool && waiting.deadline_ms.is_none();
         if doubt {
             outside.count("tool in doubt");
+        }
+        let held = waiting.kind == WaitKind::Llm && waiting.budget.is_some();
+        if held {
+            self.paying.insert(id);
+        } else if self.paying.remove(&id) {
+            // A pause paid for what it cut short: nothing is asked by that.
+            return Ok(());
         }
         if open && !doubt && conversation.is_parked(agent, branch) {
             return Err(format!("{at}: {:?} is asked from a parked branch", waiting.kind));
@@ -482,7 +492,10 @@ fn asked_since_question(visible: &[&Entry]) -> usize {
     let asked = visible.iter().rev().take_while(|entry| !is_question(&entry.state));
     let ids: BTreeSet<Id> = asked
         .filter_map(|entry| match &entry.state {
-            State::Waiting(waiting) if waiting.kind == WaitKind::Llm => Some(waiting.id),
+            // Another attempt at a call that was begun under another reservation is no other call.
+            State::Waiting(waiting) if waiting.kind == WaitKind::Llm => {
+                waiting.budget.as_ref().is_none_or(|held| !held.again).then_some(waiting.id)
+            }
             _ => None,
         })
         .collect();
@@ -573,6 +586,7 @@ fn features_of_entry(state: &State, outside: &mut Outside) {
             match message.error.as_ref().map(|error| error.class.as_str()) {
                 Some("model") => outside.count("model error"),
                 Some("rounds") => outside.count("rounds"),
+                Some("budget") => outside.count("run out of budget"),
                 _ => {}
             }
         }

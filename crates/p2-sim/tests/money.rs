@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 53] = [
+const FEATURES: [&str; 58] = [
     "account frozen",
     "account opened",
     "account thawed",
@@ -20,6 +20,7 @@ const FEATURES: [&str; 53] = [
     "catch-up waits for a marker",
     "claimed tool called",
     "commit fenced",
+    "cost of work above its estimate",
     "denied",
     "duplicate input",
     "ended",
@@ -53,6 +54,7 @@ const FEATURES: [&str; 53] = [
     "reservation posted in part",
     "reservation voided",
     "reward paid",
+    "run out of budget",
     "self_transfer",
     "started over",
     "timer fired",
@@ -64,6 +66,9 @@ const FEATURES: [&str; 53] = [
     "unknown_book",
     "unknown_request",
     "window full",
+    "work: cost posted",
+    "work: estimate given back",
+    "work: estimate set aside",
 ];
 
 fn money() -> Subject {

@@ -44,6 +44,7 @@ fn effect(name: &str) -> Effect {
         branch: "main".into(),
         not_after_ms: None,
         body: EffectBody::PublishReply(PublishReply { entry: 1, text: "hi".into() }),
+        reservation: None,
     }
 }
 
@@ -241,7 +242,13 @@ fn only_transitions_change_a_lane() {
 fn waits_with_a_deadline_are_timers_and_waits_without_are_not() {
     let mut lane = Conversation::default();
     for (name, deadline_ms) in [("timed", Some(99)), ("open", None)] {
-        let waiting = Waiting { id: id(name), kind: WaitKind::Tool, deadline_ms, correlation: String::new() };
+        let waiting = Waiting {
+            id: id(name),
+            kind: WaitKind::Tool,
+            deadline_ms,
+            correlation: String::new(),
+            budget: None,
+        };
         let wait = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 1, waiting };
         lane.waits.insert(id(name), wait);
     }

@@ -72,7 +72,7 @@ fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
 
 fn reserve(amount: i64, expires_ms: Option<i64>) -> PaymentBody {
     let (from, to) = (AccountId::from("alpha"), AccountId::from("beta"));
-    PaymentBody::Reserve(Reserve { from, to, amount, expires_ms })
+    PaymentBody::Reserve(Reserve { from, to, amount, expires_ms, scale: None })
 }
 
 /// A book with 100.00 in each of alpha and beta.

@@ -66,6 +66,7 @@ fn effect_of(body: EffectBody) -> Effect {
         branch: "main".into(),
         not_after_ms: Some(NOT_AFTER),
         body,
+        reservation: None,
     }
 }
 

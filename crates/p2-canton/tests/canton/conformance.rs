@@ -47,10 +47,10 @@ fn suite() -> Vec<PaymentRequest> {
     };
     let hold = |from: &str, amount| {
         let (from, to) = (account(from), account("gamma"));
-        PaymentBody::Reserve(Reserve { from, to, amount, expires_ms: None })
+        PaymentBody::Reserve(Reserve { from, to, amount, expires_ms: None, scale: None })
     };
     let freeze = |name: &str, frozen| PaymentBody::Freeze(Freeze { account: account(name), frozen });
-    let post = |of: &str, amount| PaymentBody::Post(Post { reservation: id(of), amount });
+    let post = |of: &str, amount| PaymentBody::Post(Post { reservation: id(of), amount, scale: None });
     let mut policy = p2_core::ledger::default_policy(2);
     policy.version = 2;
     policy.approval_above = Some(9_000);

@@ -7,8 +7,10 @@ use serde_json::Value;
 
 use super::Problem;
 use crate::definition::{
-    Agent, AgentKind, Definition, Executor, LlmAgent, Persona, Price, RenderPolicy, Tool,
+    Agent, AgentKind, Budget, Definition, Executor, LlmAgent, Persona, Price, RenderPolicy, Tool,
 };
+use crate::ids::AgentId;
+use crate::ledger::{budget_account, check_account, check_book, parse_decimal};
 use crate::render::prompt;
 
 const WEEK_MS: i64 = 604_800_000;
@@ -71,7 +73,10 @@ pub(super) fn check_distinct(key: &str, names: &[String]) -> Result<(), Problem>
 fn check_agent(agent: &Agent) -> Result<(), Problem> {
     check_id(agent.id.as_str(), "_-.", 64)?;
     match &agent.kind {
-        AgentKind::Llm(llm) => check_llm(llm),
+        AgentKind::Llm(llm) => {
+            check_llm(llm)?;
+            llm.budget.as_ref().map_or(Ok(()), |budget| check_budget(&agent.id, budget))
+        }
         AgentKind::Rule(_) => Ok(()),
         AgentKind::Human(human) => match &human.callback_url {
             // `${NAME}` stands for a variable of the process that calls it.
@@ -108,6 +113,31 @@ fn check_llm(llm: &LlmAgent) -> Result<(), Problem> {
     }
 }
 
+/// An agent's budget: accounts that may be used for it, and amounts that can be set aside.
+fn check_budget(agent: &AgentId, budget: &Budget) -> Result<(), Problem> {
+    let wrong = |why: String| Problem::of("budget", format!("'budget': {why}"));
+    if let Some(account) = &budget.account {
+        budget_account(agent, account).map_err(|why| wrong(format!("'account': {why}")))?;
+    }
+    check_book(&budget.book).map_err(|why| wrong(format!("'book': {why}")))?;
+    check_account(&budget.fees).map_err(|why| wrong(format!("'fees': {why}")))?;
+    parse_decimal(&budget.model_call).map_err(|why| wrong(format!("'model_call': {why}")))?;
+    if let Some(rate) = &budget.units_per_usd {
+        parse_decimal(rate).map_err(|why| wrong(format!("'units_per_usd': {why}")))?;
+    }
+    Ok(())
+}
+
+/// What a call of a tool costs: only where it is carried out by an effect, which carries what is set aside.
+fn check_tool_price(tool: &Tool) -> Result<(), Problem> {
+    let Some(price) = &tool.price else { return Ok(()) };
+    if !matches!(tool.executor, Executor::Builtin | Executor::External) {
+        let why = "'price' is only for tools with executor builtin or external; remove it".to_owned();
+        return Err(Problem::of("price", why));
+    }
+    parse_decimal(price).map(drop).map_err(|why| Problem::of("price", format!("'price': {why}")))
+}
+
 pub(super) fn check_model(key: &str, model: &str) -> Result<(), Problem> {
     let halves = model.split_once('/');
     let named = halves.is_some_and(|(provider, name)| !provider.is_empty() && !name.is_empty());
@@ -125,6 +155,7 @@ fn check_tool(tool: &Tool) -> Result<(), Problem> {
         return Err(Problem::of("executor", message));
     }
     check_ledger_tool(tool)?;
+    check_tool_price(tool)?;
     check_range("timeout_ms", tool.timeout_ms, 1..=WEEK_MS)?;
     check_range("dedup_ttl_ms", tool.dedup_ttl_ms, 0..=MONTH_MS)?;
     if let Some(ttl) = tool.cache_ttl_ms {

@@ -32,6 +32,7 @@ enum Shape {
     Judges,
     Formulas,
     Rewards,
+    Budget,
 }
 
 const fn must(name: &'static str, shape: Shape) -> Field {
@@ -71,6 +72,7 @@ const LLM: &[Field] = &[
     may("at_limit", Shape::OneOf(&["compact", "refuse"])),
     may("model_timeout_ms", Shape::Integer),
     may("agent_timeout_ms", Shape::Integer),
+    may("budget", Shape::Budget),
 ];
 
 const RULE: &[Field] = &[ID, TYPE, may("rules", Shape::Rules)];
@@ -92,6 +94,7 @@ const TOOL: &[Field] = &[
     may("timeout_ms", Shape::Integer),
     may("approval", Shape::OneOf(&["none", "required"])),
     may("spends", Shape::Flag),
+    may("price", Shape::Decimal),
 ];
 
 const PERSONA: &[Field] = &[ID, must("template", Shape::Text), may("required_tools", Shape::Texts)];
@@ -277,6 +280,7 @@ fn shaped(shape: Shape, value: Value) -> Result<Value, String> {
         Shape::Judges => return evaluators::judges(value),
         Shape::Formulas => return evaluators::formulas(value),
         Shape::Rewards => return evaluators::rewards(value),
+        Shape::Budget => return budget(value),
     };
     if fits { Ok(value) } else { Err(format!("{}, found {}", expected(shape), describe(&value))) }
 }
@@ -297,6 +301,9 @@ fn expected(shape: Shape) -> String {
         Shape::Judges => "a list of models, or of mappings with 'model' and 'persona'".to_owned(),
         Shape::Formulas => "a mapping of names to expressions".to_owned(),
         Shape::Rewards => "a mapping of 'metric', 'occasion', 'book'".to_owned(),
+        Shape::Budget => {
+            "a mapping of 'model_call' and, as needed, 'account', 'units_per_usd', 'fees', 'book'".to_owned()
+        }
         Shape::Words => "text".to_owned(),
     }
 }
@@ -317,6 +324,35 @@ fn decimal(value: Value) -> Result<Value, String> {
         Value::Number(number) => Ok(Value::String(number.to_string())),
         other => Err(format!("{}, found {}", expected(Shape::Decimal), describe(&other))),
     }
+}
+
+/// What pays for an agent's work.
+fn budget(value: Value) -> Result<Value, String> {
+    const KEYS: [&str; 5] = ["account", "book", "fees", "model_call", "units_per_usd"];
+    let Value::Object(given) = value else {
+        return Err(format!("{}, found {}", expected(Shape::Budget), describe(&value)));
+    };
+    let mut budget = Map::new();
+    for (key, item) in given {
+        let known = KEYS.contains(&key.as_str());
+        let near = nearest(&key, KEYS.into_iter()).unwrap_or_default();
+        let item = match (known, key.as_str()) {
+            (false, _) => {
+                return Err(format!("free of unknown keys: '{key}'; the nearest valid key is '{near}'"));
+            }
+            (_, "model_call" | "units_per_usd") if !item.is_null() => decimal(item),
+            _ if item.is_string() || item.is_null() => Ok(item),
+            _ => Err(format!("text, found {}", describe(&item))),
+        };
+        let item = item.map_err(|found| format!("complete: '{key}' must be {found}"))?;
+        if !item.is_null() {
+            budget.insert(key, item);
+        }
+    }
+    if !budget.contains_key("model_call") {
+        return Err("complete: add 'model_call', what a call of the model may cost, such as 0.50".to_owned());
+    }
+    Ok(Value::Object(budget))
 }
 
 /// Questions are compared trimmed and in lower case, so they are kept that way.

@@ -826,3 +826,90 @@ fn mistakes_in_evaluators_are_told_with_place_and_mend() {
     let error = check_references(&definitions, &builtin::registry(), None).unwrap_err().to_string();
     assert!(error.contains("'rubric_id' names the rubric 'nowhere', which does not exist"), "{error}");
 }
+
+#[test]
+fn an_agents_budget_is_taken_as_it_is_written_and_defaults_to_its_own_wallet() {
+    let parsed = |budget: &str| {
+        let text = format!("{{kind: agent, id: a, type: llm, model: x/y, budget: {budget}}}");
+        parse_file(&text, "a.yml").map(|found| llm(&found[0]).budget.clone().unwrap())
+    };
+    let whole =
+        parsed("{model_call: 0.5, account: 'budget:team', units_per_usd: 100, fees: costs, book: side}");
+    let Ok(whole) = whole else { panic!("{whole:?}") };
+    assert_eq!((whole.model_call.as_str(), whole.units_per_usd.as_deref()), ("0.5", Some("100")));
+    assert_eq!((whole.fees.as_str(), whole.book.as_str()), ("costs", "side"));
+    let least = parsed("{model_call: '1', account: }").unwrap();
+    assert_eq!((least.account, least.fees.as_str(), least.book.as_str()), (None, "fees", "main"));
+    assert_eq!(parsed("{model_call: 1, account: a}").unwrap().account, Some("a".into()));
+    let text = "{kind: agent, id: a, type: llm, model: x/y, budget: {model_call: 1}}";
+    let found = parse_file(text, "a").unwrap();
+    assert_eq!(definition_from_json("agent", &found[0].body()).unwrap(), found[0]);
+    assert!(
+        parse_file("{kind: agent, id: a, type: llm, model: x/y}", "a").unwrap()[0]
+            .body()
+            .get("budget")
+            .is_none()
+    );
+}
+
+#[test]
+fn a_budget_or_a_price_that_cannot_work_is_refused_with_one_sentence() {
+    for (budget, expected) in [
+        (
+            "5",
+            "'budget' must be a mapping of 'model_call' and, as needed, 'account', 'units_per_usd', 'fees', 'book', found 5",
+        ),
+        (
+            "{}",
+            "'budget' must be complete: add 'model_call', what a call of the model may cost, such as 0.50",
+        ),
+        (
+            "{model_call: 1, acount: x}",
+            "'budget' must be free of unknown keys: 'acount'; the nearest valid key is 'account'",
+        ),
+        (
+            "{model_call: [1]}",
+            "'budget' must be complete: 'model_call' must be a decimal number such as 2.50, found a list",
+        ),
+        ("{model_call: 1, account: 5}", "'budget' must be complete: 'account' must be text, found 5"),
+        ("{model_call: 0}", "'budget': 'model_call': '0' is not more than zero"),
+        ("{model_call: -1}", "'budget': 'model_call': '-1' is not more than zero"),
+        ("{model_call: 1e3}", "'budget': 'model_call': '1000.0' is not"),
+        ("{model_call: NaN}", "'budget': 'model_call': 'NaN' is not an amount"),
+        ("{model_call: 0.000000001}", "'budget': 'model_call': "),
+        (
+            "{model_call: '99999999999999999999'}",
+            "'budget': 'model_call': '99999999999999999999' is more than",
+        ),
+        ("{model_call: 1, units_per_usd: 0}", "'budget': 'units_per_usd': '0' is not more than zero"),
+        (
+            "{model_call: 1, account: treasury}",
+            "'budget': 'account': 'treasury' cannot be the budget of 'a': name its own wallet 'a', or a spending account, which begins with budget:",
+        ),
+        ("{model_call: 1, account: 'budget:'}", "'budget': 'account': 'budget:' cannot be"),
+        ("{model_call: 1, account: 'b\u{443}dget:x'}", "'budget': 'account': the name of the account has"),
+        ("{model_call: 1, fees: ''}", "'budget': 'fees': the name of the account must have"),
+        ("{model_call: 1, book: ' '}", "'budget': 'book': the name of the book"),
+    ] {
+        let text = format!("{{kind: agent, id: a, type: llm, model: x/y, budget: {budget}}}");
+        let Err(error) = parse_file(&text, "a.yml") else {
+            assert_eq!(budget, "{model_call: 1e3}", "it is an amount");
+            continue;
+        };
+        assert!(error.message.starts_with(expected), "{budget}: {}", error.message);
+    }
+    let tool =
+        |rest: &str| format!("{{kind: tool, id: t, description: d, parameters: {{type: object}}, {rest}}}");
+    for (rest, expected) in [
+        ("price: 0", "'price': '0' is not more than zero"),
+        ("price: many", "'price': 'many' is not an amount"),
+        ("price: [1]", "'price' must be a decimal number such as 2.50, found a list"),
+    ] {
+        let error = parse_file(&tool(rest), "a.yml").unwrap_err();
+        assert!(error.message.starts_with(expected), "{rest}: {}", error.message);
+    }
+    let delegate = tool("price: 1, executor: core").replace("id: t", "id: delegate");
+    let error = parse_file(&delegate, "a.yml").unwrap_err().message;
+    assert_eq!(error, "'price' is only for tools with executor builtin or external; remove it");
+    assert!(parse_file(&tool("price: 0.01, executor: external"), "a.yml").is_ok());
+}

@@ -52,6 +52,7 @@ fn waits() -> State {
         kind: WaitKind::Llm,
         deadline_ms: None,
         correlation: String::new(),
+        budget: None,
     })
 }
 

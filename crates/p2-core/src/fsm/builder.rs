@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::budget::{self, Cost};
 use crate::conversation::{Conversation, OpenWait};
 use crate::fold::{self, Place};
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
@@ -134,8 +135,23 @@ impl<'a> Step<'a> {
         of.map(|entry| entry_artifact(&entry.id)).into_iter().collect()
     }
 
-    /// Closes an open wait; none where somebody was faster.
+    /// Closes an open wait; none where somebody was faster. What is set aside for its call is ended: it was not made, or
+    /// nobody knows what it has cost.
     pub(super) fn close(&mut self, wait: &Id) -> Option<OpenWait> {
+        let open = self.close_keeping(wait)?;
+        budget::end(self, &open, budget::unrecorded(&open));
+        Some(open)
+    }
+
+    /// As [`Step::close`], where it is known what the call has cost.
+    pub(super) fn close_costing(&mut self, wait: &Id, cost: Cost) -> Option<OpenWait> {
+        let open = self.close_keeping(wait)?;
+        budget::end(self, &open, cost);
+        Some(open)
+    }
+
+    /// As [`Step::close`]; what is set aside goes to another wait, or was not.
+    pub(super) fn close_keeping(&mut self, wait: &Id) -> Option<OpenWait> {
         let open = self.conv.waits.get(wait)?.clone();
         self.change(&open.agent, &open.branch, Change::Closed(Closed { waits: vec![*wait] }));
         self.out.closed.push(*wait);
@@ -185,6 +201,18 @@ impl<'a> Step<'a> {
         not_after_ms: Option<i64>,
         body: EffectBody,
     ) {
+        self.paid_effect(agent, branch, not_after_ms, body, None);
+    }
+
+    /// As [`Step::effect`], with what is set aside for it.
+    pub(super) fn paid_effect(
+        &mut self,
+        agent: &AgentId,
+        branch: &BranchId,
+        not_after_ms: Option<i64>,
+        body: EffectBody,
+        reservation: Option<Id>,
+    ) {
         let id = self.id("effect");
         self.out.effects.push(Effect {
             id,
@@ -193,6 +221,7 @@ impl<'a> Step<'a> {
             branch: branch.clone(),
             not_after_ms,
             body,
+            reservation,
         });
     }
 

@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::builder::Step;
-use super::{applied, deadline, turn};
+use super::{applied, budget, deadline, turn};
+use crate::conversation::OpenWait;
 use crate::ids::{AgentId, BranchId};
 use crate::record::{Change, ControlCommand, ControlOperation, Outcome, PauseSet};
-use crate::state::{StopReason, WaitKind};
+use crate::state::{State, StopReason, WaitKind, Waiting};
 
 pub(super) fn decide(step: &mut Step<'_>, command: &ControlCommand) -> Outcome {
     let (root, branch) = (step.conv.root.clone(), step.conv.current(&step.conv.root));
@@ -57,6 +58,15 @@ pub(super) fn cancel_branch(step: &mut Step<'_>, agent: &AgentId, branch: &Branc
     turn::finish(step, agent, branch, StopReason::Cancelled);
 }
 
+/// A call that is cut short may have cost something, and a pause may be longer than any reservation: it is paid for now.
+fn paid_so_far(step: &mut Step<'_>, open: &OpenWait) {
+    if open.waiting.budget.is_some() {
+        budget::end(step, open, budget::unrecorded(open));
+        let waiting = Waiting { budget: None, ..open.waiting.clone() };
+        step.append(&open.agent, &open.branch, State::Waiting(waiting));
+    }
+}
+
 fn set_pause(step: &mut Step<'_>, paused: bool) -> bool {
     if step.conv.paused == paused {
         return false;
@@ -65,8 +75,11 @@ fn set_pause(step: &mut Step<'_>, paused: bool) -> bool {
     step.change(&root, &current, Change::PauseSet(PauseSet { paused }));
     if paused {
         let models: Vec<_> = step.conv.waits.values().filter(|w| w.waiting.kind == WaitKind::Llm).collect();
-        let ids: Vec<_> = models.iter().map(|wait| wait.waiting.id).collect();
-        ids.into_iter().for_each(|id| step.cut_short(id));
+        let models: Vec<OpenWait> = models.into_iter().cloned().collect();
+        for open in &models {
+            step.cut_short(open.waiting.id);
+            paid_so_far(step, open);
+        }
         return true;
     }
     let mut live: Vec<(AgentId, BranchId)> = Vec::new();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::builder::Step;
-use super::{applied, control, delegation, payment, recorded, tool_calls, tool_outcome, turn};
+use super::{applied, budget, control, delegation, payment, recorded, tool_calls, tool_outcome, turn};
 use crate::conversation::OpenWait;
 use crate::ids::Id;
 use crate::record::Outcome;
@@ -28,6 +28,7 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id) -> Option<Outcome> {
                 turn::failed(step, &open.agent, branch, "timeout", "timeout", text);
             }
         }
+        WaitKind::Payment if open.waiting.budget.is_some() => return Some(budget::overdue(step, &open)),
         WaitKind::Payment if !repeatable(step, &open) => return Some(payment::overdue(step, &open)),
         // A question to the ledger that nobody answered changed nothing.
         WaitKind::Tool | WaitKind::Payment => return Some(tool(step, &open)),
@@ -99,8 +100,11 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
         step.close(&id);
         let call_id = match open.waiting.kind {
             WaitKind::Tool | WaitKind::Payment => Some(open.waiting.correlation.clone()),
-            _ => request.filter(|call_id| !call_id.is_empty()),
+            _ => request,
         };
+        // A model call, and what is asked of the ledger for one, is no tool call.
+        let call_id = call_id.filter(|call_id| !call_id.is_empty());
+        let unpaid = open.waiting.kind == WaitKind::Payment && open.waiting.budget.is_some();
         for branch in &holders {
             let Some(call_id) = &call_id else {
                 let text = format!("Cancelled: {why}");
@@ -109,6 +113,7 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
             };
             let tool = tool_calls::find(step, &open.agent, branch, call_id).map(|call| call.tool);
             let begun = matches!(open.waiting.kind, WaitKind::Tool | WaitKind::Payment)
+                && !unpaid
                 && !tool.is_some_and(|tool| tool_calls::repeatable(step, &tool));
             let (status, message) = if begun {
                 (ToolStatus::InDoubt, format!("cancelled ({why}): nobody knows whether it was done"))

@@ -96,6 +96,7 @@ pub(super) fn call(
         kind: WaitKind::Agent,
         deadline_ms: Some(step.now.saturating_add(timeout)),
         correlation: id.to_string(),
+        budget: None,
     };
     step.append(agent, branch, State::Waiting(waiting));
     let at = from.as_ref().map_or(-1, |from| step.conv.head(callee, from));

@@ -86,7 +86,7 @@ fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody,
     let (wait, effect) = (step.id("wait"), step.id("effect"));
     let deadline_ms = Some(step.now.saturating_add(tool.timeout_ms));
     let correlation = call.call_id.to_owned();
-    let waiting = Waiting { id: wait, kind: WaitKind::Payment, deadline_ms, correlation };
+    let waiting = Waiting { id: wait, kind: WaitKind::Payment, deadline_ms, correlation, budget: None };
     step.append(call.agent, call.branch, State::Waiting(waiting));
     let asked = step
         .conv

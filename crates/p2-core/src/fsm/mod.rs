@@ -1,6 +1,7 @@
 //! The finite-state machine: one file per kind of input, on top of [`builder::Step`].
 
 mod branch_command;
+mod budget;
 mod builder;
 mod control;
 mod cost;
@@ -88,7 +89,12 @@ pub(crate) fn open_asks(conversation: &Conversation, context: Context<'_>) -> Ve
                 wait: wait.waiting.id,
                 agent: wait.agent.clone(),
                 branch: branch.clone(),
-                deadline_ms: wait.waiting.deadline_ms.unwrap_or(i64::MAX),
+                // What an earlier owner began is paid for; to begin it again takes a reservation of its own, which the
+                // reply of a call that has no time left asks for.
+                deadline_ms: match &wait.waiting.budget {
+                    Some(_) => 0,
+                    None => wait.waiting.deadline_ms.unwrap_or(i64::MAX),
+                },
                 request,
             })
         })

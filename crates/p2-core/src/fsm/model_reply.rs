@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
+use super::budget::Cost;
 use super::builder::Step;
-use super::{applied, cost, lookup, recorded, tool_calls, turn};
-use crate::conversation::Conversation;
+use super::{applied, budget, cost, lookup, recorded, tool_calls, turn};
+use crate::conversation::{Conversation, OpenWait};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::model::{ModelErrorClass, ModelOutcome, ModelReply};
 use crate::record::{ArtifactBody, ModelCall, Outcome};
@@ -22,9 +23,19 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
         return recorded("invalid", format!("the wait {wait} is not on a model"));
     }
     let holders = step.conv.holders(&open);
-    let agent = open.agent;
+    let agent = open.agent.clone();
     let parked = holders.iter().all(|branch| step.conv.is_parked(&agent, branch));
-    step.close(wait);
+    if is_interrupted(&open, outcome, step.now) {
+        let branch = holders.iter().find(|branch| !step.conv.is_parked(&agent, branch));
+        let branch = branch.unwrap_or(&open.branch).clone();
+        turn::ask_again(step, &agent, &branch, &open.waiting);
+        return applied();
+    }
+    let cost = match &open.waiting.budget {
+        Some(_) => budget::of_model(step, &agent, &model_of(step, &agent, wait), outcome),
+        None => Cost::Nothing,
+    };
+    step.close_costing(wait, cost);
     for branch in &holders {
         match &outcome.result {
             Ok(reply) => replied(step, &agent, branch, wait, reply),
@@ -36,6 +47,14 @@ pub(super) fn decide(step: &mut Step<'_>, wait: &Id, outcome: &ModelOutcome) -> 
         }
     }
     if parked { recorded("parked", "the branch is not checked out".into()) } else { applied() }
+}
+
+/// Whether a call under a reservation ran out of time before its deadline: its owner is gone, and the next one did not
+/// make it again ([`super::open_asks`]).
+fn is_interrupted(open: &OpenWait, outcome: &ModelOutcome, now: i64) -> bool {
+    let timed_out = outcome.result.as_ref().is_err_and(|error| error.class == ModelErrorClass::Timeout);
+    let early = open.waiting.deadline_ms.is_some_and(|deadline| deadline > now);
+    timed_out && early && open.waiting.budget.is_some()
 }
 
 /// The newest Waiting entry of that id, and where it is.

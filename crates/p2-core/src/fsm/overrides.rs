@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::builder::Step;
 use super::{applied, lookup, refused, user_text};
-use crate::ids::AgentId;
+use crate::ids::{AccountId, AgentId};
+use crate::ledger::budget_account;
 use crate::record::{Change, Outcome, Overridden, OverrideCommand, Overrides};
 
 pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome {
@@ -19,7 +20,10 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
     if locked && !command.unlock {
         return refused("locked", format!("the overrides of '{agent}' are locked: unlock them first"));
     }
-    if let Some(why) = misfit(step, &command.set).or_else(|| spending(step, &agent, &command.set)) {
+    if let Some(why) = misfit(step, &command.set)
+        .or_else(|| spending(step, &agent, &command.set))
+        .or_else(|| unpayable(step, &agent, &command.set))
+    {
         return refused("invalid", why);
     }
     if command.clear {
@@ -33,6 +37,7 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
         max_tokens: new.max_tokens.or(set.max_tokens),
         tools: new.tools.or(set.tools),
         behavior: new.behavior.or(set.behavior),
+        budget: new.budget.or(set.budget),
     };
     let branch = step.conv.current(&agent);
     let data = json!({"agent": agent.as_str(), "locked": command.lock});
@@ -52,6 +57,18 @@ fn spending(step: &Step<'_>, agent: &AgentId, set: &Overrides) -> Option<String>
     let mut tools = set.tools.iter().flatten().chain(required);
     let tool = tools.find(|tool| lookup::spends(&step.conv, step.context, tool))?;
     Some(format!("'{tool}' spends, and '{agent}' is defined nowhere: apply a definition of '{agent}' first"))
+}
+
+/// An account pays for work only where people said what a call costs, and only one that may.
+fn unpayable(step: &Step<'_>, agent: &AgentId, set: &Overrides) -> Option<String> {
+    let account = AccountId::from(set.budget.as_deref()?);
+    let defined = lookup::llm_as_defined(&step.conv, step.context, agent);
+    if defined.is_none_or(|llm| llm.budget.is_none()) {
+        return Some(format!(
+            "'{agent}' has no budget in its definition, so nobody knows what its calls cost: apply one with 'budget:'"
+        ));
+    }
+    budget_account(agent, &account).err()
 }
 
 fn misfit(step: &Step<'_>, set: &Overrides) -> Option<String> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::builder::Step;
-use super::{applied, recorded, refused, tool_calls, tool_outcome, turn};
+use super::{applied, budget, recorded, refused, tool_calls, tool_outcome, turn};
 use crate::conversation::OpenWait;
 use crate::json_text::JsonText;
 use crate::ledger::format_amount;
@@ -17,6 +17,9 @@ pub(super) fn decide(step: &mut Step<'_>, result: &PaymentResult) -> Outcome {
     if open.waiting.kind != WaitKind::Payment || open.waiting.correlation != result.call_id {
         let why = format!("wait {} is not on the payment of call '{}'", result.wait, result.call_id);
         return refused("invalid", why);
+    }
+    if let Some(held) = open.waiting.budget.clone() {
+        return budget::decide(step, &open, &held, result);
     }
     let (status, reward) = match result.status {
         PaymentStatus::Committed => (ToolStatus::Success, 1.0),

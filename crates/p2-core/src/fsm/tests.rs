@@ -31,6 +31,7 @@ fn llm(id: &str, tools: &[&str]) -> Definition {
         at_limit: AtLimit::Compact,
         model_timeout_ms: 120_000,
         agent_timeout_ms: 300_000,
+        budget: None,
     };
     Definition::Agent(Agent { id: id.into(), kind: AgentKind::Llm(llm) })
 }
@@ -371,6 +372,7 @@ fn to_helper(message: &str) -> (&'static str, Value) {
 
 mod anything;
 mod behaviour;
+mod budgets;
 mod delegation;
 mod ledger_tools;
 mod order;

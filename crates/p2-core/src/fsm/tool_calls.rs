@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 use sha1::{Digest, Sha1};
 
 use super::builder::Step;
-use super::{delegation, ledger_tools, lookup, turn};
+use super::{budget, delegation, ledger_tools, lookup, turn};
 use crate::definition::{Approval, Executor, Tool};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::json_text::JsonText;
 use crate::model::ModelToolCall;
 use crate::record::{CallTool, EffectBody};
-use crate::state::{RequestKind, State, ToolCall, ToolResult, ToolStatus, WaitKind, Waiting};
+use crate::state::{
+    AnswerKind, Held, RequestKind, State, ToolCall, ToolResult, ToolStatus, WaitKind, Waiting,
+};
 use crate::step::DedupPolicy;
 
 pub(super) fn run(
@@ -122,7 +124,13 @@ impl Call<'_> {
                 }
                 return;
             }
-            Executor::Builtin | Executor::External => return self.effect(step, tool, arguments),
+            Executor::Builtin | Executor::External => {
+                if !budget::tool_call(step, self, tool) {
+                    let wait = step.id("wait");
+                    self.effect(step, tool, arguments, wait, None);
+                }
+                return;
+            }
         }
         let done = match tool.id.as_str() {
             "delegate" => delegation::delegate(step, self.agent, self.branch, self.call_id, arguments),
@@ -145,11 +153,11 @@ impl Call<'_> {
         }
     }
 
-    fn effect(&self, step: &mut Step<'_>, tool: &Tool, arguments: &Value) {
-        let wait = step.id("wait");
+    fn effect(&self, step: &mut Step<'_>, tool: &Tool, arguments: &Value, wait: Id, budget: Option<Held>) {
+        let reservation = budget.as_ref().map(|held| held.reservation);
         let deadline_ms = Some(step.now.saturating_add(tool.timeout_ms));
         let correlation = self.call_id.to_owned();
-        let waiting = Waiting { id: wait, kind: WaitKind::Tool, deadline_ms, correlation };
+        let waiting = Waiting { id: wait, kind: WaitKind::Tool, deadline_ms, correlation, budget };
         step.append(self.agent, self.branch, State::Waiting(waiting));
         let version = lookup::tool(&step.conv, step.context, &tool.id).map_or(0, |(version, _)| version);
         let body = CallTool {
@@ -159,7 +167,7 @@ impl Call<'_> {
             call_id: self.call_id.to_owned(),
             wait,
         };
-        step.effect(self.agent, self.branch, deadline_ms, EffectBody::CallTool(body));
+        step.paid_effect(self.agent, self.branch, deadline_ms, EffectBody::CallTool(body), reservation);
     }
 
     /// The call ends without having been made.
@@ -174,6 +182,38 @@ impl Call<'_> {
         };
         step.append(self.agent, self.branch, State::ToolResult(result));
     }
+}
+
+/// Makes a call for which money was awaited, under a wait of that id.
+pub(super) fn resume(
+    step: &mut Step<'_>,
+    agent: &AgentId,
+    branch: &BranchId,
+    call_id: &str,
+    (wait, held): (Id, Held),
+) {
+    let Some(asked) = find(step, agent, branch, call_id) else { return };
+    let call = Call { agent, branch, call_id, name: &asked.tool };
+    let arguments = edited(step, agent, branch, call_id).unwrap_or(asked.arguments.0);
+    // The conversation has pinned it, and the registry forgets nothing.
+    if let Some((_, tool)) = lookup::tool(&step.conv, step.context, &asked.tool) {
+        call.effect(step, tool, &arguments, wait, Some(held));
+    }
+}
+
+/// The arguments that a person gave a call instead of its own.
+fn edited(step: &Step<'_>, agent: &AgentId, branch: &BranchId, call_id: &str) -> Option<Value> {
+    let entries = || step.conv.newest(agent, branch);
+    let request = entries().find_map(|entry| match &entry.state {
+        State::UserInputRequest(request) if request.call_id == call_id => Some(request.id),
+        _ => None,
+    })?;
+    entries().find_map(|entry| match &entry.state {
+        State::UserResponse(found) if found.request == request && found.answer.kind == AnswerKind::Edit => {
+            found.answer.arguments.as_ref().map(|arguments| arguments.0.clone())
+        }
+        _ => None,
+    })
 }
 
 /// Appends the result of a call that is on the stack.

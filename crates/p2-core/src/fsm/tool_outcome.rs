@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::builder::Step;
-use super::{applied, recorded, refused, tool_calls, turn};
+use super::{applied, budget, recorded, refused, tool_calls, turn};
 use crate::conversation::OpenWait;
 use crate::record::{Outcome, ToolOutcome};
 use crate::state::{State, ToolStatus, WaitKind, Waiting};
@@ -23,7 +23,7 @@ pub(super) fn decide(step: &mut Step<'_>, outcome: &ToolOutcome) -> Outcome {
         );
     }
     let holders = step.conv.holders(&open);
-    step.close(&outcome.wait);
+    step.close_costing(&outcome.wait, budget::of_tool(outcome.status));
     let reward = match outcome.status {
         ToolStatus::Success => outcome.reward.or(Some(1.0)),
         ToolStatus::Error => Some(0.0),

@@ -2,14 +2,15 @@
 
 use serde_json::json;
 
+use super::budget::Cost;
 use super::builder::Step;
-use super::{delegation, lookup, summary};
+use super::{budget, delegation, lookup, summary};
 use crate::conversation::Conversation;
 use crate::definition::{AgentKind, HumanAgent, LlmAgent, RuleAgent};
 use crate::ids::{AgentId, BranchId, Id};
 use crate::record::{EffectBody, NotifyWebhook, PublishReply};
 use crate::state::{
-    AgentStatus, AssistantMessage, Entry, Finished, MessageError, RequestKind, State, StopReason,
+    AgentStatus, AssistantMessage, Entry, Finished, Held, MessageError, RequestKind, State, StopReason,
     UserInputRequest, UserMessage, WaitKind, Waiting,
 };
 use crate::step::{ASKS_MAX, Ask, EMPTY_REPLIES_MAX, REFLECTIONS_MAX};
@@ -57,10 +58,14 @@ fn is_behind(conv: &Conversation, agent: &AgentId, branch: &BranchId) -> bool {
     false
 }
 
-/// Whether this entry asks for the agent's words: of a model, or of the person who is the agent.
+/// Whether this entry asks for the agent's words: of a model, of the ledger for a model, or of the person who is the
+/// agent.
 fn is_asking(state: &State) -> bool {
     match state {
-        State::Waiting(waiting) => waiting.kind == WaitKind::Llm,
+        State::Waiting(waiting) => {
+            let pays = waiting.kind == WaitKind::Payment && waiting.correlation.is_empty();
+            waiting.kind == WaitKind::Llm || pays
+        }
         State::UserInputRequest(request) => request.kind == RequestKind::Reply,
         _ => false,
     }
@@ -127,7 +132,8 @@ fn deliver(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId) {
             end(step, agent, branch, seq, &said.text);
         }
         Some((_, State::AssistantMessage(said))) => {
-            finish(step, agent, branch, StopReason::Error);
+            let stop = if is_budget(&said) { StopReason::Budget } else { StopReason::Error };
+            finish(step, agent, branch, stop);
             delegation::answer(step, &call.id, AgentStatus::Error, said.text);
         }
         _ => {}
@@ -151,12 +157,35 @@ pub(super) fn is_open(conv: &Conversation, agent: &AgentId, branch: &BranchId) -
         && is_pending(conv, agent, branch)
 }
 
-fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
+/// Asks a model again, unless the branch is parked or the conversation paused.
+pub(super) fn ask_again(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, waiting: &Waiting) {
     if step.conv.paused || step.conv.is_parked(agent, branch) {
         return;
     }
     let Some(llm) = lookup::llm(&step.conv, step.context, agent) else { return };
-    wait_for_model(step, agent, branch, &llm, waiting.id);
+    if llm.budget.is_none() && waiting.budget.is_none() {
+        return wait_for_model(step, agent, branch, &llm, waiting.id, None);
+    }
+    // Another attempt has a reservation of its own, and a wait with it.
+    let holders = step.conv.waits.get(&waiting.id).map(|open| step.conv.holders(open)).unwrap_or_default();
+    step.close(&waiting.id);
+    if !budget::model_call(step, agent, branch, &llm, true) {
+        go_on(step, agent, branch);
+    }
+    holders.iter().filter(|other| *other != branch).for_each(|other| go_on(step, agent, other));
+}
+
+/// Calls the model under a wait of that id, with what is set aside for it.
+pub(super) fn call_model(
+    step: &mut Step<'_>,
+    agent: &AgentId,
+    branch: &BranchId,
+    wait: Id,
+    held: Option<Held>,
+) {
+    if let Some(llm) = lookup::llm(&step.conv, step.context, agent) {
+        wait_for_model(step, agent, branch, &llm, wait, held);
+    }
 }
 
 fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmAgent) {
@@ -165,7 +194,9 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         let mut ids: Vec<Id> = entries
             .iter()
             .filter_map(|entry| match &entry.state {
-                State::Waiting(waiting) if waiting.kind == WaitKind::Llm => Some(waiting.id),
+                State::Waiting(waiting) if waiting.kind == WaitKind::Llm && !is_again(waiting) => {
+                    Some(waiting.id)
+                }
                 _ => None,
             })
             .collect();
@@ -173,6 +204,9 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         ids.dedup();
         ids.len()
     };
+    if let Some(text) = budget::unpaid(&turn) {
+        return out_of_budget(step, agent, branch, &text);
+    }
     let asked = waits(&turn);
     let last = turn.iter().rposition(|entry| !is_silent(entry)).map_or(0, |at| at + 1);
     let empty = waits(turn.get(last..).unwrap_or_default());
@@ -190,32 +224,53 @@ fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmA
         return failed(step, agent, branch, "limit", "entries", &text);
     }
     reflect_on_tools(step, agent, branch);
-    let wait = step.id("wait");
-    wait_for_model(step, agent, branch, llm, wait);
+    if !budget::model_call(step, agent, branch, llm, false) {
+        let wait = step.id("wait");
+        wait_for_model(step, agent, branch, llm, wait, None);
+    }
 }
 
-fn wait_for_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmAgent, wait: Id) {
+/// Whether a wait is on a call that was begun before and counted then.
+fn is_again(waiting: &Waiting) -> bool {
+    waiting.budget.as_ref().is_some_and(|held| held.again)
+}
+
+fn wait_for_model(
+    step: &mut Step<'_>,
+    agent: &AgentId,
+    branch: &BranchId,
+    llm: &LlmAgent,
+    wait: Id,
+    budget: Option<Held>,
+) {
     let entries = step.conv.visible(agent, branch);
-    let request = match lookup::render(&step.conv, step.context, agent, &entries) {
+    let rendered = lookup::render(&step.conv, step.context, agent, &entries);
+    let deadline_ms = step.now.saturating_add(llm.model_timeout_ms);
+    let request = match rendered {
         Ok(request) => request,
         Err(why) => {
-            step.close(&wait);
-            return failed(
-                step,
-                agent,
-                branch,
-                "model",
-                "render",
-                &format!("The prompt could not be made: {why}"),
-            );
+            if budget.is_some() {
+                // A wait that nobody waits on, so that what is set aside is ended where all of it is.
+                let waiting = Waiting {
+                    id: wait,
+                    kind: WaitKind::Llm,
+                    deadline_ms: None,
+                    correlation: String::new(),
+                    budget,
+                };
+                step.append(agent, branch, State::Waiting(waiting));
+            }
+            step.close_costing(&wait, Cost::Nothing);
+            let text = format!("The prompt could not be made: {why}");
+            return failed(step, agent, branch, "model", "render", &text);
         }
     };
-    let deadline_ms = step.now.saturating_add(llm.model_timeout_ms);
     let waiting = Waiting {
         id: wait,
         kind: WaitKind::Llm,
         deadline_ms: Some(deadline_ms),
         correlation: prompt_ref(&request),
+        budget,
     };
     step.append(agent, branch, State::Waiting(waiting));
     step.ask(Ask { wait, agent: agent.clone(), branch: branch.clone(), deadline_ms, request });
@@ -309,7 +364,13 @@ pub(super) fn request(
     let id = step.id("request");
     let state = UserInputRequest { id, text: text.clone(), kind, call_id };
     step.append(agent, branch, State::UserInputRequest(state));
-    let waiting = Waiting { id, kind: WaitKind::UserInput, deadline_ms: None, correlation: id.to_string() };
+    let waiting = Waiting {
+        id,
+        kind: WaitKind::UserInput,
+        deadline_ms: None,
+        correlation: id.to_string(),
+        budget: None,
+    };
     step.append(agent, branch, State::Waiting(waiting));
     if let Some(url) = webhook {
         let notify = NotifyWebhook { url, request: id, text, kind: Some(kind) };
@@ -406,6 +467,15 @@ pub(super) fn failed(
     text: &str,
 ) {
     ended(step, agent, branch, class, code, text, None);
+}
+
+/// The run ends because nobody pays for the next call.
+pub(super) fn out_of_budget(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, text: &str) {
+    ended(step, agent, branch, "budget", "refused", text, Some(StopReason::Budget));
+}
+
+fn is_budget(said: &AssistantMessage) -> bool {
+    said.error.as_ref().is_some_and(|error| error.class == "budget" && error.code == "refused")
 }
 
 fn rounds(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, code: &str, text: &str) {

@@ -113,6 +113,20 @@ pub(super) fn rescale(amount: i64, from: i32, to: i32) -> Result<i64, BadAmount>
     scaled.ok_or_else(|| BadAmount::TooLarge(shown()))
 }
 
+/// As [`rescale`], but what is finer than `to` is rounded up: nothing that has a price becomes free.
+///
+/// # Errors
+/// [`BadAmount`] where it is more than an account can hold, or `from` are more decimals than any book has.
+pub(super) fn rescale_up(amount: i64, from: i32, to: i32) -> Result<i64, BadAmount> {
+    if from <= to || !(0..=SCALE_MAX).contains(&from) {
+        return rescale(amount, from, to);
+    }
+    let factor = (0..from.abs_diff(to)).fold(1_i64, |factor, _| factor.saturating_mul(10));
+    let rest = amount.rem_euclid(factor);
+    let rounded = if rest == 0 { Some(amount) } else { amount.checked_add(factor - rest) };
+    rounded.map(|rounded| rounded / factor).ok_or_else(|| BadAmount::TooLarge(format_amount(amount, from)))
+}
+
 /// An amount as decimal text with exactly `scale` decimals.
 pub fn format_amount(minor: i64, scale: i32) -> String {
     let decimals = usize::try_from(scale).unwrap_or(0);

@@ -1,5 +1,6 @@
 //! The fold of `ledger-transactions`. It believes no sum: everything is computed again and compared.
 
+use super::amount::{rescale, rescale_up};
 use super::answer::{Answer, Code, Refusal, digest};
 use super::book::{Account, Book, Reservation, Terms};
 use super::draft::{self, Reason, day_of};
@@ -7,8 +8,8 @@ use super::reward::default_policy;
 use super::shared::Movements;
 use crate::ids::Id;
 use crate::record::{
-    Balance, Hold, HoldState, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentRequest, PaymentStatus,
-    Posting,
+    Balance, CauseKind, Hold, HoldState, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentRequest,
+    PaymentStatus, Posting,
 };
 
 impl Book {
@@ -121,6 +122,7 @@ impl Book {
                     limits: open.limits,
                     frozen: false,
                     balance: Balance::default(),
+                    debt: 0,
                     day: 0,
                     spent: 0,
                     movements: Movements::default(),
@@ -133,6 +135,7 @@ impl Book {
             PaymentBody::SetLimits(set) => {
                 let mut account = self.account(&set.account)?.clone();
                 account.limits = set.limits;
+                account.debt = account.debt.min(account.short());
                 self.accounts.insert(set.account.clone(), account);
             }
             PaymentBody::Freeze(set) => {
@@ -155,16 +158,42 @@ impl Book {
                 return Err(format!("{told:?} does not follow, but {found:?}"));
             }
         }
-        let counts = !matches!(request.body, PaymentBody::Post(_));
-        let why = Reason { transaction: *id, time_ms: *time_ms, reason: &request.cause.reason, counts };
+        let owes = self.end_lapsed(request, holds, postings)?;
+        let set_aside =
+            holds.iter().map(|hold| hold.change.saturating_neg().max(0)).fold(0, i64::saturating_add);
         for told in postings {
             let Posting { from, to, amount, .. } = told;
+            let posts = matches!(request.body, PaymentBody::Post(_));
+            let counts = Reason::beyond(*amount, if posts { set_aside } else { 0 });
+            let why =
+                Reason { transaction: *id, time_ms: *time_ms, reason: &request.cause.reason, counts, owes };
             let found = draft::post(self, from, to, *amount, &why).map_err(|refusal| refusal.message)?;
             if found != *told {
                 return Err(format!("{told:?} does not follow, but {found:?}"));
             }
         }
         Ok(())
+    }
+
+    /// Whether this posts for a budget, so that what is not there is owed. One without a hold is for a reservation that
+    /// expired, which ends for good with it.
+    fn end_lapsed(
+        &mut self,
+        request: &PaymentRequest,
+        holds: &[Hold],
+        postings: &[Posting],
+    ) -> Result<bool, String> {
+        let PaymentBody::Post(post) = &request.body else { return Ok(false) };
+        if holds.is_empty() {
+            let lapsed = self.lapsed.remove(&post.reservation);
+            let same = |posting: &Posting| {
+                lapsed.as_ref().is_some_and(|open| (&open.from, &open.to) == (&posting.from, &posting.to))
+            };
+            if !postings.iter().all(same) {
+                return Err(format!("it posts for {}, which was not set aside", post.reservation));
+            }
+        }
+        Ok(request.cause.kind == CauseKind::Budget)
     }
 
     fn take_hold(
@@ -176,10 +205,11 @@ impl Book {
     ) -> Result<Hold, Refusal> {
         match (&request.body, told.state) {
             (PaymentBody::Reserve(reserve), HoldState::Open) => {
-                draft::hold(self, request.id, reservation(reserve, time_ms), time_ms)
+                let reservation = reservation(request, reserve, self.scale(), time_ms)?;
+                draft::hold(self, request.id, reservation, time_ms)
             }
             (_, HoldState::Posted) => {
-                let unspent = told.change.saturating_neg().saturating_sub(paid);
+                let unspent = Reason::beyond(told.change.saturating_neg(), paid);
                 draft::release(self, told.reservation, told.state, unspent)
             }
             (_, state) => draft::release(self, told.reservation, state, told.change.saturating_neg()),
@@ -188,14 +218,31 @@ impl Book {
 }
 
 /// The reservation that a request makes.
-pub(super) fn reservation(reserve: &crate::record::Reserve, time_ms: i64) -> Reservation {
-    Reservation {
+///
+/// # Errors
+/// [`Code::Invalid`] where its amount cannot be written in the decimals of the book.
+pub(super) fn reservation(
+    request: &PaymentRequest,
+    reserve: &crate::record::Reserve,
+    scale: i32,
+    time_ms: i64,
+) -> Result<Reservation, Refusal> {
+    let budget = request.cause.kind == CauseKind::Budget;
+    Ok(Reservation {
         from: reserve.from.clone(),
         to: reserve.to.clone(),
-        amount: reserve.amount,
+        amount: in_units(reserve.amount, reserve.scale, scale, budget)?,
         expires_ms: reserve.expires_ms,
         day: day_of(time_ms),
-    }
+        budget: request.cause.agent.clone().filter(|_| budget),
+    })
+}
+
+/// An amount in the decimals of the book, exactly, or rounded up for a budget.
+pub(super) fn in_units(amount: i64, from: Option<i32>, to: i32, up: bool) -> Result<i64, Refusal> {
+    let Some(from) = from else { return Ok(amount) };
+    let found = if up { rescale_up(amount, from, to) } else { rescale(amount, from, to) };
+    found.map_err(|bad| Refusal::new(Code::Invalid, format!("the amount {bad}")))
 }
 
 /// Its id: derived, so that deciding again names it again.

@@ -7,7 +7,7 @@ use super::amount::format_amount;
 use super::answer::{Answer, Code, Refusal};
 use super::outside::Outside;
 use super::shared::{Accounts, Movements};
-use crate::ids::{AccountId, BookId, Id};
+use crate::ids::{AccountId, AgentId, BookId, Id};
 use crate::record::{AccountKind, AccountLimits, AccountView, Balance, LedgerPolicy, PaymentRequest, Query};
 
 /// The newest movements that are kept with an account.
@@ -26,6 +26,9 @@ pub struct Book {
     pub accounts: Accounts,
     /// Open reservations.
     pub reservations: OrdMap<Id, Reservation>,
+    /// Reservations of budgets that expired: what their work has cost may still be told, once.
+    #[serde(default)]
+    pub lapsed: OrdMap<Id, Reservation>,
     /// Requests that wait for a person.
     pub held: OrdMap<Id, PaymentRequest>,
     /// When reservations and waiting requests end by themselves.
@@ -62,6 +65,10 @@ pub struct Account {
     pub frozen: bool,
     /// What it has.
     pub balance: Balance,
+    /// How far it may be below its credit: what work has cost beyond what was set aside and was not there. It makes
+    /// nothing available; what comes in is for it first.
+    #[serde(default)]
+    pub debt: i64,
     /// The day (since the epoch, UTC) of its newest payment or reservation.
     pub day: i64,
     /// What it paid or set aside on that day.
@@ -74,6 +81,11 @@ impl Account {
     /// What it can spend, its credit included.
     pub fn spendable(&self) -> i64 {
         self.balance.available().saturating_add(self.limits.credit)
+    }
+
+    /// How far it is below its credit.
+    pub(super) fn short(&self) -> i64 {
+        self.spendable().saturating_neg().max(0)
     }
 
     /// What it paid or set aside on `day` so far.
@@ -95,6 +107,10 @@ pub struct Reservation {
     pub expires_ms: Option<i64>,
     /// The day on which it was made.
     pub day: i64,
+    /// Where it is for a call of an agent, which has a budget: the agent. Nobody but the engine, in its name, and people
+    /// end it.
+    #[serde(default)]
+    pub budget: Option<AgentId>,
 }
 
 impl Book {

@@ -25,7 +25,8 @@ impl Book {
             return Ok(());
         }
         let (posted, reserved) = (account.balance.posted, account.balance.reserved);
-        Err(format!("'{name}' has {} and set aside {}", self.money(posted), self.money(reserved)))
+        let (posted, reserved, debt) = (self.money(posted), self.money(reserved), self.money(account.debt));
+        Err(format!("'{name}' has {posted}, set aside {reserved} and owes {debt}"))
     }
 
     fn check_sum(&self) -> Result<(), String> {
@@ -45,6 +46,11 @@ impl Book {
             *reserved.entry(&open.from).or_default() += i128::from(open.amount);
             if open.amount <= 0 || !self.answers.contains_key(id) {
                 return Err(format!("reservation {id} is of nothing, or of no request"));
+            }
+        }
+        for (id, lapsed) in &self.lapsed {
+            if lapsed.budget.is_none() || self.reservations.contains_key(id) {
+                return Err(format!("reservation {id} has expired and is open, or is no budget's"));
             }
         }
         for (name, account) in self.accounts.iter() {

@@ -1,16 +1,16 @@
 //! What a request is answered.
 
-use super::amount::{SCALE_MAX, rescale};
+use super::amount::SCALE_MAX;
 use super::answer::{Answer, Code, Refusal, conflict, same};
-use super::apply::{reservation, transaction_id};
+use super::apply::{in_units, reservation, transaction_id};
 use super::book::{Book, Reservation};
 use super::draft::{self, Reason, check_amount, day_of};
-use super::names::{check, check_account, check_book, check_text};
+use super::names::{BUDGET, check, check_account, check_book, check_text, is_budget};
 use super::reward::{check_policy, default_policy, reward_id, tier};
 use crate::ids::{AccountId, Id};
 use crate::record::{
     AccountKind, AccountLimits, AccountView, CauseKind, Committed, Expire, Hold, HoldState, LedgerOutcome,
-    LedgerPolicy, LedgerTransaction, Leg, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending,
+    LedgerPolicy, LedgerTransaction, Leg, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending, Post,
     Posting, Rejected, Reserve, Reward, Transfer,
 };
 
@@ -235,6 +235,7 @@ impl Work {
                 let mut account = draft.account(&set.account)?.clone();
                 check_limits(&set.limits, account.kind)?;
                 account.limits = set.limits;
+                account.debt = account.debt.min(account.short());
                 if !draft::is_sound(&account) {
                     let sentence = format!("'{}' uses more credit than that already", set.account);
                     return Err(Refusal::new(Code::Insufficient, sentence));
@@ -249,10 +250,10 @@ impl Work {
             PaymentBody::Mint(mint) => return self.mint(draft, request, mint),
             PaymentBody::Transfer(transfer) => return self.transfer(draft, request, transfer, approved),
             PaymentBody::Reserve(reserve) => return self.reserve(draft, request, reserve, approved),
-            PaymentBody::Post(post) => {
-                let open = open_reservation(&draft, request, post.reservation)?;
-                return self.post(draft, request, post.reservation, &open, post.amount);
+            PaymentBody::Post(post) if request.cause.kind == CauseKind::Budget => {
+                return self.post_cost(draft, request, post);
             }
+            PaymentBody::Post(post) => return self.post(draft, request, post),
             PaymentBody::Void(void) => {
                 let open = open_reservation(&draft, request, void.reservation)?;
                 let hold = draft::release(&mut draft, void.reservation, HoldState::Voided, open.amount)?;
@@ -270,9 +271,10 @@ impl Work {
         Ok(Done::default())
     }
 
-    fn why<'r>(&self, request: &'r PaymentRequest, counts: bool) -> Reason<'r> {
+    /// `counts` of it count against the payer's day.
+    fn why<'r>(&self, request: &'r PaymentRequest, counts: i64) -> Reason<'r> {
         let transaction = transaction_id(request, self.book.next_seq);
-        Reason { transaction, time_ms: self.now_ms, reason: &request.cause.reason, counts }
+        Reason { transaction, time_ms: self.now_ms, reason: &request.cause.reason, counts, owes: false }
     }
 
     fn mint(
@@ -287,7 +289,8 @@ impl Work {
         }
         thawed(&draft, &mint.mint)?;
         thawed(&draft, &mint.to)?;
-        let posting = draft::post(&mut draft, &mint.mint, &mint.to, mint.amount, &self.why(request, true))?;
+        let posting =
+            draft::post(&mut draft, &mint.mint, &mint.to, mint.amount, &self.why(request, mint.amount))?;
         Ok(Done { postings: vec![posting], ..Done::default() })
     }
 
@@ -305,7 +308,13 @@ impl Work {
         let mut postings = Vec::new();
         for leg in &in_units_of(&draft, transfer)? {
             self.may_pay(&draft, request, &leg.from, &leg.to, leg.amount)?;
-            postings.push(draft::post(&mut draft, &leg.from, &leg.to, leg.amount, &self.why(request, true))?);
+            postings.push(draft::post(
+                &mut draft,
+                &leg.from,
+                &leg.to,
+                leg.amount,
+                &self.why(request, leg.amount),
+            )?);
         }
         let sum = postings.iter().map(|posting| posting.amount).fold(0, i64::saturating_add);
         let waits = needs_approval(&self.book, sum, approved);
@@ -322,37 +331,64 @@ impl Work {
         if reserve.expires_ms.is_some_and(|expires| expires <= self.now_ms) {
             return Err(Refusal::new(Code::Invalid, "the reservation would end before it begins"));
         }
-        self.may_pay(&draft, request, &reserve.from, &reserve.to, reserve.amount)?;
+        let reservation = reservation(request, reserve, draft.scale(), self.now_ms)?;
+        let amount = reservation.amount;
+        self.may_pay(&draft, request, &reserve.from, &reserve.to, amount)?;
         if reserve.from == reserve.to {
             let sentence = format!("'{}' cannot pay itself", reserve.from);
             return Err(Refusal::new(Code::SelfTransfer, sentence));
         }
-        let hold = draft::hold(&mut draft, request.id, reservation(reserve, self.now_ms), self.now_ms)?;
-        let waits = needs_approval(&self.book, reserve.amount, approved);
+        let hold = draft::hold(&mut draft, request.id, reservation, self.now_ms)?;
+        let waits = needs_approval(&self.book, amount, approved);
         Ok(Done { holds: vec![hold], waits, ..Done::default() })
     }
 
-    fn post(
-        &self,
-        mut draft: Book,
-        request: &PaymentRequest,
-        reservation: Id,
-        open: &Reservation,
-        amount: Option<i64>,
-    ) -> Result<Done, Refusal> {
-        let amount = amount.unwrap_or(open.amount);
+    fn post(&self, mut draft: Book, request: &PaymentRequest, post: &Post) -> Result<Done, Refusal> {
+        let open = open_reservation(&draft, request, post.reservation)?;
+        let amount =
+            in_units(post.amount.unwrap_or(open.amount), post.amount.and(post.scale), draft.scale(), false)?;
         check_amount(&draft, amount)?;
         if amount > open.amount {
             let (wanted, held) = (draft.money(amount), draft.money(open.amount));
-            let sentence = format!("{wanted} are more than the {held} that reservation {reservation} holds");
+            let id = post.reservation;
+            let sentence = format!("{wanted} are more than the {held} that reservation {id} holds");
             return Err(Refusal::new(Code::Insufficient, sentence));
         }
         thawed(&draft, &open.from)?;
         thawed(&draft, &open.to)?;
         let unspent = open.amount - amount;
-        let hold = draft::release(&mut draft, reservation, HoldState::Posted, unspent)?;
-        let posting = draft::post(&mut draft, &open.from, &open.to, amount, &self.why(request, false))?;
+        let hold = draft::release(&mut draft, post.reservation, HoldState::Posted, unspent)?;
+        let posting = draft::post(&mut draft, &open.from, &open.to, amount, &self.why(request, 0))?;
         Ok(Done { holds: vec![hold], postings: vec![posting], ..Done::default() })
+    }
+
+    /// What work has cost: it was done, so it is paid whatever it was estimated at, whether or not the reservation has
+    /// expired meanwhile, and also by who is frozen. What is not there is owed.
+    fn post_cost(&self, mut draft: Book, request: &PaymentRequest, post: &Post) -> Result<Done, Refusal> {
+        let lapsed = draft.lapsed.get(&post.reservation).cloned();
+        let open = match lapsed {
+            Some(lapsed) => lapsed,
+            None => reservation_of(&draft, post.reservation)?,
+        };
+        may_end(&draft, request, &open)?;
+        let amount =
+            in_units(post.amount.unwrap_or(open.amount), post.amount.and(post.scale), draft.scale(), true)?;
+        check_amount(&draft, amount)?;
+        let mut holds = Vec::new();
+        let mut held = 0;
+        if draft.reservations.contains_key(&post.reservation) {
+            held = open.amount;
+            let unspent = (held - amount).max(0);
+            holds.push(draft::release(&mut draft, post.reservation, HoldState::Posted, unspent)?);
+        }
+        let why = Reason { owes: true, ..self.why(request, Reason::beyond(amount, held)) };
+        let posting = draft::post(&mut draft, &open.from, &open.to, amount, &why)?;
+        if draft.outside.is_used() && draft.account(&open.from)?.debt > 0 {
+            let (from, amount) = (&open.from, draft.money(amount));
+            let sentence = format!("'{from}' does not have {amount}, and an outside ledger knows no debts");
+            return Err(Refusal::new(Code::Insufficient, sentence));
+        }
+        Ok(Done { holds, postings: vec![posting], ..Done::default() })
     }
 
     fn expire(&self, mut draft: Book, reference: Id) -> Result<Done, Refusal> {
@@ -398,7 +434,7 @@ impl Work {
         let policy: LedgerPolicy = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
         let amount = tier(&policy, reward.score)?;
         self.may_pay(&draft, request, &policy.treasury, &reward.payee, amount)?;
-        let why = self.why(request, true);
+        let why = self.why(request, amount);
         let posting = draft::post(&mut draft, &policy.treasury, &reward.payee, amount, &why)?;
         let waits = needs_approval(&self.book, amount, approved);
         Ok(Done { postings: vec![posting], policy: Some(policy.version), waits, ..Done::default() })
@@ -419,6 +455,10 @@ impl Work {
         let payer = book.account(from)?;
         let receiver = book.account(to)?;
         own_wallet(request, from, payer.kind)?;
+        if request.cause.kind == CauseKind::Budget && receiver.kind != AccountKind::Fees {
+            let sentence = format!("'{to}' is no account of kind fees: what work costs is paid into one");
+            return Err(Refusal::new(Code::NotAllowed, sentence));
+        }
         if payer.kind == AccountKind::Mint {
             let sentence = format!("'{from}' is a mint: a mint request alone takes money from it");
             return Err(Refusal::new(Code::NotAllowed, sentence));
@@ -481,6 +521,15 @@ fn may_ask(book: &Book, request: &PaymentRequest) -> Result<(), Refusal> {
         | PaymentBody::Reserve(_)
         | PaymentBody::Post(_)
         | PaymentBody::Void(_)
+        | PaymentBody::Query(_)
+            if cause.kind == CauseKind::Budget =>
+        {
+            matches!(body, PaymentBody::Reserve(_) | PaymentBody::Post(_) | PaymentBody::Void(_))
+        }
+        PaymentBody::Transfer(_)
+        | PaymentBody::Reserve(_)
+        | PaymentBody::Post(_)
+        | PaymentBody::Void(_)
         | PaymentBody::Query(_) => !matches!(cause.kind, CauseKind::Evaluation | CauseKind::Timer),
     };
     if !allowed {
@@ -494,26 +543,34 @@ fn may_ask(book: &Book, request: &PaymentRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// An agent pays from the account that bears its name, and from no other.
+/// An agent pays from the account that bears its name, and from no other; its budget may also be an account that people
+/// set up for that.
 fn own_wallet(request: &PaymentRequest, from: &AccountId, kind: AccountKind) -> Result<(), Refusal> {
-    let agents = matches!(request.cause.kind, CauseKind::ToolCall | CauseKind::Budget);
+    let budget = request.cause.kind == CauseKind::Budget;
     let own = request.cause.agent.as_ref().is_some_and(|agent| agent.as_str() == from.as_str());
-    if !agents || (own && kind == AccountKind::Agent) {
+    let set_up = is_budget(from) && kind == AccountKind::Escrow;
+    let agents = budget || request.cause.kind == CauseKind::ToolCall;
+    if !agents || (own && kind == AccountKind::Agent) || (budget && set_up) {
         return Ok(());
     }
     let who = request.cause.agent.as_ref().map_or("nobody", |agent| agent.as_str());
     Err(Refusal::new(
         Code::NotAllowed,
-        format!("'{from}' is not the wallet of '{who}': an agent pays from its own"),
+        if budget {
+            format!(
+                "'{from}' is neither the wallet of '{who}' nor a spending account: that has a name that begins with \
+                 {BUDGET} and the kind escrow"
+            )
+        } else {
+            format!("'{from}' is not the wallet of '{who}': an agent pays from its own")
+        },
     ))
 }
 
 /// The legs in the book's own units.
 fn in_units_of(book: &Book, transfer: &Transfer) -> Result<Vec<Leg>, Refusal> {
-    let Some(scale) = transfer.scale else { return Ok(transfer.legs.clone()) };
     let leg = |leg: &Leg| {
-        let amount = rescale(leg.amount, scale, book.scale());
-        let amount = amount.map_err(|bad| Refusal::new(Code::Invalid, format!("the amount {bad}")))?;
+        let amount = in_units(leg.amount, transfer.scale, book.scale(), false)?;
         Ok(Leg { amount, ..leg.clone() })
     };
     transfer.legs.iter().map(leg).collect()
@@ -542,8 +599,28 @@ fn reservation_of(book: &Book, id: Id) -> Result<Reservation, Refusal> {
 /// A reservation that the request may end.
 fn open_reservation(book: &Book, request: &PaymentRequest, id: Id) -> Result<Reservation, Refusal> {
     let open = reservation_of(book, id)?;
-    own_wallet(request, &open.from, book.account(&open.from)?.kind)?;
+    may_end(book, request, &open)?;
     Ok(open)
+}
+
+/// What is set aside for an agent's work is ended in that agent's name, what is not is not.
+fn may_end(book: &Book, request: &PaymentRequest, open: &Reservation) -> Result<(), Refusal> {
+    own_wallet(request, &open.from, book.account(&open.from)?.kind)?;
+    let fits = match request.cause.kind {
+        CauseKind::Budget => open.budget.is_some() && open.budget == request.cause.agent,
+        CauseKind::ToolCall => open.budget.is_none(),
+        _ => true,
+    };
+    if fits {
+        return Ok(());
+    }
+    let sentence = match &open.budget {
+        Some(agent) => {
+            format!("it is set aside for the work of '{agent}': the engine ends it when that is done")
+        }
+        None => "it is not set aside for an agent's work: who made it ends it".to_owned(),
+    };
+    Err(Refusal::new(Code::NotAllowed, sentence))
 }
 
 fn waits(book: &Book, id: Id) -> Result<(), Refusal> {

@@ -23,8 +23,17 @@ pub(super) struct Reason<'r> {
     pub(super) time_ms: i64,
     /// In words.
     pub(super) reason: &'r str,
-    /// It counts against the payer's day: not where the money was set aside before.
-    pub(super) counts: bool,
+    /// How much of it counts against the payer's day: not what was set aside before.
+    pub(super) counts: i64,
+    /// What is not there becomes debt.
+    pub(super) owes: bool,
+}
+
+impl Reason<'_> {
+    /// How much `amount` is above `held`: what counts where that had been set aside.
+    pub(super) fn beyond(amount: i64, held: i64) -> i64 {
+        amount.saturating_sub(held).max(0)
+    }
 }
 
 /// Moves money, whatever the limits say; they are the business of who asks.
@@ -47,14 +56,16 @@ pub(super) fn post(
     let posted = sum(from, payer.balance.posted, -amount)?;
     let mut payer = payer.clone();
     payer.balance.posted = posted;
-    if why.counts {
-        spend(&mut payer, day_of(why.time_ms), amount);
+    if why.counts > 0 {
+        spend(&mut payer, day_of(why.time_ms), why.counts);
     }
+    payer.debt = if why.owes { payer.short() } else { payer.debt.min(payer.short()) };
     let from_after = payer.balance;
     remember(&mut payer, to, -amount, why);
     book.accounts.insert(from.clone(), payer);
     let mut receiver = book.account(to)?.clone();
     receiver.balance.posted = sum(to, receiver.balance.posted, amount)?;
+    receiver.debt = receiver.debt.min(receiver.short());
     let to_after = receiver.balance;
     remember(&mut receiver, from, amount, why);
     book.accounts.insert(to.clone(), receiver);
@@ -92,6 +103,7 @@ pub(super) fn release(book: &mut Book, id: Id, state: HoldState, unspent: i64) -
     };
     let mut account = book.account(&open.from)?.clone();
     account.balance.reserved = sum(&open.from, account.balance.reserved, -open.amount)?;
+    account.debt = account.debt.min(account.short());
     if account.day == open.day {
         account.spent = account.spent.saturating_sub(unspent).max(0);
     }
@@ -101,17 +113,20 @@ pub(super) fn release(book: &mut Book, id: Id, state: HoldState, unspent: i64) -
         book.due.remove(&(due, id));
     }
     book.reservations.remove(&id);
+    if state == HoldState::Expired && open.budget.is_some() {
+        book.lapsed.insert(id, open.clone());
+    }
     if let Some(answer) = book.answers.get_mut(&id) {
         answer.hold = Some(state);
     }
     Ok(Hold { reservation: id, account: open.from, change: -open.amount, after, state })
 }
 
-/// Whether a rule-abiding account may have this balance: reserved money is there, and nothing is overdrawn.
+/// Whether a rule-abiding account may have this balance: reserved money is there, and nothing is overdrawn but by debt.
 pub(super) fn is_sound(account: &Account) -> bool {
     let Balance { posted, reserved } = account.balance;
     let within = |value: i64| value.abs() <= AMOUNT_MAX;
-    let covered = account.kind == AccountKind::Mint || account.spendable() >= 0;
+    let covered = account.kind == AccountKind::Mint || account.short() == account.debt;
     reserved >= 0 && within(posted) && within(reserved) && covered
 }
 

@@ -1,12 +1,35 @@
 //! Names in the ledger: plain ASCII, so that no two of them look alike because of their alphabet.
 
 use super::answer::{Code, Refusal};
-use crate::ids::{AccountId, BookId};
+use crate::ids::{AccountId, AgentId, BookId};
 
 /// Longest name, bytes.
 const NAME_BYTES_MAX: usize = 100;
 /// Longest text that people write into a request, bytes.
 const TEXT_BYTES_MAX: usize = 2_000;
+
+/// What the names of spending accounts begin with: those that agents' budgets may use beside their own wallets.
+pub const BUDGET: &str = "budget:";
+
+/// Whether an account is named as a spending account.
+pub fn is_budget(name: &AccountId) -> bool {
+    name.as_str().strip_prefix(BUDGET).is_some_and(|rest| !rest.is_empty())
+}
+
+/// Checks that an account may pay for an agent's work by its name: its own wallet, or a spending account.
+///
+/// # Errors
+/// A sentence.
+pub fn budget_account(agent: &AgentId, account: &AccountId) -> Result<(), String> {
+    check_account(account).map_err(|refusal| refusal.message)?;
+    if is_budget(account) || account.as_str() == agent.as_str() {
+        return Ok(());
+    }
+    Err(format!(
+        "'{account}' cannot be the budget of '{agent}': name its own wallet '{agent}', or a spending account, which \
+         begins with {BUDGET}"
+    ))
+}
 
 /// Checks the name of an account.
 ///

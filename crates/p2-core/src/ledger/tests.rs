@@ -1,5 +1,7 @@
 //! The rules, one by one; the attack list; and random operations.
 
+mod budgets;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -48,7 +50,7 @@ fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
 }
 
 fn reserve(from: &str, to: &str, amount: i64, expires_ms: Option<i64>) -> PaymentBody {
-    PaymentBody::Reserve(Reserve { from: account(from), to: account(to), amount, expires_ms })
+    PaymentBody::Reserve(Reserve { from: account(from), to: account(to), amount, expires_ms, scale: None })
 }
 
 fn open(name: &str, kind: AccountKind) -> PaymentBody {
@@ -250,7 +252,7 @@ fn a_reservation_sets_money_aside_and_ends_once() {
     desk.ok("hold", reserve("alpha", "fees", 9_000, None));
     assert_eq!(desk.has("alpha"), (10_000, 9_000));
     assert_eq!(desk.code("spent", transfer("alpha", "beta", 1_001)), "insufficient");
-    let post = |amount| PaymentBody::Post(Post { reservation: id("hold"), amount });
+    let post = |amount| PaymentBody::Post(Post { reservation: id("hold"), amount, scale: None });
     assert_eq!(desk.code("too much", post(Some(9_001))), "insufficient");
     desk.ok("post", post(Some(8_000)));
     assert_eq!((desk.has("alpha"), desk.has("fees")), ((2_000, 0), (8_000, 0)));
@@ -274,7 +276,7 @@ fn a_reservation_is_given_back_by_a_void_and_by_time() {
     assert_eq!(desk.code_of(&early), "not_due");
     desk.wait_until(NOON + 5);
     assert_eq!(desk.has("alpha"), (10_000, 4_000));
-    let post = PaymentBody::Post(Post { reservation: id("two"), amount: None });
+    let post = PaymentBody::Post(Post { reservation: id("two"), amount: None, scale: None });
     assert_eq!(desk.code("late", post), "ended");
     assert_eq!(desk.code("past", reserve("alpha", "fees", 1, Some(NOON))), "invalid");
     assert_eq!(desk.refold(), desk.book);
@@ -286,7 +288,7 @@ fn what_is_set_aside_counts_against_the_day_and_what_is_given_back_does_not() {
     desk.limits("limits", "alpha", AccountLimits { day_max: Some(1_000), ..AccountLimits::default() });
     desk.ok("hold", reserve("alpha", "fees", 800, None));
     assert_eq!(desk.code("more", transfer("alpha", "beta", 201)), "over_day_limit");
-    desk.ok("post", PaymentBody::Post(Post { reservation: id("hold"), amount: Some(300) }));
+    desk.ok("post", PaymentBody::Post(Post { reservation: id("hold"), amount: Some(300), scale: None }));
     assert_eq!(desk.code("over", transfer("alpha", "beta", 701)), "over_day_limit");
     desk.ok("within", transfer("alpha", "beta", 700));
 }
@@ -301,7 +303,7 @@ fn a_frozen_account_neither_pays_nor_is_paid_but_gets_back_what_it_set_aside() {
     assert_eq!(desk.code("is paid", transfer("beta", "alpha", 1)), "frozen");
     assert_eq!(desk.code("holds", reserve("alpha", "fees", 1, None)), "frozen");
     assert_eq!(
-        desk.code("posts", PaymentBody::Post(Post { reservation: id("hold"), amount: None })),
+        desk.code("posts", PaymentBody::Post(Post { reservation: id("hold"), amount: None, scale: None })),
         "frozen"
     );
     desk.ok("void", PaymentBody::Void(Void { reservation: id("hold") }));
@@ -733,7 +735,11 @@ proptest! {
 
 /// One random request. Few ids and names, so that they meet.
 fn any_request() -> impl Strategy<Value = PaymentRequest> {
-    let names = || prop::sample::select(vec!["alpha", "beta", "fees", "treasury", "mint", "gamma", "аlpha"]);
+    let names = || {
+        prop::sample::select(vec![
+            "alpha", "alpha", "beta", "fees", "fees", "treasury", "mint", "gamma", "аlpha",
+        ])
+    };
     let amounts =
         || prop_oneof![4 => 1..6_000_i64, 1 => prop::sample::select(vec![0, -7, AMOUNT_MAX, i64::MAX])];
     let ids = || (0..12_u8).prop_map(|n| id(&format!("r{n}")));
@@ -745,7 +751,7 @@ fn any_request() -> impl Strategy<Value = PaymentRequest> {
             legs: legs.into_iter().map(|(from, to, amount)| Leg { from: account(from), to: account(to), amount }).collect(),
         })),
         3 => (names(), names(), amounts(), expires()).prop_map(|(from, to, amount, at)| reserve(from, to, amount, at)),
-        3 => (ids(), prop::option::of(amounts())).prop_map(|(reservation, amount)| PaymentBody::Post(Post { reservation, amount })),
+        3 => (ids(), prop::option::of(amounts())).prop_map(|(reservation, amount)| PaymentBody::Post(Post { reservation, amount, scale: None })),
         1 => ids().prop_map(|reservation| PaymentBody::Void(Void { reservation })),
         1 => ids().prop_map(|reference| PaymentBody::Expire(Expire { reference })),
         1 => (names(), any::<bool>()).prop_map(|(of, frozen)| PaymentBody::Freeze(Freeze { account: account(of), frozen })),
@@ -761,10 +767,11 @@ fn any_request() -> impl Strategy<Value = PaymentRequest> {
         })),
         1 => (names(), 0..4_u8).prop_map(|(payee, score)| PaymentBody::Reward(Reward { payee: account(payee), ..reward(f64::from(score) / 3.0) })),
     ];
-    (ids(), body, 0..5_u8, prop::option::of(NOON..NOON + 300)).prop_map(
+    (ids(), body, 0..7_u8, prop::option::of(NOON..NOON + 300)).prop_map(
         |(request_id, body, who, not_after_ms)| {
             let mut asked = match &body {
                 PaymentBody::Reward(reward) => pay_reward(reward.clone()),
+                _ if who >= 3 => budgets::budget("", "alpha", body),
                 _ if who == 0 => by_agent("", "alpha", body),
                 _ => request("", body),
             };

@@ -21,6 +21,9 @@ pub struct Effect {
     pub not_after_ms: Option<i64>,
     /// What to do.
     pub body: EffectBody,
+    /// What is set aside for it: a reservation of the ledger, which the conversation ends. None: nobody has to pay.
+    #[serde(default)]
+    pub reservation: Option<Id>,
 }
 
 /// What to do.

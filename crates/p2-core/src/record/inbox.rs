@@ -155,6 +155,9 @@ pub struct Overrides {
     pub tools: Option<Vec<String>>,
     /// The persona; the empty text for none.
     pub behavior: Option<String>,
+    /// The account that pays for the agent's work, where its definition has a budget.
+    #[serde(default)]
+    pub budget: Option<String>,
 }
 
 /// Cancel, pause, resume.

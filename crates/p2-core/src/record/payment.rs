@@ -300,15 +300,22 @@ pub struct Reserve {
     pub amount: i64,
     /// When it ends by itself, milliseconds since the epoch; none: never.
     pub expires_ms: Option<i64>,
+    /// As in [`Transfer`]; for a budget, what the book has no decimals for is rounded up.
+    #[serde(default)]
+    pub scale: Option<i32>,
 }
 
-/// Pay from a reservation, once.
+/// Pay from a reservation, once. For a budget it is what the work has cost, which may be more than was set aside, and may
+/// come after the reservation expired: what is not there is then the account's debt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Post {
     /// The reservation.
     pub reservation: Id,
     /// How much of it; none: all.
     pub amount: Option<i64>,
+    /// As in [`Reserve`].
+    #[serde(default)]
+    pub scale: Option<i32>,
 }
 
 /// Give a reservation back.

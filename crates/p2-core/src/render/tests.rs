@@ -67,7 +67,13 @@ fn result(call_id: &str) -> State {
 
 fn wait(kind: WaitKind) -> State {
     let id = Id::of_text("wait");
-    State::Waiting(Waiting { id, kind, deadline_ms: Some(1), correlation: "secret-wait".to_owned() })
+    State::Waiting(Waiting {
+        id,
+        kind,
+        deadline_ms: Some(1),
+        correlation: "secret-wait".to_owned(),
+        budget: None,
+    })
 }
 
 fn stack(states: Vec<State>) -> Vec<Entry> {
@@ -684,6 +690,7 @@ fn overrides_change_what_they_name_and_leave_the_rest() {
         max_tokens: None,
         tools: None,
         behavior: None,
+        budget: None,
     };
     assert_eq!(effective(&agent, &nothing), agent);
     let all = Overrides {
@@ -693,6 +700,7 @@ fn overrides_change_what_they_name_and_leave_the_rest() {
         max_tokens: Some(7),
         tools: Some(vec!["delegate".to_owned()]),
         behavior: Some(String::new()),
+        budget: None,
     };
     let expected = LlmAgent {
         model: "x/y".to_owned(),

@@ -199,13 +199,13 @@ fn any_request(client: u64, number: u64, mine: &[PaymentRequest], rng: &mut Smal
         }
         6 | 7 => {
             let expires_ms = rng.random_bool(0.5).then(|| now_ms() + rng.random_range(200..6_000));
-            let reserve = Reserve { from: wallet(rng), to: wallet(rng), amount, expires_ms };
+            let reserve = Reserve { from: wallet(rng), to: wallet(rng), amount, expires_ms, scale: None };
             request(&book, &name, PaymentBody::Reserve(reserve))
         }
         8 => match reserved(mine, rng) {
             Some(of) => {
                 let body = match rng.random_bool(0.6) {
-                    true => PaymentBody::Post(Post { reservation: of.id, amount: None }),
+                    true => PaymentBody::Post(Post { reservation: of.id, amount: None, scale: None }),
                     false => PaymentBody::Void(Void { reservation: of.id }),
                 };
                 request(&of.book, &name, body)

@@ -24,7 +24,8 @@ pub(crate) fn transition(seq: i64, changes: Vec<Change>) -> StateTransition {
 
 fn waits(name: &str) -> Change {
     let id = Id::of_text(name);
-    let waiting = Waiting { id, kind: WaitKind::Tool, deadline_ms: None, correlation: String::new() };
+    let waiting =
+        Waiting { id, kind: WaitKind::Tool, deadline_ms: None, correlation: String::new(), budget: None };
     let entry = Entry { seq: 0, id, time_ms: 1, state: State::Waiting(waiting) };
     Change::Appended(Appended { entries: vec![entry] })
 }

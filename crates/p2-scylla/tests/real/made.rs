@@ -46,7 +46,8 @@ pub(crate) fn forked(parent: &str, at: i64) -> Change {
 
 pub(crate) fn waits(seq: i64, name: &str) -> Change {
     let id = Id::of_text(name);
-    let waiting = Waiting { id, kind: WaitKind::Tool, deadline_ms: None, correlation: String::new() };
+    let waiting =
+        Waiting { id, kind: WaitKind::Tool, deadline_ms: None, correlation: String::new(), budget: None };
     Change::Appended(Appended {
         entries: vec![Entry { seq, id, time_ms: 1, state: State::Waiting(waiting) }],
     })

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use p2_core::ids::{AccountId, BookId, Id};
+use p2_core::ids::{AccountId, AgentId, BookId, Id};
 use p2_core::ledger::Code;
 use p2_core::record::*;
 
+use super::payers::SPENDING;
 use super::rules::{Expected, Rewarded};
 use crate::actor::Outside;
 
@@ -23,6 +24,8 @@ pub struct Purse {
     pub has: i64,
     /// The newest day on which it paid, and how much since.
     pub day: (i64, i64),
+    /// What its work has cost that was not there.
+    pub owes: i64,
 }
 
 /// What is set aside.
@@ -33,6 +36,8 @@ pub(super) struct Aside {
     pub(super) amount: i64,
     pub(super) until_ms: Option<i64>,
     pub(super) day: i64,
+    /// The agent for whose work it is.
+    pub(super) agent: Option<AgentId>,
 }
 
 /// How a request stands.
@@ -54,6 +59,8 @@ pub(super) struct Pages {
     pub(super) asides: BTreeMap<Id, Aside>,
     /// Reservations that have ended.
     pub(super) ended: BTreeSet<Id>,
+    /// Of these, those for work that time ended: what it cost may still be told.
+    pub(super) overdue: BTreeMap<Id, Aside>,
     pub(super) waiting: BTreeMap<Id, PaymentRequest>,
     pub(super) answered: BTreeMap<Id, Standing>,
     pub(super) policy: Option<LedgerPolicy>,
@@ -198,11 +205,27 @@ impl Bookkeeper {
             format!("{book}: {} transactions, the view has {}", pages.seq, fold.next_seq)
         })?;
         for (name, purse) in &pages.purses {
-            let found = fold.accounts.get(name).map(|known| (known.balance.posted, known.balance.reserved));
-            let due = Some((purse.has, pages.aside_of(name)));
+            let found = fold.accounts.get(name);
+            let found = found.map(|known| (known.balance.posted, known.balance.reserved, known.debt));
+            let due = Some((purse.has, pages.aside_of(name), purse.owes));
             as_result(found == due, || format!("{book}: '{name}' has {found:?} and should have {due:?}"))?;
         }
         as_result(fold.accounts.len() == pages.purses.len(), || format!("{book}: accounts nobody opened"))
+    }
+
+    /// Everything has come to rest: what is still set aside for work is held by a call that is in doubt.
+    ///
+    /// # Errors
+    /// The reservation that was forgotten.
+    pub fn work_has_ended(&self, book: &BookId, held: &BTreeSet<Id>) -> Result<(), String> {
+        let Some(pages) = self.books.get(book) else { return Ok(()) };
+        let left = |(id, aside): &(&Id, &Aside)| {
+            aside.from.as_str() == SPENDING && aside.agent.is_some() && !held.contains(id)
+        };
+        match pages.asides.iter().find(left) {
+            Some((id, aside)) => Err(format!("{book}: {id} is set aside for work that has ended: {aside:?}")),
+            None => Ok(()),
+        }
     }
 
     /// The books.
@@ -302,7 +325,7 @@ impl Pages {
         let paid: Vec<_> = made.postings.iter().map(|p| (p.from.clone(), p.to.clone(), p.amount)).collect();
         as_result(paid == moves, || format!("{moves:?} were to be paid, {paid:?} were"))?;
         self.define(request);
-        self.end(made, ended, &moves, outside)?;
+        let held = self.end(made, ended, &moves, outside)?;
         if let Some(aside) = aside {
             let amount = aside.amount;
             self.spend(&aside.from, aside.day, amount);
@@ -312,14 +335,27 @@ impl Pages {
                 format!("not {amount} but {right:?} are set aside")
             })?;
         }
-        let charged = !matches!(request.body, PaymentBody::Post(_));
+        let posts = matches!(request.body, PaymentBody::Post(_));
+        let cost = posts && request.cause.kind == CauseKind::Budget;
         for (from, to, amount) in &moves {
-            if charged {
-                self.spend(from, made.time_ms.div_euclid(86_400_000), *amount);
+            let charged = if posts { (amount - held).max(0) } else { *amount };
+            if charged > 0 {
+                self.spend(from, made.time_ms.div_euclid(86_400_000), charged);
             }
             self.change(from, -amount)?;
             self.change(to, *amount)?;
+            if cost {
+                if let Some(late) = self.overdue.remove(&posted(request)) {
+                    outside.count("cost of work told after its time");
+                    as_result((&late.from, &late.to) == (from, to), || {
+                        "it is charged to another".to_owned()
+                    })?;
+                } else if charged > 0 {
+                    outside.count("cost of work above its estimate");
+                }
+            }
         }
+        self.owed(cost.then(|| moves.first().map(|(from, _, _)| from.clone())).flatten(), outside);
         if let Some(posting) = made.postings.last() {
             let found = (posting.from_after.posted, posting.to_after.posted);
             let due = (self.has(&posting.from), self.has(&posting.to));
@@ -335,8 +371,8 @@ impl Pages {
         ended: Option<Id>,
         moves: &[(AccountId, AccountId, i64)],
         outside: &mut Outside,
-    ) -> Result<(), String> {
-        let Some(id) = ended else { return Ok(()) };
+    ) -> Result<i64, String> {
+        let Some(id) = ended else { return Ok(0) };
         as_result(self.ended.insert(id), || format!("reservation {id} ends twice"))?;
         let Some(aside) = self.asides.remove(&id) else { return Err(format!("{id} was not set aside")) };
         let paid: i64 = moves.iter().map(|(_, _, amount)| amount).sum();
@@ -346,10 +382,33 @@ impl Pages {
         if let Some(purse) = self.purses.get_mut(&aside.from)
             && purse.day.0 == aside.day
         {
-            purse.day.1 = (purse.day.1 - (aside.amount - paid)).max(0);
+            purse.day.1 = (purse.day.1 - (aside.amount - paid).max(0)).max(0);
         }
         let holds: Vec<_> = made.holds.iter().map(|hold| (hold.reservation, hold.change)).collect();
-        as_result(holds == [(id, -aside.amount)], || format!("{holds:?} is not the end of {id}"))
+        let amount = aside.amount;
+        if matches!(made.request.body, PaymentBody::Expire(_)) && aside.agent.is_some() {
+            self.overdue.insert(id, aside);
+        }
+        as_result(holds == [(id, -amount)], || format!("{holds:?} is not the end of {id}"))?;
+        Ok(amount)
+    }
+
+    /// Who pays for work may owe; what comes in, or comes free, is for that first.
+    fn owed(&mut self, may: Option<AccountId>, outside: &mut Outside) {
+        let asides: Vec<(AccountId, i64)> =
+            self.purses.keys().map(|name| (name.clone(), self.aside_of(name))).collect();
+        for (name, aside) in asides {
+            let Some(purse) = self.purses.get_mut(&name) else { continue };
+            let short = (aside - purse.has - purse.limits.credit).max(0);
+            if may.as_ref() == Some(&name) {
+                if short > 0 {
+                    outside.count("work not paid in full");
+                }
+                purse.owes = short;
+            } else {
+                purse.owes = purse.owes.min(short);
+            }
+        }
     }
 
     /// What a decision leads to, and what is paid once only.
@@ -392,7 +451,9 @@ impl Pages {
         as_result(sum == 0, || format!("the sum is {sum}"))?;
         for (name, purse) in &self.purses {
             let free = i128::from(purse.has) - i128::from(self.aside_of(name));
-            let covered = purse.kind == AccountKind::Mint || free + i128::from(purse.limits.credit) >= 0;
+            let owes = i128::from(purse.owes);
+            let covered =
+                purse.kind == AccountKind::Mint || free + i128::from(purse.limits.credit) + owes >= 0;
             as_result(covered, || format!("'{name}' is overdrawn: {free}"))?;
         }
         Ok(())
@@ -406,7 +467,7 @@ impl Pages {
             }
             PaymentBody::OpenAccount(open) => {
                 let (kind, limits) = (open.kind, open.limits);
-                let purse = Purse { kind, limits, frozen: false, has: 0, day: (0, 0) };
+                let purse = Purse { kind, limits, frozen: false, has: 0, day: (0, 0), owes: 0 };
                 self.purses.insert(open.account.clone(), purse);
             }
             PaymentBody::SetLimits(set) => {
@@ -425,7 +486,21 @@ impl Pages {
     }
 }
 
+fn posted(request: &PaymentRequest) -> Id {
+    match &request.body {
+        PaymentBody::Post(post) => post.reservation,
+        _ => request.id,
+    }
+}
+
 fn feature(request: &PaymentRequest) -> &'static str {
+    if request.cause.kind == CauseKind::Budget {
+        return match &request.body {
+            PaymentBody::Reserve(_) => "work: estimate set aside",
+            PaymentBody::Post(_) => "work: cost posted",
+            _ => "work: estimate given back",
+        };
+    }
     match &request.body {
         PaymentBody::OpenBook(_) => "book opened",
         PaymentBody::OpenAccount(_) => "account opened",

@@ -14,6 +14,8 @@ use crate::actor::Outside;
 pub const BOOKS: [&str; 2] = ["main", "side"];
 /// Agents with a wallet, once it is opened.
 pub const AGENTS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+/// The account that pays for the work of agents in conversations.
+pub const SPENDING: &str = "budget:team";
 /// Names that no account has, or may have.
 const STRANGERS: [&str; 4] = ["nobody", "аlpha", "", "mint "];
 const MOST: i64 = 9_007_199_254_740_991;
@@ -66,6 +68,17 @@ pub fn opening(book: &BookId, agents: &[&str], amount: i64, times: u64) -> Vec<P
     all
 }
 
+/// The account for work, with a little in it.
+fn spending(book: &BookId, times: u64) -> [PaymentRequest; 2] {
+    let (account, limits) = (AccountId::from(SPENDING), AccountLimits::default());
+    let mint = Mint { mint: AccountId::from("mint"), to: account.clone(), amount: 700 };
+    let open = OpenAccount { account, kind: AccountKind::Escrow, limits };
+    [
+        request(book, &format!("open {SPENDING} of {book}, {times}"), PaymentBody::OpenAccount(open)),
+        request(book, &format!("mint {SPENDING} of {book}, {times}"), PaymentBody::Mint(mint)),
+    ]
+}
+
 fn any<T: Copy>(all: &[T], rng: &mut SmallRng) -> Option<T> {
     all.choose(rng).copied()
 }
@@ -85,7 +98,8 @@ impl Payers {
         if known < AGENTS.len() + 2 {
             // What is missing is opened again, under new ids: what is there is refused.
             let agents: Vec<&str> = AGENTS.into_iter().take(rng.random_range(3..=AGENTS.len())).collect();
-            let requests = opening(&book, &agents, 10_000, self.count);
+            let mut requests = opening(&book, &agents, 10_000, self.count);
+            requests.extend(spending(&book, self.count));
             self.sent.extend(requests.iter().cloned());
             return requests;
         }
@@ -141,12 +155,12 @@ impl Payers {
             0..30 => transfer(from, to, rng),
             30..44 => {
                 let expires_ms = rng.random_bool(0.6).then(|| now_ms + rng.random_range(-500..9_000));
-                PaymentBody::Reserve(Reserve { from, to, amount: amount(rng), expires_ms })
+                PaymentBody::Reserve(Reserve { from, to, amount: amount(rng), expires_ms, scale: None })
             }
             44..54 => {
                 let reservation = any(&open, rng).or(any(&ended, rng)).unwrap_or_else(|| Id::of_text(&name));
                 let part = rng.random_bool(0.5).then(|| amount(rng));
-                PaymentBody::Post(Post { reservation, amount: part })
+                PaymentBody::Post(Post { reservation, amount: part, scale: None })
             }
             54..60 => {
                 let which = if rng.random_range(0..3) == 0 { &ended } else { &open };
@@ -235,6 +249,7 @@ fn payer(rng: &mut SmallRng) -> AccountId {
         0 => any(&STRANGERS, rng),
         1 => Some("mint"),
         2 | 3 => Some("fees"),
+        5 | 6 => Some(SPENDING),
         4 => Some("treasury"),
         _ => any(&AGENTS, rng),
     };

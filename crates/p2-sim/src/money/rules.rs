@@ -42,6 +42,22 @@ fn is_name(name: &str) -> bool {
     first && name.len() <= 100 && name.chars().all(known)
 }
 
+/// An amount of so many decimals in those of the books, which have two: never less.
+fn in_cents(amount: i64, scale: Option<i32>) -> Option<i64> {
+    match scale {
+        None => Some(amount),
+        Some(scale @ 0..=2) => amount.checked_mul(10_i64.pow(scale.abs_diff(2))),
+        Some(scale @ 3..=8) => {
+            let (cents, rest) = (
+                amount.div_euclid(10_i64.pow(scale.abs_diff(2))),
+                amount.rem_euclid(10_i64.pow(scale.abs_diff(2))),
+            );
+            Some(if rest > 0 { cents + 1 } else { cents })
+        }
+        Some(_) => None,
+    }
+}
+
 fn is_amount(amount: i64) -> bool {
     (1..=MOST).contains(&amount)
 }
@@ -63,6 +79,8 @@ impl Pages {
             PaymentBody::Approve(_) | PaymentBody::Deny(_) => cause == CauseKind::Human,
             PaymentBody::Reward(_) => matches!(cause, CauseKind::Human | CauseKind::Evaluation),
             PaymentBody::Expire(_) => matches!(cause, CauseKind::Human | CauseKind::Timer),
+            // What work costs is set aside, posted and given back, and that is all.
+            PaymentBody::Transfer(_) | PaymentBody::Query(_) if cause == CauseKind::Budget => false,
             PaymentBody::Transfer(_)
             | PaymentBody::Reserve(_)
             | PaymentBody::Post(_)
@@ -85,7 +103,7 @@ impl Pages {
             PaymentBody::SetLimits(set) => {
                 let purse = self.purses.get(&set.account)?;
                 let free = purse.has - self.aside_of(&set.account);
-                let covered = purse.kind == AccountKind::Mint || free + set.limits.credit >= 0;
+                let covered = purse.kind == AccountKind::Mint || free + set.limits.credit + purse.owes >= 0;
                 (covered && fits(&set.limits, purse.kind)).then(done)
             }
             PaymentBody::Freeze(set) => self.purses.get(&set.account).map(|_| done()),
@@ -105,12 +123,12 @@ impl Pages {
             }
             PaymentBody::Transfer(transfer) => self.transfer(request, transfer, now_ms, approved),
             PaymentBody::Reserve(reserve) => self.reserve(request, reserve, now_ms, approved),
+            PaymentBody::Post(post) if request.cause.kind == CauseKind::Budget => self.cost(request, post),
             PaymentBody::Post(post) => {
                 let aside = self.asides.get(&post.reservation)?;
                 let amount = post.amount.unwrap_or(aside.amount);
                 let (from, to) = (self.purses.get(&aside.from)?, self.purses.get(&aside.to)?);
-                let right =
-                    is_amount(amount) && amount <= aside.amount && self.owns(request, &aside.from, from);
+                let right = is_amount(amount) && amount <= aside.amount && self.may_end(request, aside, from);
                 (right && !from.frozen && !to.frozen && self.holds(&aside.to, amount)).then(|| {
                     Expected::Done {
                         moves: vec![(aside.from.clone(), aside.to.clone(), amount)],
@@ -122,7 +140,7 @@ impl Pages {
             PaymentBody::Void(void) => {
                 let aside = self.asides.get(&void.reservation)?;
                 let purse = self.purses.get(&aside.from)?;
-                self.owns(request, &aside.from, purse).then(|| ends(void.reservation))
+                self.may_end(request, aside, purse).then(|| ends(void.reservation))
             }
             PaymentBody::Expire(expire) => self.expire(expire.reference, now_ms),
             PaymentBody::Reward(reward) => self.reward(request, reward, now_ms, approved),
@@ -130,6 +148,34 @@ impl Pages {
             PaymentBody::Deny(deny) => self.waiting.get(&deny.request).map(|_| done()),
             PaymentBody::Query(_) => None,
         }
+    }
+
+    /// What work has cost: paid whatever was set aside, once, and by the agent for whom it was.
+    fn cost(&self, request: &PaymentRequest, post: &Post) -> Option<Expected> {
+        let open = self.asides.get(&post.reservation);
+        let aside = open.or_else(|| self.overdue.get(&post.reservation))?;
+        let amount = match post.amount {
+            Some(amount) => in_cents(amount, post.scale)?,
+            None => aside.amount,
+        };
+        let payer = self.purses.get(&aside.from)?;
+        let right = is_amount(amount) && self.may_end(request, aside, payer);
+        let fits = self.holds(&aside.to, amount) && self.holds(&aside.from, -amount);
+        (right && fits).then(|| Expected::Done {
+            moves: vec![(aside.from.clone(), aside.to.clone(), amount)],
+            aside: None,
+            ended: open.map(|_| post.reservation),
+        })
+    }
+
+    /// What is for an agent's work is ended in its name; a tool call ends nothing of that kind.
+    fn may_end(&self, request: &PaymentRequest, aside: &Aside, payer: &Purse) -> bool {
+        let right = match request.cause.kind {
+            CauseKind::Budget => aside.agent.is_some() && aside.agent == request.cause.agent,
+            CauseKind::ToolCall => aside.agent.is_none(),
+            _ => true,
+        };
+        right && self.owns(request, &aside.from, payer)
     }
 
     fn expire(&self, reference: Id, now_ms: i64) -> Option<Expected> {
@@ -180,16 +226,22 @@ impl Pages {
         if reserve.expires_ms.is_some_and(|until| until <= now_ms) {
             return None;
         }
-        self.can_pay(request, (&reserve.from, &reserve.to, reserve.amount), now_ms)?;
-        if self.asks_a_person(reserve.amount, approved) {
+        let amount = in_cents(reserve.amount, reserve.scale)?;
+        let work = request.cause.kind == CauseKind::Budget;
+        if work && self.purses.get(&reserve.to)?.kind != AccountKind::Fees {
+            return None;
+        }
+        self.can_pay(request, (&reserve.from, &reserve.to, amount), now_ms)?;
+        if self.asks_a_person(amount, approved) {
             return Some(Expected::Waits);
         }
         let aside = Aside {
             from: reserve.from.clone(),
             to: reserve.to.clone(),
-            amount: reserve.amount,
+            amount,
             until_ms: reserve.expires_ms,
             day: now_ms.div_euclid(DAY_MS),
+            agent: request.cause.agent.clone().filter(|_| work),
         };
         Some(Expected::Done { moves: Vec::new(), aside: Some(aside), ended: None })
     }
@@ -242,7 +294,9 @@ impl Pages {
     fn owns(&self, request: &PaymentRequest, name: &AccountId, purse: &Purse) -> bool {
         let machine = matches!(request.cause.kind, CauseKind::ToolCall | CauseKind::Budget);
         let named = request.cause.agent.as_ref().is_some_and(|agent| agent.as_str() == name.as_str());
-        !machine || named && purse.kind == AccountKind::Agent
+        let spending = name.as_str().len() > 7 && name.as_str().starts_with("budget:");
+        let set_up = request.cause.kind == CauseKind::Budget && spending && purse.kind == AccountKind::Escrow;
+        !machine || set_up || named && purse.kind == AccountKind::Agent
     }
 
     /// Whether an account can have so much more.

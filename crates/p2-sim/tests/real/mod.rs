@@ -47,7 +47,7 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) fn new(seed: u64, money: bool) -> Real {
-        let registry = registry::registry();
+        let registry = if money { registry::registry_with_budgets() } else { registry::registry() };
         let settings = Settings {
             dedup: [DedupPolicy::None, DedupPolicy::Penalty, DedupPolicy::Strict][seed as usize % 3],
             // Every other run meets the limit of entries.
@@ -213,6 +213,11 @@ impl Topology for Real {
     fn check_books(&self, partition: i32, books: &MemoryLedger, log: &SimLog) -> Result<(), String> {
         let Some(money) = &self.money else { return Ok(()) };
         money.all_answered(partition, log)?;
+        let oracle = self.oracle.borrow();
+        let waits = oracle.conversations.values().flat_map(|conversation| conversation.waits.values());
+        let held = waits.filter_map(|wait| Some(wait.waiting.budget.as_ref()?.reservation)).collect();
+        let kept = money.books.borrow();
+        kept.books().try_for_each(|book| kept.work_has_ended(book, &held))?;
         money.same(partition, books, log)
     }
 

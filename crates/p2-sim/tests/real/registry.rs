@@ -1,10 +1,11 @@
 //! The agents and tools of every run.
 
 use p2_core::definition::{
-    Agent, AgentKind, Approval, AtLimit, Definition, Executor, HumanAgent, LlmAgent, RenderPolicy, RuleAgent,
-    Tool,
+    Agent, AgentKind, Approval, AtLimit, Budget, Definition, Executor, HumanAgent, LlmAgent, Price,
+    RenderPolicy, RuleAgent, Tool,
 };
 use p2_core::registry::Registry;
+use p2_sim::money::SPENDING;
 use serde_json::json;
 
 /// How long a model may take, milliseconds.
@@ -46,6 +47,7 @@ fn tool(id: &str) -> Tool {
         timeout_ms: TOOL_MS,
         approval: Approval::None,
         spends: false,
+        price: None,
     }
 }
 
@@ -87,6 +89,45 @@ fn agents() -> Vec<(&'static str, AgentKind)> {
         ("rules", AgentKind::Rule(rules)),
         ("human", AgentKind::Human(HumanAgent { callback_url: url })),
     ]
+}
+
+/// The agents that pay for their work where there is money, and what a model call of each may cost.
+const PAYING: [(&str, &str); 3] = [("boss", "0.25"), ("clerk", "0.60"), ("tight", "2")];
+/// What a call of some tools costs there.
+const PRICES: [(&str, &str); 3] = [("read", "0.015"), ("ship", "0.40"), ("put", "1")];
+
+/// As [`registry`], with budgets of the account [`SPENDING`].
+pub(crate) fn registry_with_budgets() -> Registry {
+    let mut registry = Registry::default();
+    for mut tool in tools() {
+        let price = PRICES.iter().find(|(id, _)| *id == tool.id);
+        tool.price = price.map(|(_, price)| (*price).to_owned());
+        registry.insert(Definition::Tool(tool), 1);
+    }
+    for (id, mut kind) in agents() {
+        if let AgentKind::Llm(llm) = &mut kind
+            && let Some((_, model_call)) = PAYING.iter().find(|(paying, _)| *paying == id)
+        {
+            llm.budget = Some(Box::new(Budget {
+                account: Some(SPENDING.into()),
+                book: "main".into(),
+                fees: "fees".into(),
+                model_call: (*model_call).to_owned(),
+                units_per_usd: Some("100".to_owned()),
+            }));
+        }
+        registry.insert(Definition::Agent(Agent { id: id.into(), kind }), 1);
+    }
+    // 10 tokens are 0.45 units: below some estimates and above others. No other model has a price.
+    registry.insert(
+        Definition::Price(Price {
+            id: "sim/plain".to_owned(),
+            prompt_usd_per_million: "300".to_owned(),
+            completion_usd_per_million: "800".to_owned(),
+        }),
+        1,
+    );
+    registry
 }
 
 /// The registry of every run.

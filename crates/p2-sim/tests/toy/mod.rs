@@ -102,7 +102,13 @@ impl Agent {
     }
 
     fn ask(id: Id, ordinal: u32, kind: WaitKind, deadline_ms: Option<i64>) -> Waiting {
-        Waiting { id: Id::derive(&id, "wait", ordinal), kind, deadline_ms, correlation: String::new() }
+        Waiting {
+            id: Id::derive(&id, "wait", ordinal),
+            kind,
+            deadline_ms,
+            correlation: String::new(),
+            budget: None,
+        }
     }
 
     fn text(key: &str, id: Id, text: &str, now_ms: i64) -> Plan {
@@ -141,6 +147,7 @@ impl Agent {
         });
         let effect = Effect {
             id,
+            reservation: None,
             conversation: key.into(),
             agent: "toy".into(),
             branch: BranchId::main(),

@@ -79,8 +79,13 @@ fn said(seq: i64, text: &str) -> Change {
 }
 
 fn waits(seq: i64, id: &str) -> Change {
-    let waiting =
-        Waiting { id: Id::of_text(id), kind: WaitKind::Tool, deadline_ms: None, correlation: "c".to_owned() };
+    let waiting = Waiting {
+        id: Id::of_text(id),
+        kind: WaitKind::Tool,
+        deadline_ms: None,
+        correlation: "c".to_owned(),
+        budget: None,
+    };
     let entry = Entry { seq, id: Id::of_text(id), time_ms: 1, state: State::Waiting(waiting) };
     Change::Appended(Appended { entries: vec![entry] })
 }

@@ -158,7 +158,7 @@ type Change = p2_core::record::Change;
 
 fn waiting(name: &str, kind: WaitKind, deadline_ms: Option<i64>, time_ms: i64) -> Change {
     let id = p2_core::ids::Id::of_text(name);
-    let state = State::Waiting(Waiting { id, kind, deadline_ms, correlation: String::new() });
+    let state = State::Waiting(Waiting { id, kind, deadline_ms, correlation: String::new(), budget: None });
     Change::Appended(Appended { entries: vec![Entry { seq: 1, id, time_ms, state }] })
 }
 

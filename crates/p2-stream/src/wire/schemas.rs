@@ -17,12 +17,16 @@ pub(super) const SOURCES: [Source; 8] = [
         &[
             include_str!("../../../../schemas/history/inbox/1.avsc"),
             include_str!("../../../../schemas/history/inbox/2.avsc"),
+            include_str!("../../../../schemas/history/inbox/3.avsc"),
         ],
     ),
     (
         Topic::StateTransitions,
         include_str!("../../../../schemas/state-transitions.avsc"),
-        &[include_str!("../../../../schemas/history/state-transitions/1.avsc")],
+        &[
+            include_str!("../../../../schemas/history/state-transitions/1.avsc"),
+            include_str!("../../../../schemas/history/state-transitions/2.avsc"),
+        ],
     ),
     (
         Topic::Effects,
@@ -30,6 +34,7 @@ pub(super) const SOURCES: [Source; 8] = [
         &[
             include_str!("../../../../schemas/history/effects/1.avsc"),
             include_str!("../../../../schemas/history/effects/2.avsc"),
+            include_str!("../../../../schemas/history/effects/3.avsc"),
         ],
     ),
     (
@@ -46,6 +51,7 @@ pub(super) const SOURCES: [Source; 8] = [
         &[
             include_str!("../../../../schemas/history/payment-requests/1.avsc"),
             include_str!("../../../../schemas/history/payment-requests/2.avsc"),
+            include_str!("../../../../schemas/history/payment-requests/3.avsc"),
         ],
     ),
     (
@@ -54,6 +60,7 @@ pub(super) const SOURCES: [Source; 8] = [
         &[
             include_str!("../../../../schemas/history/ledger-transactions/1.avsc"),
             include_str!("../../../../schemas/history/ledger-transactions/2.avsc"),
+            include_str!("../../../../schemas/history/ledger-transactions/3.avsc"),
         ],
     ),
     (

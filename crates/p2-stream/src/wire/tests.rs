@@ -65,6 +65,12 @@ fn states() -> Vec<State> {
             kind: WaitKind::Payment,
             deadline_ms: Some(-1),
             correlation: "call_1".into(),
+            budget: Some(Held {
+                reservation: id("reservation"),
+                book: BookId::from("main"),
+                account: AccountId::from("budget:team"),
+                again: true,
+            }),
         }),
         State::UserInputRequest(UserInputRequest {
             id: id("request"),
@@ -90,6 +96,7 @@ fn changes() -> Vec<Change> {
         max_tokens: Some(100),
         tools: Some(vec!["get_weather".into()]),
         behavior: Some(String::new()),
+        budget: Some("budget:team".into()),
     };
     let link = CallLink { id: id("call"), agent: AgentId::from("alpha"), branch: BranchId::main(), depth: 1 };
     let outcome = Outcome {
@@ -220,8 +227,14 @@ fn payment_bodies() -> Vec<PaymentBody> {
             legs: vec![Leg { from: account.clone(), to: to.clone(), amount }],
             scale: Some(2),
         }),
-        PaymentBody::Reserve(Reserve { from: account.clone(), to, amount, expires_ms: Some(9) }),
-        PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1) }),
+        PaymentBody::Reserve(Reserve {
+            from: account.clone(),
+            to,
+            amount,
+            expires_ms: Some(9),
+            scale: Some(8),
+        }),
+        PaymentBody::Post(Post { reservation: id("payment"), amount: Some(1), scale: Some(2) }),
         PaymentBody::Void(Void { reservation: id("payment") }),
         PaymentBody::Expire(Expire { reference: id("payment") }),
         PaymentBody::Reward(Reward {
@@ -422,6 +435,7 @@ fn samples() -> Vec<(String, Message)> {
             branch: branch.clone(),
             not_after_ms: Some(1_700_000_030_000),
             body,
+            reservation: Some(id("reservation")),
         };
         payloads.push((name, Payload::Effect(effect)));
     }

@@ -8,7 +8,7 @@ use crate::render;
 
 /// Something that may arrive. Numbers pick among what there is, or miss it.
 #[derive(Clone, Debug)]
-enum Arrival {
+pub(super) enum Arrival {
     Text { agent: usize, branch: usize, text: String },
     Reply { wait: usize, text: String, calls: Vec<(usize, usize)> },
     ReplyError { wait: usize, timeout: bool },
@@ -24,7 +24,7 @@ enum Arrival {
 const AGENTS: [&str; 5] = ["alpha", "helper", "rules", "person", "nobody"];
 const TOOLS: [&str; 7] = ["weather", "pay", "guarded", "delegate", "ask_user", "look", "nope"];
 
-fn arrival() -> impl Strategy<Value = Arrival> {
+pub(super) fn arrival() -> impl Strategy<Value = Arrival> {
     let text = "[a-z ]{0,8}";
     let calls = prop::collection::vec((0..TOOLS.len(), 0..6_usize), 0..4);
     let nth = 0..1_000_usize;
@@ -93,7 +93,7 @@ fn flag(flags: u8, bit: u8) -> bool {
     flags & (1 << bit) != 0
 }
 
-fn arrive(w: &mut World, arrival: &Arrival) {
+pub(super) fn arrive(w: &mut World, arrival: &Arrival) {
     match arrival.clone() {
         Arrival::Text { agent, branch, text } => {
             let branch = if branch.is_multiple_of(2) { None } else { some_branch(w, AGENTS[agent], branch) };
@@ -172,7 +172,7 @@ fn arrive(w: &mut World, arrival: &Arrival) {
     }
 }
 
-fn world(policy: &RenderPolicy, dedup: DedupPolicy, unknown: bool) -> World {
+pub(super) fn world(policy: &RenderPolicy, dedup: DedupPolicy, unknown: bool) -> World {
     let mut w = World::new();
     w.settings.dedup = dedup;
     w.settings.allow_unknown_agents = unknown;

@@ -15,6 +15,7 @@ fn waiting() -> (World, Id, String) {
         kind: WaitKind::Payment,
         deadline_ms: effect.not_after_ms,
         correlation: call.call_id.clone(),
+        budget: None,
     };
     let seq = w.conv.head(&agent, &branch) + 1;
     let entry = Entry { seq, id: Id::of_text("payment"), time_ms: w.now, state: State::Waiting(waiting) };

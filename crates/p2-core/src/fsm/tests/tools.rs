@@ -331,6 +331,7 @@ fn overrides_reach_the_request_and_clearing_them_takes_them_back() {
         max_tokens: Some(50),
         tools: Some(vec!["weather".into()]),
         behavior: None,
+        budget: None,
     };
     w.over(set);
     w.say("go");

@@ -40,7 +40,7 @@ fn transfer(from: &str, to: &str, amount: i64) -> PaymentBody {
 
 fn reserve(from: &str, to: &str, amount: i64) -> PaymentBody {
     let (from, to) = (AccountId::from(from), AccountId::from(to));
-    PaymentBody::Reserve(Reserve { from, to, amount, expires_ms: None })
+    PaymentBody::Reserve(Reserve { from, to, amount, expires_ms: None, scale: None })
 }
 
 fn mint(to: &str, amount: i64) -> PaymentBody {
@@ -225,9 +225,10 @@ fn what_is_in_doubt_is_said_once_and_settled_later() {
 fn nothing_ends_by_time_while_a_batch_is_in_flight() {
     let mut desk = Desk::opened();
     let (from, to) = (AccountId::from("alpha"), AccountId::from("beta"));
-    let body = PaymentBody::Reserve(Reserve { from, to, amount: 500, expires_ms: Some(NOON + 1) });
+    let body =
+        PaymentBody::Reserve(Reserve { from, to, amount: 500, expires_ms: Some(NOON + 1), scale: None });
     desk.ask(&request("hold", body));
-    let post = PaymentBody::Post(Post { reservation: id("hold"), amount: None });
+    let post = PaymentBody::Post(Post { reservation: id("hold"), amount: None, scale: None });
     desk.ask(&request("post", post));
     assert!(due(&desk.book, NOON + 5).is_some());
     assert_eq!(due_outside(&desk.book, NOON + 5), None);
@@ -306,7 +307,7 @@ proptest! {
                         0 => reserve(NAMES[*from], NAMES[*to], *amount),
                         1 if !holds.is_empty() => {
                             let reservation = holds[*from % holds.len()];
-                            PaymentBody::Post(Post { reservation, amount: None })
+                            PaymentBody::Post(Post { reservation, amount: None, scale: None })
                         }
                         2 => mint(NAMES[*to], *amount),
                         3 => PaymentBody::Freeze(Freeze {

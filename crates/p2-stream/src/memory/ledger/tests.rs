@@ -46,6 +46,7 @@ fn body(n: u64) -> PaymentBody {
             to: account("beta"),
             amount: 1,
             expires_ms: Some(NOW + 1_000_000),
+            scale: None,
         }),
         n => {
             let (from, to) = if n % 2 == 0 { ("alpha", "beta") } else { ("beta", "alpha") };

@@ -64,15 +64,20 @@ fn published_schemas_stay_as_they_are() {
     expect_test::expect![[r#"
         inbox 1 acd08cd9a187133d
         inbox 2 dae76cb10e56f92c
+        inbox 3 406dea10cc9d7b85
         state-transitions 1 ddb71047c22902c4
+        state-transitions 2 29109bd3e8629ee5
         effects 1 638de603f948ee7b
         effects 2 02e24f4e22c9faf3
+        effects 3 0d471030a64b14e2
         artifacts 1 57a9d79a5c444edf
         artifacts 2 53f9a9c7b9651b8f
         payment-requests 1 62fc9712f5e1d71f
         payment-requests 2 9e8a7692fb409823
+        payment-requests 3 5cfc7643731f0180
         ledger-transactions 1 0a48b947b4c3539f
         ledger-transactions 2 dc3ed584079aa4f4
+        ledger-transactions 3 1fc322ffda9429b0
         registry 1 624a74b5c476c719
         dead-letters 1 95a67d22ecb55bd8
     "#]]

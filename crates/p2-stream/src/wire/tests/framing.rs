@@ -50,8 +50,12 @@ fn a_schema_without_an_id_is_written_in_single_object_encoding() {
 #[test]
 fn a_record_of_an_older_version_is_read_by_the_id_of_its_schema() {
     let effects = samples().into_iter().find(|(_, message)| message.payload.topic() == Topic::Effects);
-    let (_, message) = effects.unwrap();
-    let record = encode(&message, "/p2/test", 16).unwrap();
+    let (_, mut message) = effects.unwrap();
+    // Older versions know no reservation: without one its last byte says that there is none.
+    let Payload::Effect(effect) = &mut message.payload else { panic!() };
+    effect.reservation = None;
+    let mut record = encode(&message, "/p2/test", 16).unwrap();
+    assert_eq!(record.value.pop(), Some(0));
     let older = *schemas::of(Topic::Effects).unwrap().older.keys().next().unwrap();
     let mut ids = ids();
     let mut value = [&[0, 0, 0, 0, 7], &record.value[10..]].concat();
