@@ -21,7 +21,7 @@ use crate::wire;
 /// So many transactions that are in no kept fold are worth writing one, if they are also a quarter of all.
 pub(super) const KEEP_AFTER: u64 = 10_000;
 /// What a kept fold begins with: a name, and the version of what follows. Another [`Book`], another version.
-const HEAD: &[u8; 8] = b"p2fold\0\x01";
+const HEAD: &[u8; 8] = b"p2fold\0\x02";
 /// SHA-256.
 const DIGEST_BYTES: usize = 32;
 
