@@ -282,6 +282,45 @@ fn books_know_nothing_of_each_other_and_are_exported_whole() {
 }
 
 #[test]
+fn a_copy_of_a_book_begins_as_that_is_and_goes_its_own_way() {
+    let home = opened();
+    home.p2(&["ledger", "transfer", "alpha", "beta", "2.5"]).exits(0);
+    home.p2(&["ledger", "limits", "beta", "--credit", "50", "--day-max", "200"]).exits(0);
+    home.p2(&["ledger", "transfer", "beta", "fees", "150"]).exits(0);
+    home.p2(&["ledger", "reserve", "alpha", "fees", "10"]).exits(0);
+    home.p2(&["ledger", "policy", "--approval-above", "40"]).exits(0);
+    let made = home.p2(&["ledger", "copy", "trial-1", "--json"]).exits(0).json();
+    assert_eq!((&made["accounts"], &made["reservations_left_out"]), (&json!(5), &json!(1)), "{made}");
+    let of = |book: &str, account: &str, key: &str| {
+        let found = home.p2(&["ledger", "balance", account, "--book", book, "--json"]).exits(0).json();
+        found[key].as_str().unwrap().to_owned()
+    };
+    for account in ["mint", "treasury", "fees", "alpha", "beta"] {
+        assert_eq!(of("trial-1", account, "balance"), of("main", account, "balance"), "{account}");
+    }
+    assert_eq!(
+        (of("main", "alpha", "reserved"), of("trial-1", "alpha", "reserved")),
+        ("10.00".into(), "0.00".into())
+    );
+    home.p2(&["ledger", "transfer", "alpha", "beta", "1", "--book", "trial-1"]).exits(0);
+    assert_eq!(
+        (of("main", "alpha", "balance"), of("trial-1", "alpha", "balance")),
+        ("97.50".into(), "96.50".into())
+    );
+    let waits =
+        home.p2(&["ledger", "transfer", "treasury", "beta", "41", "--book", "trial-1"]).exits(0).stdout;
+    assert!(waits.starts_with("Waiting: "), "the policy goes along: {waits}");
+    let again = home.p2(&["ledger", "copy", "trial-1"]).exits(3);
+    assert!(
+        again.stderr.contains("there is a book 'trial-1' already: give the copy a name of its own"),
+        "{again:?}"
+    );
+    let nothing = home.p2(&["ledger", "copy", "trial-2", "--book", "none"]).exits(4);
+    assert!(nothing.stderr.contains("there is no book 'none'"), "{nothing:?}");
+    assert_eq!(verified(&home)["books"], 2);
+}
+
+#[test]
 fn an_agent_may_not_be_met_in_anothers_clothes() {
     let home = opened();
     let up = home.up();

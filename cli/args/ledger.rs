@@ -61,6 +61,15 @@ pub(crate) enum LedgerCommand {
         #[arg(long = "agent", value_name = "AGENT")]
         agents: Vec<String>,
     },
+    /// Open another book with the same accounts, limits, money and policy: an experiment pays and earns there, and this
+    /// book does not see it.
+    #[command(
+        after_help = "Examples:\n  p2engine ledger copy trial-1\n  p2engine ledger --book trial-1 overview"
+    )]
+    Copy {
+        /// The name of the copy, which is not there yet.
+        name: String,
+    },
     /// What an account has.
     #[command(after_help = "Example:\n  p2engine ledger balance agent_alpha")]
     Balance {

@@ -1,6 +1,7 @@
 //! `ledger …`.
 
 pub(crate) mod bootstrap;
+mod copy;
 mod export;
 mod flow;
 mod requests;
@@ -46,6 +47,7 @@ pub(crate) async fn run(run: &Run, args: LedgerArgs) -> EngineResult<()> {
         | LedgerCommand::Policy { .. }
         | LedgerCommand::Approve { .. }
         | LedgerCommand::Deny { .. } => desk.request(command).await,
+        LedgerCommand::Copy { name } => desk.copy(name).await,
         LedgerCommand::Balance { account } => desk.balance(&account).await,
         LedgerCommand::History { account, limit } => desk.history(&account, limit).await,
         LedgerCommand::Audit { since, operation, account, limit } => {

@@ -12,6 +12,7 @@ mod answer;
 mod apply;
 mod book;
 mod check;
+mod copying;
 mod decide;
 mod draft;
 mod names;
@@ -24,6 +25,7 @@ mod tests;
 pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decimal, parse_signed};
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
+pub use copying::{Original, OriginalAccount, copied};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
 pub use names::{BUDGET, budget_account, check_account, check_book, check_name, is_budget};
 pub use outside::{

@@ -1,6 +1,7 @@
 //! The rules, one by one; the attack list; and random operations.
 
 mod budgets;
+mod copying;
 
 use proptest::prelude::*;
 
