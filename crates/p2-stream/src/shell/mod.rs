@@ -285,7 +285,9 @@ where
                 self.owned.remove(&partition);
                 self.marks.remove(&partition);
                 self.gauge.revoked(partition, self.view == Some(Topic::StateTransitions));
-                self.drive(Event::Revoked { partition }, member, epochs).await
+                self.drive(Event::Revoked { partition }, member, epochs).await?;
+                self.measure_owned();
+                Ok(())
             }
             MemberEvent::Truncated { partition, start, .. } => {
                 // Starting over compares progress with the log's start and halts the partition, and only that.
@@ -362,12 +364,18 @@ where
         }
     }
 
+    /// Notes how many partitions are owned, and says how far each is.
+    fn measure_owned(&self) -> Vec<(i32, i64, i64)> {
+        let owned = self.runtime.progress();
+        self.gauge.metrics.set(Metric::PartitionsOwned, &[self.gauge.name], as_f64(owned.len()));
+        owned
+    }
+
     /// Lag and window of each owned partition; the log is asked in a task of its own.
     fn measure(&self) {
         let gauge = self.gauge.clone();
         gauge.metrics.set(Metric::CallsInFlight, &[gauge.name], as_f64(self.calls.len()));
-        let owned = self.runtime.progress();
-        gauge.metrics.set(Metric::PartitionsOwned, &[gauge.name], as_f64(owned.len()));
+        let owned = self.measure_owned();
         let (log, input) = (self.setup.log.clone(), self.input);
         tokio::spawn(async move {
             for (partition, low, next) in owned {
@@ -393,6 +401,7 @@ where
                 epochs.insert(partition, epoch);
                 member.seek(self.input, partition, offset).await?;
                 member.resume(self.input, partition);
+                self.measure_owned();
             }
             Action::Pause { partition } => member.pause(self.input, partition),
             Action::Resume { partition } => member.resume(self.input, partition),
