@@ -245,7 +245,8 @@ pub trait Member: Send + Sync {
     /// way, dropped or of unknown outcome can change it afterwards.
     async fn committed(&self, topic: Topic, partition: i32) -> Result<Option<CommittedOffset>, LogError>;
 
-    /// Starts delivery of an assigned partition at `offset` (after catch-up, or to start over).
+    /// Starts delivery of an assigned partition at `offset` (after catch-up, to start over, or to go on). Nothing that
+    /// was read before is delivered any more.
     async fn seek(&mut self, topic: Topic, partition: i32, offset: i64) -> Result<(), LogError>;
 
     /// No more records of that partition until resumed. Those on their way may still arrive.

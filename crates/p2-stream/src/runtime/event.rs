@@ -193,7 +193,8 @@ pub enum Action<C> {
         /// The lane.
         key: String,
     },
-    /// Deliver records of this partition from `offset` on, under this epoch.
+    /// Deliver records of this partition from `offset` on, under this epoch, and nothing that was read before. Also
+    /// for one that was paused: then what came after the pause was let go.
     Deliver {
         /// The partition.
         partition: i32,

@@ -107,11 +107,21 @@ impl<P: Processor> Runtime<P> {
             return;
         }
         // Offsets in between are transaction markers and aborted records: done.
-        for gap in partition.next..offset {
-            partition.progress.mark(gap, OffsetMark::Done);
-            partition.gaps.push(gap);
+        while !partition.overrun && partition.next <= offset {
+            if partition.next - partition.progress.low >= self.limits.window_offsets {
+                // On its way when the partition was paused. Progress has no room for it: it is read again.
+                partition.overrun = true;
+            } else {
+                if partition.next < offset {
+                    partition.progress.mark(partition.next, OffsetMark::Done);
+                    partition.gaps.push(partition.next);
+                }
+                partition.next += 1;
+            }
         }
-        partition.next = offset + 1;
+        if partition.overrun {
+            return;
+        }
         let mark = partition.progress.mark_of(offset);
         if mark == Some(OffsetMark::Done) {
             return;

@@ -250,6 +250,7 @@ impl<P: Processor> Runtime<P> {
     /// Takes an event at a time and returns what is to be done, in order.
     pub fn on(&mut self, event: Event<P::Reply>, now_ms: i64) -> Actions<P> {
         let mut actions = Vec::new();
+        let reading = matches!(event, Event::Record { .. });
         self.handle(event, now_ms, &mut actions);
         if self.sealed.is_none() {
             for partition in std::mem::take(&mut self.starting_over) {
@@ -259,7 +260,7 @@ impl<P: Processor> Runtime<P> {
         self.fire_timers(now_ms, &mut actions);
         self.start_queued(&mut actions);
         self.seal(&mut actions);
-        self.regulate(&mut actions);
+        self.regulate(reading, &mut actions);
         actions
     }
 

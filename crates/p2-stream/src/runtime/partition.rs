@@ -34,6 +34,8 @@ pub(super) struct Partition {
     /// The offset after the newest one delivered.
     pub(super) next: i64,
     pub(super) paused: bool,
+    /// Records from `next` on were let go, as the window had no room for them: they have to be delivered again.
+    pub(super) overrun: bool,
     /// Committed records of the view whose rows are not written yet.
     pub(super) to_write: Vec<(i64, ViewRecord)>,
     /// Offsets without a record that were passed since the newest batch was sealed.
@@ -89,6 +91,7 @@ impl<P: Processor> Runtime<P> {
                 progress,
                 next,
                 paused: false,
+                overrun: false,
                 to_write: Vec::new(),
                 writing: None,
                 gaps: Vec::new(),
@@ -325,8 +328,9 @@ impl<P: Processor> Runtime<P> {
         }
     }
 
-    /// Pauses partitions whose window is full, resumes them when half of it is free again.
-    pub(super) fn regulate(&mut self, actions: &mut Actions<P>) {
+    /// Pauses partitions whose window is full, resumes them when half of it is free again. `reading`: the event at hand
+    /// is a record, and others of the same read may follow it; what they let go is asked for only after them.
+    pub(super) fn regulate(&mut self, reading: bool, actions: &mut Actions<P>) {
         for (index, partition) in &mut self.partitions {
             if partition.phase != Phase::Running {
                 continue;
@@ -336,8 +340,14 @@ impl<P: Processor> Runtime<P> {
                 partition.paused = true;
                 actions.push(Action::Pause { partition: *index });
             } else if partition.paused && !self.draining && ahead < self.limits.window_offsets / 2 {
-                partition.paused = false;
-                actions.push(Action::Resume { partition: *index });
+                if !partition.overrun {
+                    partition.paused = false;
+                    actions.push(Action::Resume { partition: *index });
+                } else if !reading {
+                    (partition.paused, partition.overrun) = (false, false);
+                    let (partition, epoch, offset) = (*index, partition.epoch, partition.next);
+                    actions.push(Action::Deliver { partition, epoch, offset });
+                }
             }
         }
     }
