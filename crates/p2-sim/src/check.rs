@@ -31,9 +31,15 @@ pub struct Checker {
     /// Where inbox records lie in their right partition, by id: the first.
     places: BTreeMap<Id, i64>,
     topics: BTreeMap<&'static str, Topic>,
+    window: i64,
 }
 
 impl Checker {
+    /// Progress may span so many offsets.
+    pub fn of_window(window: i64) -> Checker {
+        Checker { window, ..Checker::default() }
+    }
+
     /// A record from outside was appended.
     pub fn produced(&mut self, topic: Topic, partition: i32, offset: i64, message: &Message, shape: Shape) {
         self.produced.insert((topic, partition, offset), (message.id, shape));
@@ -118,7 +124,8 @@ impl Checker {
         self.chains.follows(txn, place, transition)
     }
 
-    /// Where an inbox record first lies in the right partition; none where the input is no record.
+    /// Where an inbox record that got no letter first lies in the right partition; none where the input is no record.
+    /// One that got a letter was not applied there, and may be sent again.
     fn place(&mut self, partition: i32, input: Id, log: &SimLog) -> Option<i64> {
         if let Some(offset) = self.places.get(&input) {
             return Some(*offset);
@@ -126,7 +133,10 @@ impl Checker {
         let found = log
             .decided(Topic::Inbox, partition)
             .into_iter()
-            .find(|(_, message, shape)| message.id == input && *shape == Shape::Plain)
+            .find(|(offset, message, shape)| {
+                let at = (Topic::Inbox.name(), partition, *offset);
+                message.id == input && *shape == Shape::Plain && !self.letters.contains_key(&at)
+            })
             .map(|(offset, ..)| offset)?;
         self.places.insert(input, found);
         Some(found)
@@ -148,6 +158,9 @@ impl Checker {
             return Err(format!("{place}: metadata of {} bytes", committed.metadata.len()));
         }
         let now = Progress::decode(committed)?;
+        if now.span() > self.window {
+            return Err(format!("{place}: progress spans {} offsets of {}", now.span(), self.window));
+        }
         let before = match self.progress.get(&(group, partition)) {
             Some(committed) => Progress::decode(committed)?,
             None => Progress::at(0),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use p2_core::ids::BookId;
-use p2_core::record::{LedgerTransaction, Position, StateTransition, Topic};
+use p2_core::record::{LedgerTransaction, Payload, Position, StateTransition, Topic};
 use p2_stream::memory::MemoryLedger;
 use p2_stream::ports::{LedgerStore, StoreError};
 use p2_stream::runtime::{Action, Event};
@@ -213,6 +213,25 @@ impl World<'_> {
         let outcome = self.store.write(partition, transitions, Some(applied), self.now);
         self.expect(outcome);
         true
+    }
+
+    /// What vanished is there again, where the process that wrote it still lives.
+    pub(crate) fn write_again(&mut self, to: Address, partition: i32) {
+        if self.seat(to).is_none() {
+            return;
+        }
+        let rows: Vec<(i64, StateTransition)> = (0..self.store.applied(partition))
+            .filter(|offset| !self.store.has(partition, *offset))
+            .filter_map(|offset| match &self.log.at(Topic::StateTransitions, partition, offset)?.0.payload {
+                Payload::Transition(transition) => Some((offset, transition.clone())),
+                _ => None,
+            })
+            .collect();
+        if !rows.is_empty() {
+            self.outside.count("rows written again");
+        }
+        let outcome = self.store.write(partition, &rows, None, self.now);
+        self.expect(outcome);
     }
 
     /// Whether the next owner would not read everything again that vanished, were this written.

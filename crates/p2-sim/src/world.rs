@@ -65,6 +65,8 @@ pub(crate) enum Happening {
     Input(usize),
     /// The operator mends a group without progress.
     Operator(Address, i32),
+    /// A handle of the store has seen that it went away, and writes again what it wrote lately.
+    WriteAgain(Address, i32),
 }
 
 pub(crate) struct Seat {
@@ -163,7 +165,7 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         log: SimLog::new(config.partitions),
         store: SimStore::default(),
         outside: Outside::default(),
-        checker: Checker::default(),
+        checker: Checker::of_window(limits.window_offsets),
         txns: BTreeMap::new(),
         numbers: 0,
         views: Vec::new(),
@@ -366,6 +368,7 @@ impl World<'_> {
             Happening::Expire(group, member) => self.expire(group, member),
             Happening::Input(number) => self.input(number),
             Happening::Operator(to, partition) => self.operate(to, partition),
+            Happening::WriteAgain(to, partition) => self.write_again(to, partition),
         }
     }
 
@@ -434,7 +437,9 @@ impl World<'_> {
         match action {
             Action::Deliver { partition, epoch, offset } => {
                 let reading = Reading { epoch, next: offset, paused: false, polling: true };
-                seat.reading.insert(partition, reading);
+                if seat.reading.insert(partition, reading).is_some_and(|before| before.epoch == epoch) {
+                    self.outside.count("window overrun");
+                }
                 self.schedule(latency, Happening::Poll(to, partition));
             }
             Action::Pause { partition } => {

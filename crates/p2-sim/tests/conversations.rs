@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 74] = [
+const FEATURES: [&str; 76] = [
     "agent time-out",
     "answer lost the race",
     "approval approved",
@@ -85,6 +85,8 @@ const FEATURES: [&str; 74] = [
     "tree fork",
     "webhook sent",
     "window full",
+    "window overrun",
+    "rows written again",
 ];
 
 fn real() -> Subject {

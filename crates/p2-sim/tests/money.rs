@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 58] = [
+const FEATURES: [&str; 60] = [
     "account frozen",
     "account opened",
     "account thawed",
@@ -66,6 +66,8 @@ const FEATURES: [&str; 58] = [
     "unknown_book",
     "unknown_request",
     "window full",
+    "window overrun",
+    "rows written again",
     "work: cost posted",
     "work: estimate given back",
     "work: estimate set aside",

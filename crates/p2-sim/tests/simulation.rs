@@ -10,12 +10,14 @@ use common::Subject;
 use p2_sim::Config;
 use toy::Toy;
 
-const FEATURES: [&str; 19] = [
+const FEATURES: [&str; 21] = [
     "plain input",
     "poison input",
     "misplaced input",
     "duplicate input",
     "window full",
+    "window overrun",
+    "rows written again",
     "started over",
     "halted without progress",
     "call no longer wanted",
