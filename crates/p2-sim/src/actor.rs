@@ -35,20 +35,52 @@ impl Outside {
     }
 }
 
+/// A call that is made.
+#[derive(Debug)]
+pub struct Asked<'a, R> {
+    /// Told apart from every other call of this process, the same call of an earlier ownership included.
+    pub token: u64,
+    /// The call.
+    pub call: Id,
+    /// What is asked.
+    pub request: &'a R,
+    /// Its deadline, milliseconds.
+    pub deadline_ms: i64,
+    /// Now, by the clock of the process, milliseconds.
+    pub now_ms: i64,
+}
+
+/// What came of a call so far.
+#[derive(Debug)]
+pub enum CallAnswer<R> {
+    /// It is answered after so many milliseconds.
+    After(i64, R),
+    /// Nothing yet: it is to be looked at again after so many milliseconds, under the same token.
+    Again(i64),
+}
+
 /// The other side of a processor's port.
 pub trait Port<P: Processor> {
-    /// Answers a call: after how many milliseconds, and what.
+    /// Answers a call.
     fn answer(
         &mut self,
-        call: Id,
-        request: &P::Request,
-        now_ms: i64,
+        asked: &Asked<'_, P::Request>,
         outside: &mut Outside,
         rng: &mut SmallRng,
-    ) -> (i64, P::Reply);
+    ) -> CallAnswer<P::Reply>;
 
-    /// The reply of a call that was cut at its deadline, before (`sent` is false) or after it was sent.
-    fn cut(&self, request: &P::Request, sent: bool) -> P::Reply;
+    /// The reply of a call that was cut at its deadline, before (`sent` is false) or after it was sent; none: the port
+    /// keeps deadlines itself, and answers whatever it is asked.
+    fn cut(&self, request: &P::Request, sent: bool) -> Option<P::Reply>;
+}
+
+/// When something comes of a call that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// Its reply is there after so many milliseconds.
+    Reply(i64),
+    /// It is to be started again after so many milliseconds.
+    Again(i64),
 }
 
 /// What the simulator needs of a hosted processor. Replies and requests are tokens.
@@ -61,8 +93,14 @@ pub trait Actor {
     fn view(&self) -> Option<Topic>;
     /// The runtime takes an event.
     fn on(&mut self, event: Event<u64>, now_ms: i64) -> Vec<Action<u64>>;
-    /// Makes a call; its reply waits under the token. Returns after how long.
-    fn start(&mut self, token: u64, now_ms: i64, outside: &mut Outside, rng: &mut SmallRng) -> Option<i64>;
+    /// Makes a call; its reply waits under the token. None: there is no such call any more.
+    fn start(
+        &mut self,
+        token: u64,
+        now_ms: i64,
+        outside: &mut Outside,
+        rng: &mut SmallRng,
+    ) -> Option<Started>;
     /// When the next timer is due.
     fn next_timer_ms(&self) -> Option<i64>;
     /// Whether nothing is under way.
@@ -73,11 +111,20 @@ pub trait Actor {
     fn counters(&self) -> Counters;
 }
 
+/// A call that was not answered yet.
+struct Begun<R> {
+    call: Id,
+    deadline_ms: i64,
+    request: R,
+    /// The port has seen it.
+    looked: bool,
+}
+
 /// A runtime and its port.
 pub struct Hosted<P: Processor, T: Port<P>> {
     runtime: Runtime<P>,
     port: T,
-    calls: BTreeMap<u64, (Id, i64, P::Request)>,
+    calls: BTreeMap<u64, Begun<P::Request>>,
     replies: BTreeMap<u64, P::Reply>,
     tokens: u64,
 }
@@ -108,23 +155,42 @@ impl<P: Processor, T: Port<P>> Actor for Hosted<P, T> {
         actions.into_iter().map(|action| self.untyped(action)).collect()
     }
 
-    fn start(&mut self, token: u64, now_ms: i64, outside: &mut Outside, rng: &mut SmallRng) -> Option<i64> {
-        let (id, deadline, request) = self.calls.remove(&token)?;
-        let (delay, reply) = if now_ms >= deadline {
+    fn start(
+        &mut self,
+        token: u64,
+        now_ms: i64,
+        outside: &mut Outside,
+        rng: &mut SmallRng,
+    ) -> Option<Started> {
+        let Begun { call, deadline_ms, request, looked } = self.calls.remove(&token)?;
+        let too_late = if now_ms >= deadline_ms { self.port.cut(&request, false) } else { None };
+        let (delay, reply) = if let Some(reply) = too_late {
             outside.count("call past its deadline");
-            (0, self.port.cut(&request, false))
+            (0, reply)
         } else {
-            *outside.starts.entry(id).or_default() += 1;
-            let (delay, reply) = self.port.answer(id, &request, now_ms, outside, rng);
-            if now_ms + delay > deadline {
-                outside.count("call cut at its deadline");
-                (deadline - now_ms, self.port.cut(&request, true))
-            } else {
-                (delay, reply)
+            if !looked {
+                *outside.starts.entry(call).or_default() += 1;
+            }
+            let asked = Asked { token, call, request: &request, deadline_ms, now_ms };
+            match self.port.answer(&asked, outside, rng) {
+                CallAnswer::Again(delay) => {
+                    self.calls.insert(token, Begun { call, deadline_ms, request, looked: true });
+                    return Some(Started::Again(delay));
+                }
+                CallAnswer::After(delay, reply) if now_ms + delay > deadline_ms => {
+                    match self.port.cut(&request, true) {
+                        None => (delay, reply),
+                        Some(reply) => {
+                            outside.count("call cut at its deadline");
+                            (deadline_ms - now_ms, reply)
+                        }
+                    }
+                }
+                CallAnswer::After(delay, reply) => (delay, reply),
             }
         };
         self.replies.insert(token, reply);
-        Some(delay)
+        Some(Started::Reply(delay))
     }
 
     fn next_timer_ms(&self) -> Option<i64> {
@@ -196,7 +262,7 @@ impl<P: Processor, T: Port<P>> Hosted<P, T> {
         match action {
             Action::Call { partition, epoch, id, deadline_ms, request } => {
                 self.tokens += 1;
-                self.calls.insert(self.tokens, (id, deadline_ms, request));
+                self.calls.insert(self.tokens, Begun { call: id, deadline_ms, request, looked: false });
                 Action::Call { partition, epoch, id, deadline_ms, request: self.tokens }
             }
             Action::ReadViewBounds { partition, epoch, resync_ms } => {

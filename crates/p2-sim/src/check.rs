@@ -69,7 +69,7 @@ impl Checker {
             let Some((message, _)) = log.at(*topic, *partition, *offset) else {
                 return Err(format!("a committed record is not there: {topic:?}/{partition}/{offset}"));
             };
-            self.output(txn, *partition, message, log)?;
+            self.output(txn, *partition, message, log, topology)?;
             outputs.push(message);
         }
         for (group, partition, committed) in moved {
@@ -79,9 +79,16 @@ impl Checker {
         Ok(())
     }
 
-    fn output(&mut self, txn: Txn, partition: i32, message: &Message, log: &SimLog) -> Result<(), String> {
+    fn output(
+        &mut self,
+        txn: Txn,
+        partition: i32,
+        message: &Message,
+        log: &SimLog,
+        topology: &dyn Topology,
+    ) -> Result<(), String> {
         let forwarded = self.produced.values().any(|(id, _)| *id == message.id);
-        let mut again = forwarded;
+        let mut again = forwarded || topology.may_repeat(message);
         match &message.payload {
             Payload::Transition(transition) => self.transition(txn, partition, transition, log)?,
             Payload::Artifact(artifact) => {
@@ -286,6 +293,7 @@ impl Checker {
         if let Some((id, count)) = outside.once.iter().find(|(_, count)| **count > 1) {
             return Err(format!("call {id} may be started once and was {count} times"));
         }
+        topology.check_log(log)?;
         self.all_answered(log, topology)
     }
 

@@ -24,9 +24,10 @@ use p2_stream::memory::MemoryLedger;
 use p2_stream::runtime::Limits;
 use rand::rngs::SmallRng;
 
-pub use actor::{Actor, Hosted, Outside, Port};
+pub use actor::{Actor, Asked, CallAnswer, Hosted, Outside, Port};
 pub use faults::KINDS as FAULT_KINDS;
 pub use log::{Shape, SimLog};
+pub use store::SimStore;
 pub use world::run;
 
 /// Sizes and times of a run.
@@ -100,6 +101,22 @@ pub trait Topology {
     /// # Errors
     /// The promise that it breaks.
     fn committed(&mut self, _outputs: &[&Message], _outside: &mut Outside) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Log and store as whoever is asked now sees them. Called before every call of a port.
+    fn look(&mut self, _log: &SimLog, _store: &SimStore) {}
+
+    /// Whether a record may be committed again under the same id: who asks again is answered again.
+    fn may_repeat(&self, _message: &Message) -> bool {
+        false
+    }
+
+    /// Checks the log, once everything has come to rest.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check_log(&self, _log: &SimLog) -> Result<(), String> {
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use p2_stream::runtime::{Action, Event};
 use p2_stream::view::{LaneRows, ViewRecord};
 use rand::Rng;
 
+use crate::actor::Started;
 use crate::world::{Address, Ending, Happening, OpenTxn, Sent, World};
 
 impl World<'_> {
@@ -61,15 +62,18 @@ impl World<'_> {
             return;
         };
         let Some(seat) = seat.seats.get_mut(to.actor) else { return };
+        self.topology.look(&self.log, &self.store);
         let started = seat.actor.start(token, now, &mut self.outside, &mut self.rng);
         if let Some(reason) = self.outside.broken.take() {
             self.violate(reason);
         }
-        if let Some(delay) = started {
-            self.schedule(
-                delay,
-                Happening::Event(to, Event::Reply { partition, epoch, call: id, reply: token }),
-            );
+        match started {
+            Some(Started::Reply(delay)) => {
+                let reply = Event::Reply { partition, epoch, call: id, reply: token };
+                self.schedule(delay, Happening::Event(to, reply));
+            }
+            Some(Started::Again(delay)) => self.schedule(delay, Happening::Start(to, action.clone())),
+            None => {}
         }
     }
 

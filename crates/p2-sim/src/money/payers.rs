@@ -68,15 +68,23 @@ pub fn opening(book: &BookId, agents: &[&str], amount: i64, times: u64) -> Vec<P
     all
 }
 
-/// The account for work, with a little in it.
-fn spending(book: &BookId, times: u64) -> [PaymentRequest; 2] {
+/// Wallets of agents that people talk to: what they do is judged and paid.
+const TALKERS: [&str; 3] = ["boss", "clerk", "critic"];
+
+/// The account for work, with a little in it, and the wallets of those who work.
+fn spending(book: &BookId, times: u64) -> Vec<PaymentRequest> {
     let (account, limits) = (AccountId::from(SPENDING), AccountLimits::default());
     let mint = Mint { mint: AccountId::from("mint"), to: account.clone(), amount: 700 };
     let open = OpenAccount { account, kind: AccountKind::Escrow, limits };
-    [
-        request(book, &format!("open {SPENDING} of {book}, {times}"), PaymentBody::OpenAccount(open)),
-        request(book, &format!("mint {SPENDING} of {book}, {times}"), PaymentBody::Mint(mint)),
-    ]
+    let wallet = |agent: &&str| {
+        let (account, limits) = (AccountId::from(*agent), AccountLimits::default());
+        let open = OpenAccount { account, kind: AccountKind::Agent, limits };
+        request(book, &format!("open {agent} of {book}, {times}"), PaymentBody::OpenAccount(open))
+    };
+    let mut all: Vec<PaymentRequest> = TALKERS.iter().map(wallet).collect();
+    all.push(request(book, &format!("open {SPENDING} of {book}, {times}"), PaymentBody::OpenAccount(open)));
+    all.push(request(book, &format!("mint {SPENDING} of {book}, {times}"), PaymentBody::Mint(mint)));
+    all
 }
 
 fn any<T: Copy>(all: &[T], rng: &mut SmallRng) -> Option<T> {
@@ -95,7 +103,7 @@ impl Payers {
         let book = BookId::from(if rng.random_range(0..4) == 0 { BOOKS[1] } else { BOOKS[0] });
         self.count += 1;
         let known = books.purses(&book).map_or(0, std::collections::BTreeMap::len);
-        if known < AGENTS.len() + 2 {
+        if known < AGENTS.len() + 2 + TALKERS.len() {
             // What is missing is opened again, under new ids: what is there is refused.
             let agents: Vec<&str> = AGENTS.into_iter().take(rng.random_range(3..=AGENTS.len())).collect();
             let mut requests = opening(&book, &agents, 10_000, self.count);

@@ -1,5 +1,7 @@
 //! The real processors on the simulated log and store.
 
+mod judged;
+mod judges;
 mod model;
 mod money;
 mod people;
@@ -13,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use agent_step::{AgentStep, RegistryHandle};
+use evaluator::Evaluators;
 use p2_core::definition::Executor;
 use p2_core::ids::Id;
 use p2_core::record::*;
@@ -20,7 +23,7 @@ use p2_core::registry::Registry;
 use p2_core::state::State;
 use p2_core::step::{DedupPolicy, Settings};
 use p2_sim::oracle::Oracle;
-use p2_sim::{Actor, Hosted, Outside, SimLog, Topology};
+use p2_sim::{Actor, Hosted, Outside, SimLog, SimStore, Topology};
 use p2_stream::memory::MemoryLedger;
 use p2_stream::runtime::{Codec, Limits, Runtime};
 use p2_stream::wire::ProcessorWire;
@@ -28,6 +31,8 @@ use rand::rngs::SmallRng;
 use settlement::Settlement;
 use tool_exec::ToolExec;
 
+use judged::Judged;
+use judges::{Judges, View};
 use model::{OVERSIZE, SimModel};
 use money::{Money, Nobody};
 use people::{People, REFUSED};
@@ -41,8 +46,10 @@ pub(crate) struct Real {
     settings: Settings,
     oracle: Rc<RefCell<Oracle>>,
     people: People,
-    /// With settlement beside agent-step and tool-exec.
+    /// With settlement and evaluator beside agent-step and tool-exec.
     money: Option<Money>,
+    judged: Judged,
+    view: View,
 }
 
 impl Real {
@@ -62,6 +69,8 @@ impl Real {
             oracle: Rc::new(RefCell::new(oracle)),
             people: People::default(),
             money: money.then(Money::default),
+            judged: Judged::default(),
+            view: View::default(),
         }
     }
 
@@ -138,6 +147,11 @@ impl Topology for Real {
         if self.money.is_some() {
             let settlement = Runtime::new(Settlement, self.codec("settlement"), limits, nonce);
             actors.push(Box::new(Hosted::new(settlement, Nobody)));
+            let registry = self.registry.clone();
+            let evaluators = Evaluators::new(move || registry.clone());
+            let evaluators = Runtime::new(evaluators, self.codec("evaluator"), limits, nonce);
+            let judges = Judges::new(self.seed, &self.view, &self.registry);
+            actors.push(Box::new(Hosted::new(evaluators, judges)));
         }
         actors
     }
@@ -151,6 +165,11 @@ impl Topology for Real {
         rng: &mut SmallRng,
     ) -> Vec<Message> {
         if let Some(asked) = self.money.as_mut().and_then(|money| money.act(now_ms, outside, rng)) {
+            return asked;
+        }
+        if self.money.is_some()
+            && let Some(asked) = self.judged.act(&self.oracle.borrow(), outside, rng)
+        {
             return asked;
         }
         let mut oracle = self.oracle.borrow_mut();
@@ -185,6 +204,7 @@ impl Topology for Real {
                 .tool(&call.tool, Some(call.version))
                 .is_none_or(|(_, tool)| tool.executor == Executor::Builtin),
             Payload::Effect(_) => false,
+            Payload::Artifact(artifact) => Judged::must_answer(&self.registry, artifact),
             Payload::PaymentRequest(request) => {
                 self.money.as_ref().is_none_or(|money| money.must_answer(request))
             }
@@ -207,7 +227,25 @@ impl Topology for Real {
         if let Some(money) = &mut self.money {
             money.books.borrow_mut().committed(outputs, outside)?;
         }
-        self.oracle.borrow_mut().committed(outputs, outside)
+        self.oracle.borrow_mut().committed(outputs, outside)?;
+        if self.money.is_some() {
+            self.judged.committed(outputs, &self.registry, &self.oracle.borrow(), outside)?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self, log: &SimLog, store: &SimStore) {
+        if self.money.is_some() {
+            self.view.look(log, store);
+        }
+    }
+
+    fn may_repeat(&self, message: &Message) -> bool {
+        self.judged.may_repeat(message)
+    }
+
+    fn check_log(&self, log: &SimLog) -> Result<(), String> {
+        if self.money.is_some() { Judged::all_judged(&self.registry, log) } else { Ok(()) }
     }
 
     fn check_books(&self, partition: i32, books: &MemoryLedger, log: &SimLog) -> Result<(), String> {

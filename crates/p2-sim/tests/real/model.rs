@@ -1,10 +1,9 @@
 //! A model that decides from the seed, the request and how often it was asked what to reply.
 
-use p2_core::ids::Id;
 use p2_core::model::{
     ChatMessage, ModelError, ModelErrorClass, ModelOutcome, ModelReply, ModelRequest, ModelToolCall,
 };
-use p2_sim::{Outside, Port};
+use p2_sim::{Asked, CallAnswer, Outside, Port};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -25,7 +24,7 @@ pub(crate) struct SimModel {
 }
 
 /// FNV-1a over what the model sees.
-fn digest(seed: u64, request: &ModelRequest, attempt: u32) -> u64 {
+pub(crate) fn digest(seed: u64, request: &ModelRequest, attempt: u32) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ seed;
     let mut eat = |text: &str| {
         for byte in text.bytes().chain([0]) {
@@ -209,13 +208,12 @@ fn reply(
 impl Port<Watched> for SimModel {
     fn answer(
         &mut self,
-        call: Id,
-        request: &ModelRequest,
-        _: i64,
+        asked: &Asked<'_, ModelRequest>,
         outside: &mut Outside,
         _: &mut SmallRng,
-    ) -> (i64, ModelOutcome) {
-        let attempt = outside.starts.get(&call).copied().unwrap_or(0);
+    ) -> CallAnswer<ModelOutcome> {
+        let request = asked.request;
+        let attempt = outside.starts.get(&asked.call).copied().unwrap_or(0);
         let mut rng = SmallRng::seed_from_u64(digest(self.seed, request, attempt));
         outside.count(if attempt > 1 { "model asked again by another owner" } else { "model asked" });
         if request.model != "sim/plain" {
@@ -229,15 +227,15 @@ impl Port<Watched> for SimModel {
             rng.random_range(1..900)
         };
         let result = reply(request, outside, &mut rng);
-        (delay, ModelOutcome { result, latency_ms: delay, attempts: 1 })
+        CallAnswer::After(delay, ModelOutcome { result, latency_ms: delay, attempts: 1 })
     }
 
-    fn cut(&self, _: &ModelRequest, _: bool) -> ModelOutcome {
+    fn cut(&self, _: &ModelRequest, _: bool) -> Option<ModelOutcome> {
         let error = ModelError {
             class: ModelErrorClass::Timeout,
             code: "timeout".to_owned(),
             message: "no answer before the deadline".to_owned(),
         };
-        ModelOutcome { result: Err(error), latency_ms: 5_000, attempts: 1 }
+        Some(ModelOutcome { result: Err(error), latency_ms: 5_000, attempts: 1 })
     }
 }

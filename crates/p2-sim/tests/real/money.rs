@@ -7,7 +7,7 @@ use std::rc::Rc;
 use p2_core::ids::{BookId, Id};
 use p2_core::record::*;
 use p2_sim::money::{Bookkeeper, Payers};
-use p2_sim::{Outside, Port, Shape, SimLog};
+use p2_sim::{Asked, CallAnswer, Outside, Port, Shape, SimLog};
 use p2_stream::memory::MemoryLedger;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -27,16 +27,14 @@ pub(crate) struct Nobody;
 impl Port<Settlement> for Nobody {
     fn answer(
         &mut self,
-        _: Id,
-        request: &Infallible,
-        _: i64,
+        asked: &Asked<'_, Infallible>,
         _: &mut Outside,
         _: &mut SmallRng,
-    ) -> (i64, Infallible) {
-        match *request {}
+    ) -> CallAnswer<Infallible> {
+        match *asked.request {}
     }
 
-    fn cut(&self, request: &Infallible, _: bool) -> Infallible {
+    fn cut(&self, request: &Infallible, _: bool) -> Option<Infallible> {
         match *request {}
     }
 }

@@ -1,8 +1,9 @@
 //! The agents and tools of every run.
 
 use p2_core::definition::{
-    Agent, AgentKind, Approval, AtLimit, Budget, Definition, Executor, HumanAgent, LlmAgent, Price,
-    RenderPolicy, RuleAgent, Tool,
+    Agent, AgentKind, Approval, AtLimit, Budget, Contains, Definition, Evaluator, EvaluatorKind, Executor,
+    Expression, External, HumanAgent, LlmAgent, LlmJudge, Pattern, Price, RenderPolicy, Rewards, RuleAgent,
+    Run, Tool, Trigger,
 };
 use p2_core::registry::Registry;
 use p2_sim::money::SPENDING;
@@ -96,7 +97,62 @@ const PAYING: [(&str, &str); 3] = [("boss", "0.25"), ("clerk", "0.60"), ("tight"
 /// What a call of some tools costs there.
 const PRICES: [(&str, &str); 3] = [("read", "0.015"), ("ship", "0.40"), ("put", "1")];
 
-/// As [`registry`], with budgets of the account [`SPENDING`].
+fn evaluator(id: &str, kind: EvaluatorKind, trigger: Trigger, rewards: Option<Rewards>) -> Definition {
+    Definition::Evaluator(Box::new(Evaluator {
+        id: id.to_owned(),
+        kind,
+        trigger,
+        agents: Vec::new(),
+        rewards,
+    }))
+}
+
+/// Who judges where there is money.
+fn evaluators() -> Vec<Definition> {
+    let pays = |trusted: Option<&str>| {
+        Some(Rewards {
+            metric: "score".to_owned(),
+            occasion: None,
+            book: "main".into(),
+            trusted: trusted.map(str::to_owned),
+        })
+    };
+    let never = Trigger::default();
+    let all = Trigger { finished: vec![Run::Root, Run::Children], ..never.clone() };
+    let every = Trigger { every: Some(2), finished: vec![Run::Root], ..never.clone() };
+    let tools = Trigger { states: vec!["ToolResult".to_owned()], ..never.clone() };
+    let tidy = Expression {
+        score: "failure is none and answer | length < 12".to_owned(),
+        metrics: std::collections::BTreeMap::new(),
+    };
+    let panel: LlmJudge = serde_json::from_value(json!({
+        "model": "sim/judge", "judges": [{"model": "sim/judge"}, {"model": "sim/other"}], "samples": 2,
+        "timeout_ms": 8_000,
+    }))
+    .expect("a definition");
+    let contains = Contains { texts: vec!["it".to_owned(), "7".to_owned()], all: false, ignore_case: true };
+    let pattern = Pattern { pattern: "answer [0-9]+".to_owned() };
+    vec![
+        evaluator("tidy", EvaluatorKind::Expression(tidy), all, pays(None)),
+        evaluator("panel", EvaluatorKind::LlmJudge(panel), every, pays(None)),
+        evaluator("tools", EvaluatorKind::Contains(contains), tools, None),
+        evaluator("asked", EvaluatorKind::Regex(pattern), never.clone(), pays(None)),
+        evaluator(
+            "outsider",
+            EvaluatorKind::Topic(External { description: String::new() }),
+            never.clone(),
+            pays(Some("a friend")),
+        ),
+        evaluator(
+            "untrusted",
+            EvaluatorKind::Topic(External { description: String::new() }),
+            never,
+            pays(None),
+        ),
+    ]
+}
+
+/// As [`registry`], with budgets of the account [`SPENDING`], and with evaluators.
 pub(crate) fn registry_with_budgets() -> Registry {
     let mut registry = Registry::default();
     for mut tool in tools() {
@@ -118,6 +174,7 @@ pub(crate) fn registry_with_budgets() -> Registry {
         }
         registry.insert(Definition::Agent(Agent { id: id.into(), kind }), 1);
     }
+    evaluators().into_iter().for_each(|definition| registry.insert(definition, 1));
     // 10 tokens are 0.45 units: below some estimates and above others. No other model has a price.
     registry.insert(
         Definition::Price(Price {

@@ -4,9 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use p2_core::ids::Id;
 use p2_sim::oracle::{Oracle, is_repeatable};
-use p2_sim::{Outside, Port};
+use p2_sim::{Asked, CallAnswer, Outside, Port};
 use p2_stream::ports::{Reconciled, ToolReply, ToolRequest};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -77,7 +76,31 @@ impl SimToolbox {
 impl Port<ToolExec> for SimToolbox {
     fn answer(
         &mut self,
-        _: Id,
+        asked: &Asked<'_, ToolExecRequest>,
+        outside: &mut Outside,
+        rng: &mut SmallRng,
+    ) -> CallAnswer<ToolExecReply> {
+        let (delay, reply) = self.carry_out(asked.request, asked.now_ms, outside, rng);
+        CallAnswer::After(delay, reply)
+    }
+
+    fn cut(&self, request: &ToolExecRequest, sent: bool) -> Option<ToolExecReply> {
+        Some(match request {
+            ToolExecRequest::Tool { .. } if sent => ToolExecReply::Tool {
+                reply: ToolReply::Unknown("no answer in time".to_owned()),
+                latency_ms: 4_000,
+                cache_hit: false,
+            },
+            ToolExecRequest::Tool { .. } => ToolExecReply::NotSent,
+            ToolExecRequest::Reconcile(_) => ToolExecReply::Reconciled(Reconciled::Unknown),
+            ToolExecRequest::Webhook { .. } => ToolExecReply::Webhook(Err("too late".to_owned())),
+        })
+    }
+}
+
+impl SimToolbox {
+    fn carry_out(
+        &mut self,
         request: &ToolExecRequest,
         now_ms: i64,
         outside: &mut Outside,
@@ -122,19 +145,6 @@ impl Port<ToolExec> for SimToolbox {
                 let result = if lost { Err("refused".to_owned()) } else { Ok(()) };
                 (rng.random_range(1..500), ToolExecReply::Webhook(result))
             }
-        }
-    }
-
-    fn cut(&self, request: &ToolExecRequest, sent: bool) -> ToolExecReply {
-        match request {
-            ToolExecRequest::Tool { .. } if sent => ToolExecReply::Tool {
-                reply: ToolReply::Unknown("no answer in time".to_owned()),
-                latency_ms: 4_000,
-                cache_hit: false,
-            },
-            ToolExecRequest::Tool { .. } => ToolExecReply::NotSent,
-            ToolExecRequest::Reconcile(_) => ToolExecReply::Reconciled(Reconciled::Unknown),
-            ToolExecRequest::Webhook { .. } => ToolExecReply::Webhook(Err("too late".to_owned())),
         }
     }
 }

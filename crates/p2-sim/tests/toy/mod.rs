@@ -7,7 +7,7 @@ use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::json_text::JsonText;
 use p2_core::record::*;
 use p2_core::state::{Answer, AnswerKind, Entry, State, ToolStatus, WaitKind, Waiting};
-use p2_sim::{Actor, Hosted, Outside, Port, SimLog, Topology};
+use p2_sim::{Actor, Asked, CallAnswer, Hosted, Outside, Port, SimLog, Topology};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use p2_stream::runtime::{Codec, Limits, Runtime};
 use rand::Rng;
@@ -289,7 +289,7 @@ impl Processor for Agent {
 pub(crate) struct ToyModel;
 
 impl Port<Agent> for ToyModel {
-    fn answer(&mut self, _: Id, _: &Id, _: i64, outside: &mut Outside, rng: &mut SmallRng) -> (i64, bool) {
+    fn answer(&mut self, _: &Asked<'_, Id>, outside: &mut Outside, rng: &mut SmallRng) -> CallAnswer<bool> {
         outside.count("model asked");
         let again = rng.random_bool(0.3);
         let delay = if rng.random_bool(0.1) {
@@ -298,11 +298,11 @@ impl Port<Agent> for ToyModel {
         } else {
             rng.random_range(1..900)
         };
-        (delay, again)
+        CallAnswer::After(delay, again)
     }
 
-    fn cut(&self, _: &Id, _: bool) -> bool {
-        false
+    fn cut(&self, _: &Id, _: bool) -> Option<bool> {
+        Some(false)
     }
 }
 
@@ -441,16 +441,14 @@ pub(crate) struct ToyToolbox;
 impl Port<Tool> for ToyToolbox {
     fn answer(
         &mut self,
-        call: Id,
-        request: &Ask,
-        _: i64,
+        asked: &Asked<'_, Ask>,
         outside: &mut Outside,
         rng: &mut SmallRng,
-    ) -> (i64, Told) {
-        match request {
+    ) -> CallAnswer<Told> {
+        match asked.request {
             Ask::Call { once } => {
                 if *once {
-                    *outside.once.entry(call).or_default() += 1;
+                    *outside.once.entry(asked.call).or_default() += 1;
                     outside.count("claimed tool called");
                 } else {
                     outside.count("repeatable tool called");
@@ -466,22 +464,23 @@ impl Port<Tool> for ToyToolbox {
                 if slow {
                     outside.count("slow tool");
                 }
-                (if slow { 9_000 } else { rng.random_range(1..1_500) }, Told::Done(status))
+                CallAnswer::After(if slow { 9_000 } else { rng.random_range(1..1_500) }, Told::Done(status))
             }
             Ask::Reconcile { effect } => {
                 outside.count("claim reconciled");
                 let done = outside.once.contains_key(&Id::derive(effect, "call", 0)) && rng.random_bool(0.7);
-                (rng.random_range(1..300), if done { Told::Done(ToolStatus::Success) } else { Told::Unclear })
+                let told = if done { Told::Done(ToolStatus::Success) } else { Told::Unclear };
+                CallAnswer::After(rng.random_range(1..300), told)
             }
         }
     }
 
-    fn cut(&self, request: &Ask, sent: bool) -> Told {
-        match request {
+    fn cut(&self, request: &Ask, sent: bool) -> Option<Told> {
+        Some(match request {
             Ask::Call { once: true } if sent => Told::Unclear,
             Ask::Call { .. } => Told::Done(ToolStatus::Timeout),
             Ask::Reconcile { .. } => Told::Unclear,
-        }
+        })
     }
 }
 

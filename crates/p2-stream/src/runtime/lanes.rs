@@ -108,7 +108,8 @@ impl<P: Processor> Runtime<P> {
         }
         // Offsets in between are transaction markers and aborted records: done.
         while !partition.overrun && partition.next <= offset {
-            if partition.next - partition.progress.low >= self.limits.window_offsets {
+            let before = self.sealed.as_ref().and_then(|sealed| sealed.before.get(&index));
+            if partition.ahead(before) >= self.limits.window_offsets {
                 // On its way when the partition was paused. Progress has no room for it: it is read again.
                 partition.overrun = true;
             } else {

@@ -50,6 +50,12 @@ pub(super) struct Partition {
 }
 
 impl Partition {
+    /// How many offsets lie between the low watermark and the newest record delivered: no more than a window. What a
+    /// batch under way moves counts once it is committed, since its progress comes back (`before`) where it is split.
+    pub(super) fn ahead(&self, before: Option<&Progress>) -> i64 {
+        self.next - before.map_or(self.progress.low, |before| before.low.min(self.progress.low))
+    }
+
     pub(super) fn view_is_written(&self) -> bool {
         self.to_write.is_empty() && self.writing.is_none()
     }
@@ -335,7 +341,7 @@ impl<P: Processor> Runtime<P> {
             if partition.phase != Phase::Running {
                 continue;
             }
-            let ahead = partition.next - partition.progress.low;
+            let ahead = partition.ahead(self.sealed.as_ref().and_then(|sealed| sealed.before.get(index)));
             if !partition.paused && (self.draining || ahead >= self.limits.window_offsets) {
                 partition.paused = true;
                 actions.push(Action::Pause { partition: *index });

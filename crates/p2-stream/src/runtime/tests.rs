@@ -767,10 +767,10 @@ fn a_full_window_pauses_its_partition_and_half_a_window_resumes_it() {
     for (done, id) in ids.iter().enumerate() {
         let mut actions = runtime.on(Event::Reply { partition: 0, epoch, call: *id, reply: "ok".into() }, 1);
         while let Some((batch, outputs, _)) = commit(&actions) {
+            actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 1);
             if actions.contains(&Action::Resume { partition: 0 }) {
                 resumed.insert(done, ());
             }
-            actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 1);
         }
     }
     assert_eq!(resumed.len(), 1);
@@ -800,21 +800,51 @@ fn what_arrives_after_the_window_is_full_is_let_go_and_delivered_again() {
         let mut actions = runtime.on(Event::Reply { partition: 0, epoch, call: *id, reply: "ok".into() }, 1);
         while let Some((batch, outputs, progress)) = commit(&actions) {
             assert!(Progress::decode(&progress[0].1).unwrap().span() <= 4);
-            delivered.extend(actions.iter().filter_map(|action| match action {
-                Action::Deliver { offset, .. } => Some(*offset),
-                Action::Resume { .. } => panic!("what was let go would be passed over"),
-                _ => None,
-            }));
             // Late ones of the same read, before anything is delivered again: not the next, so a gap if taken.
             if delivered.is_empty() {
                 assert_eq!(called(&runtime.on(free(9), 1)), []);
             }
             actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 1);
+            delivered.extend(actions.iter().filter_map(|action| match action {
+                Action::Deliver { offset, .. } => Some(*offset),
+                Action::Resume { .. } => panic!("what was let go would be passed over"),
+                _ => None,
+            }));
         }
     }
     assert_eq!(delivered, [4], "from the first one that was let go, once");
     let again: usize = (4..8).map(|offset| called(&runtime.on(free(offset), 2)).len()).sum();
     assert_eq!(again, 4);
+}
+
+#[test]
+fn a_batch_that_is_split_leaves_no_progress_that_spans_more_than_a_window() {
+    let small = Limits { window_offsets: 4, ..limits() };
+    let mut runtime = Runtime::new(Claiming, Box::new(Sizes), small, 1);
+    let epoch = own_claiming(&mut runtime, None);
+    let mut ids = Vec::new();
+    for offset in 0..4 {
+        let record = text("free", "x", u32::try_from(offset).unwrap());
+        for action in runtime.on(Event::Record { partition: 0, epoch, offset, record }, 0) {
+            if let Action::Call { id, .. } = action {
+                ids.push(id);
+            }
+        }
+    }
+    let reply = |at: usize| Event::Reply { partition: 0, epoch, call: ids[at], reply: "ok".into() };
+    let (first, outputs, _) = commit(&runtime.on(reply(0), 1)).unwrap();
+    runtime.on(reply(1), 1);
+    runtime.on(reply(2), 1);
+    let done = runtime.on(Event::Committed { batch: first, positions: positions(&outputs, 0) }, 1);
+    let (both, outputs, progress) = commit(&done).unwrap();
+    assert_eq!((outputs.len(), progress[0].1.offset), (2, 3), "two steps in one batch");
+    // Markers pass while it is under way; then the log wants it in two.
+    let record = text("free", "x", 7);
+    runtime.on(Event::Record { partition: 0, epoch, offset: 7, record }, 1);
+    let halved = runtime.on(Event::Aborted { batch: both, halve: true }, 1);
+    let (_, outputs, progress) = commit(&halved).unwrap();
+    assert_eq!((outputs.len(), progress[0].1.offset), (1, 2));
+    assert!(Progress::decode(&progress[0].1).unwrap().span() <= 4);
 }
 
 /// (offset, key) of each record whose step is in a batch, where offsets are the records' numbers.
@@ -848,8 +878,8 @@ fn a_lane_that_floods_its_partition_while_it_loads_holds_the_others_up_no_longer
     let (mut resumed, mut low) = (false, 0);
     while let Some((batch, outputs, progress)) = commit(&actions) {
         low = progress[0].1.offset;
-        resumed |= actions.contains(&Action::Resume { partition: 0 });
         actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 1) }, 10);
+        resumed |= actions.contains(&Action::Resume { partition: 0 });
     }
     assert_eq!((low, resumed), (8, true));
     let (_, outputs, _) = commit(&record(&mut runtime, epoch, 8, text("other", "next", 0))).unwrap();
