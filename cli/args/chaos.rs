@@ -16,6 +16,9 @@ pub(crate) struct ChaosArgs {
     /// Where history, logs and data go, and stay [default: a temporary directory, kept on a violation].
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// Cause no faults: start what the campaign in --dir left, let it come to rest, and check it once more.
+    #[arg(long, requires = "dir", conflicts_with_all = ["kafka_brokers", "scylla_nodes", "seed", "minutes"])]
+    pub again: bool,
     /// Keep the temporary directory.
     #[arg(long)]
     pub keep: bool,

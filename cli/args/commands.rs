@@ -121,7 +121,7 @@ pub(crate) enum Command {
     /// Starts a broker and a CQL server (Java 17 and Maven) and several processes of each processor. A broken promise is
     /// exit code 1, and the history is kept. Linux only.
     #[command(
-        after_help = "Examples:\n  p2engine chaos --minutes 4\n  p2engine chaos --seed 7 --minutes 60 --json"
+        after_help = "Examples:\n  p2engine chaos --minutes 4\n  p2engine chaos --seed 7 --minutes 60 --dir long --json\n  p2engine chaos --again --dir long"
     )]
     Chaos(super::ChaosArgs),
     /// A completion script for a shell.

@@ -54,12 +54,13 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// A new file.
+    /// The file, which goes on where it is there already.
     ///
     /// # Errors
     /// It cannot be made.
-    pub(crate) fn create(path: &Path) -> EngineResult<History> {
-        let file = File::create(path).map_err(|error| failed(path, &error))?;
+    pub(crate) fn open(path: &Path) -> EngineResult<History> {
+        let file = File::options().create(true).append(true).open(path);
+        let file = file.map_err(|error| failed(path, &error))?;
         Ok(History { path: path.to_owned(), begin: Instant::now(), file: Mutex::new(BufWriter::new(file)) })
     }
 
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn what_is_noted_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let history = History::create(&dir.path().join("history.jsonl")).unwrap();
+        let history = History::open(&dir.path().join("history.jsonl")).unwrap();
         let id = Id::of_text("a");
         let instance = Instance { processor: Processor::ToolExec, slot: 2 };
         let events = [

@@ -72,7 +72,7 @@ pub(crate) async fn campaign(
     history: &Arc<History>,
 ) -> EngineResult<(Value, Vec<String>)> {
     let seed = args.seed.unwrap_or_else(rand::random::<u32>).into();
-    let seconds = (args.minutes * 60.0).max(1.0);
+    let seconds = if args.again { 0.0 } else { (args.minutes * 60.0).max(1.0) };
     let faults_ms = Duration::from_secs_f64(seconds).as_millis() as u64;
     let commit = commit().await;
     history.note(Event::Began { seed, seconds: faults_ms / 1_000, commit: commit.clone() });
@@ -139,13 +139,23 @@ async fn services(
     let brokers = brokers.unwrap_or((given(&args.kafka_brokers), given(&args.kafka_brokers)));
     let nodes = nodes.unwrap_or((given(&args.scylla_nodes), given(&args.scylla_nodes)));
     // On servers of somebody else the campaign has names of its own.
-    let name = format!("chaos{}", draw_id().short());
+    let drawn = format!("chaos{}", draw_id().short());
+    let name = if args.again { name_in(dir)? } else { drawn };
     let ground = Ground {
         dir: dir.to_owned(),
         through: settings(dir, "through.toml", &brokers.0, &nodes.0, &name)?,
         past: settings(dir, "past.toml", &brokers.1, &nodes.1, &name)?,
     };
     Ok((ground, broker, store))
+}
+
+/// The name that the campaign in a directory had.
+fn name_in(dir: &Path) -> EngineResult<String> {
+    let (settings, driver) = (dir.join("past.toml"), dir.join("driver"));
+    let config = Config::load(Some(&settings), Some(&driver), &|_| None)?;
+    config.scylla.map(|set| set.value.keyspace).ok_or_else(|| {
+        EngineError::NotFound(format!("{} names no CQL server: nothing to check again", settings.display()))
+    })
 }
 
 /// A settings file. Time-outs are short, so that a minute holds many of them.
@@ -289,7 +299,8 @@ async fn rest(
     registry: &Registry,
 ) -> EngineResult<Option<String>> {
     writer.drain().await;
-    let mut people = People::new(seed ^ 0xc105e, SmallRng::seed_from_u64(seed));
+    // What was said at an earlier end of the same campaign has other ids.
+    let mut people = People::new(rand::random(), SmallRng::seed_from_u64(seed));
     let begin = Instant::now();
     let quiet = Plan { faults: Vec::new(), end_ms: 0 };
     let mut closed = false;
@@ -307,7 +318,10 @@ async fn rest(
         if unrest.is_none() && !closed {
             closed = true;
             let deeds = people.closing(&watch.world());
-            deeds.into_iter().for_each(|deed| writer.write(deed));
+            for deed in deeds {
+                writer.has_a_turn().await;
+                writer.write(deed);
+            }
             writer.drain().await;
             continue;
         }
@@ -350,6 +364,11 @@ impl Writer {
     async fn drain(&self) {
         let all = u32::try_from(WRITES_MAX).unwrap_or(u32::MAX);
         drop(self.turns.acquire_many(all).await);
+    }
+
+    /// Waits until there is a turn.
+    async fn has_a_turn(&self) {
+        drop(self.turns.acquire().await);
     }
 
     /// Writes in the background; what there is no turn for is not said.

@@ -21,12 +21,19 @@ pub(crate) async fn run(out: Output, args: ChaosArgs) -> EngineResult<ExitCode> 
         Some(dir) => dir.clone(),
         None => std::env::temp_dir().join(format!("p2engine-chaos-{}", draw_id().short())),
     };
+    let past = dir.join("history.jsonl");
+    if args.again && !past.is_file() {
+        let at = past.display();
+        return Err(EngineError::NotFound(format!(
+            "there is no {at}: name the directory of a campaign with --dir"
+        )));
+    }
     std::fs::create_dir_all(&dir).map_err(|error| internal(&dir, &error))?;
-    if std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
+    if !args.again && std::fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_some()) {
         let at = dir.display();
         return Err(EngineError::Invalid(format!("--dir {at}: it is not empty: name a new directory")));
     }
-    let history = Arc::new(History::create(&dir.join("history.jsonl"))?);
+    let history = Arc::new(History::open(&past)?);
     let done = campaign(out, &args, &dir, &history).await;
     let (summary, violations) = match done {
         Ok(done) => done,

@@ -76,7 +76,7 @@ impl JudgePort {
         let target = match self.target(&request.spot, request.time_ms, until_ms).await {
             Ok(target) => target,
             Err(why) => {
-                let mut ruled = self.without_target(request, begun_ms, &why);
+                let mut ruled = self.without_target(request, begun_ms, &why, deadline_ms).await;
                 ruled.extend(request.claim.as_ref().map(|claim| match claim {
                     Ok(_) => Ruling::Unearned { why: format!("its target cannot be read: {why}") },
                     Err(why) => Ruling::Unearned { why: why.clone() },
@@ -129,30 +129,44 @@ impl JudgePort {
 
     /// A target that cannot be read is a visible failure. Whose run has ended is told by the branch then; what is
     /// meant at every so many replies cannot be told at all.
-    fn without_target(&self, request: &JudgeRequest, begun_ms: i64, why: &str) -> Vec<Ruling> {
+    async fn without_target(
+        &self,
+        request: &JudgeRequest,
+        begun_ms: i64,
+        why: &str,
+        deadline_ms: i64,
+    ) -> Vec<Ruling> {
         let Spot { conversation, agent, branch, entry } = request.spot.clone();
         let run = if branch.as_str().starts_with("call-") { Run::Children } else { Run::Root };
         let place = Place { conversation, agent, branch, entry: entry.unwrap_or(-1) };
-        let certain = request
-            .candidates
-            .iter()
-            .filter(|candidate| candidate.when.always || candidate.when.finished.contains(&run));
-        certain
-            .map(|candidate| {
-                let mut evaluation = blank(&place, candidate);
-                evaluation.latency_ms = (self.clock)().saturating_sub(begun_ms).max(0);
-                evaluation.error = Some(error("no_target", &format!("the target cannot be read: {why}")));
-                Ruling::Judged { place: place.clone(), parent: None, evaluation: Box::new(evaluation) }
-            })
-            .collect()
+        let mut ruled = Vec::new();
+        for candidate in &request.candidates {
+            if !candidate.when.always && !candidate.when.finished.contains(&run) {
+                continue;
+            }
+            let id = evaluation_of(&place, candidate);
+            let lock = self.known.lock(id);
+            let _alone = lock.lock().await;
+            // Where the log cannot be read: that there is no target is the same answer once more.
+            if self.judged_before(&place, request.time_ms, &id, deadline_ms).await == Ok(true) {
+                ruled.push(Ruling::Kept { place: place.clone(), evaluation: id, request: candidate.request });
+                continue;
+            }
+            let mut evaluation = blank(&place, candidate);
+            evaluation.latency_ms = (self.clock)().saturating_sub(begun_ms).max(0);
+            evaluation.error = Some(error("no_target", &format!("the target cannot be read: {why}")));
+            self.known.answered(id, &evaluation);
+            let evaluation = Box::new(evaluation);
+            ruled.push(Ruling::Judged { place: place.clone(), parent: None, evaluation });
+        }
+        ruled
     }
 
     // -------------------------------------------------------------------------------------- the ruling
 
     async fn rule(&self, target: &Target, candidate: &Candidate, deadline_ms: i64) -> Ruling {
         let place = target.place.clone();
-        let id =
-            evaluation_id(&place.target(), &candidate.evaluator.id, candidate.version, &candidate.occasion);
+        let id = evaluation_of(&place, candidate);
         let lock = self.known.lock(id);
         let _alone = lock.lock().await;
         let kept = Ruling::Kept { place: place.clone(), evaluation: id, request: candidate.request };
@@ -161,7 +175,7 @@ impl JudgePort {
             parent: Some(entry_artifact(&target.trajectory.entry_id)),
             evaluation: Box::new(evaluation),
         };
-        match self.judged_before(target, &id, deadline_ms).await {
+        match self.judged_before(&place, target.trajectory.time_ms, &id, deadline_ms).await {
             Ok(true) => return kept,
             Ok(false) => {}
             Err(why) => {
@@ -190,13 +204,18 @@ impl JudgePort {
     }
 
     /// Whether the log has the evaluation. One that was answered here a moment ago is given the time to get there.
-    async fn judged_before(&self, target: &Target, id: &Id, deadline_ms: i64) -> Result<bool, String> {
+    async fn judged_before(
+        &self,
+        place: &Place,
+        time_ms: i64,
+        id: &Id,
+        deadline_ms: i64,
+    ) -> Result<bool, String> {
         let begun_ms = (self.clock)();
         let mut pause = PAUSE_MIN;
         loop {
             let now_ms = (self.clock)();
-            let (conversation, time_ms) = (&target.place.conversation, target.trajectory.time_ms);
-            match self.known.is_judged(conversation, time_ms, id).await {
+            match self.known.is_judged(&place.conversation, time_ms, id).await {
                 Ok(true) => return Ok(true),
                 Ok(false) => {
                     let on_its_way = self.known.answer(id).is_some() && now_ms < begun_ms + COMMIT_MS;
@@ -340,6 +359,10 @@ fn found(conversation: &Conversation, spot: &Spot, time_ms: i64) -> Result<Optio
         }
         None => Ok(None),
     }
+}
+
+fn evaluation_of(place: &Place, candidate: &Candidate) -> Id {
+    evaluation_id(&place.target(), &candidate.evaluator.id, candidate.version, &candidate.occasion)
 }
 
 fn blank(place: &Place, candidate: &Candidate) -> Evaluation {

@@ -93,7 +93,8 @@ pub(super) fn hold(book: &mut Book, id: Id, reservation: Reservation, time_ms: i
     Ok(Hold { reservation: id, account: name, change, after, state: HoldState::Open })
 }
 
-/// Ends a reservation. `unspent` of it does not count against its day any more.
+/// Ends a reservation; one that is posted is followed by its [`post`]. `unspent` of it does not count against its day any
+/// more.
 ///
 /// # Errors
 /// [`Code::UnknownRequest`] where it is not open.
@@ -103,7 +104,10 @@ pub(super) fn release(book: &mut Book, id: Id, state: HoldState, unspent: i64) -
     };
     let mut account = book.account(&open.from)?.clone();
     account.balance.reserved = sum(&open.from, account.balance.reserved, -open.amount)?;
-    account.debt = account.debt.min(account.short());
+    // What is posted leaves at once again ([`post`] follows): it is not there for a debt.
+    if state != HoldState::Posted {
+        account.debt = account.debt.min(account.short());
+    }
     if account.day == open.day {
         account.spent = account.spent.saturating_sub(unspent).max(0);
     }

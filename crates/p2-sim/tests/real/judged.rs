@@ -7,7 +7,7 @@ use p2_core::definition::EvaluatorKind;
 use p2_core::eval::reward::{self, REFUSED};
 use p2_core::eval::trajectory::Trajectory;
 use p2_core::eval::{ANSWERED, FIRST, Place, REQUESTED, evaluation_id, rules};
-use p2_core::ids::Id;
+use p2_core::ids::{BranchId, Id};
 use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_sim::oracle::Oracle;
@@ -139,7 +139,7 @@ impl Judged {
                 event.name == ANSWERED || event.name == REFUSED
             }
             Payload::PaymentRequest(request) => {
-                request.cause.reference.is_some_and(|evaluation| self.forged.contains_key(&evaluation))
+                request.cause.reference.is_some_and(|of| self.forged.contains_key(&of))
             }
             _ => false,
         }
@@ -157,7 +157,8 @@ impl Judged {
         outside: &mut Outside,
     ) -> Result<(), String> {
         let mut owed: BTreeSet<Id> = BTreeSet::new();
-        for output in outputs {
+        // What names itself as its cause is a record from outside that lay in a wrong partition.
+        for output in outputs.iter().filter(|output| output.cause != output.id) {
             match &output.payload {
                 Payload::Artifact(artifact) => match &artifact.body {
                     ArtifactBody::Evaluation(evaluation) => {
@@ -177,15 +178,13 @@ impl Judged {
                     _ => {}
                 },
                 Payload::PaymentRequest(request) if request.cause.kind == CauseKind::Evaluation => {
-                    let of = request.cause.reference;
-                    if of.is_some_and(|of| owed.remove(&of)) {
+                    let of = request.cause.reference.ok_or("a reward for no evaluation")?;
+                    if owed.remove(&of) {
                         outside.count("reward asked for");
                         continue;
                     }
-                    of.ok_or("it names no evaluation")
-                        .map_err(str::to_owned)
-                        .and_then(|of| self.trusted(of, registry, oracle))
-                        .map_err(|why| format!("reward {}: {why}", request.id))?;
+                    let trusted = self.trusted(of, registry, oracle);
+                    trusted.map_err(|why| format!("reward {}: {why}", request.id))?;
                     outside.count("stranger's reward asked for");
                 }
                 _ => {}
@@ -324,7 +323,9 @@ fn same_rule(
     evaluation: &Evaluation,
 ) -> Result<(), String> {
     let Some(stack) = conversation.stacks.get(&place.agent) else { return Ok(()) };
-    let shown = stack.branches.keys().find_map(|branch| Trajectory::of(conversation, place, branch));
+    let has = |branch: &&BranchId| Place::of(conversation, &place.agent, branch, place.entry) == *place;
+    let mut branches = stack.branches.keys().filter(has);
+    let shown = branches.find_map(|branch| Trajectory::of(conversation, place, branch));
     let Some(Ok(judgement)) = shown.and_then(|shown| rules::judge(kind, &shown, None)) else { return Ok(()) };
     if evaluation.score == Some(judgement.score) {
         return Ok(());

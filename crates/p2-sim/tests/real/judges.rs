@@ -31,8 +31,10 @@ use super::model::digest;
 struct Shown {
     /// Evaluations that a reader of committed records has come by, in that order, as if in one partition.
     evaluations: Vec<StoredRecord>,
-    /// Up to where each partition was looked at.
+    /// Up to where each partition was looked at: its last stable offset.
     next: BTreeMap<i32, i64>,
+    /// The high watermark of each.
+    high: BTreeMap<i32, i64>,
     rows: BTreeMap<(i32, i64), StateTransition>,
 }
 
@@ -60,6 +62,7 @@ impl View {
                 }
             }
             shown.next.insert(partition, log.stable(Topic::Artifacts, partition));
+            shown.high.insert(partition, log.high(Topic::Artifacts, partition));
             for (offset, row) in store.rows(partition) {
                 there.insert((partition, offset));
                 shown.rows.entry((partition, offset)).or_insert_with(|| row.clone());
@@ -89,13 +92,34 @@ impl Log for View {
         not_here()
     }
 
+    /// As a reader of committed records: what was written when it began to read, it waits for until it is decided.
     async fn read(&self, _: Topic, _: i32, from: i64, max: usize) -> Result<Vec<StoredRecord>, LogError> {
         let from = usize::try_from(from).unwrap_or(0);
-        Ok(self.shown().evaluations.iter().skip(from).take(max).cloned().collect())
+        let high = self.shown().high.clone();
+        loop {
+            {
+                let shown = self.shown();
+                let found: Vec<StoredRecord> =
+                    shown.evaluations.iter().skip(from).take(max).cloned().collect();
+                if !found.is_empty()
+                    || high.iter().all(|(partition, high)| shown.next.get(partition) >= Some(high))
+                {
+                    return Ok(found);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     async fn bounds(&self, _: Topic, _: i32) -> Result<(i64, i64), LogError> {
-        Ok((0, i64::try_from(self.shown().evaluations.len()).unwrap_or(i64::MAX)))
+        // Of what is not decided, nobody knows yet how much it is.
+        let shown = self.shown();
+        let undecided = if shown.next == shown.high { 0 } else { 1_000_000 };
+        Ok((0, i64::try_from(shown.evaluations.len() + undecided).unwrap_or(i64::MAX)))
+    }
+
+    async fn offset_at(&self, _: Topic, _: i32, _: i64) -> Result<i64, LogError> {
+        Ok(0)
     }
 
     async fn follow(&self, _: Vec<(Topic, i32, i64)>) -> Result<Box<dyn Follower>, LogError> {
@@ -233,7 +257,8 @@ impl Port<Evaluators> for Judges {
         self.told_ms = self.told_ms.max(asked.now_ms);
         let (pause_ms, mut judging) = self.running.remove(&asked.token).unwrap_or_else(|| {
             outside.count("judge asked");
-            let (port, request, deadline_ms) = (self.port.clone(), asked.request.clone(), asked.deadline_ms);
+            let (port, request) = (self.port.clone(), asked.request.clone());
+            let deadline_ms = asked.deadline_ms;
             (5, Box::pin(async move { port.judge(&request, deadline_ms).await }))
         });
         let ruled = self.runtime.block_on(async {

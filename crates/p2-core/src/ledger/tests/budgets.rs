@@ -164,6 +164,18 @@ fn a_cost_above_its_estimate_is_paid_and_what_is_not_there_is_owed() {
 }
 
 #[test]
+fn what_was_set_aside_before_a_debt_is_posted_in_full_and_the_debt_stays() {
+    let mut desk = desk();
+    desk.ok("promised", reserve("budget:team", "beta", 200, None));
+    assert_eq!(desk.code_of(&budget("work", "alpha", reserve("budget:team", "fees", 300, None))), "ok");
+    assert_eq!(desk.code_of(&budget("post work", "alpha", post("work", Some(450)))), "ok");
+    assert_eq!((desk.has("budget:team"), debt(&desk, "budget:team")), ((50, 200), 150));
+    desk.ok("keep the promise", post("promised", None));
+    assert_eq!((desk.has("budget:team"), debt(&desk, "budget:team")), ((-150, 0), 150));
+    assert_eq!(desk.refold(), desk.book);
+}
+
+#[test]
 fn a_post_after_the_reservation_expired_is_booked_once_as_debt_and_what_comes_in_pays_it_off() {
     let mut desk = desk();
     let asked = budget("work", "alpha", reserve("budget:team", "fees", 400, Some(NOON + 5)));
