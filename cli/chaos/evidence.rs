@@ -64,11 +64,11 @@ pub(crate) struct StoreView {
     pub(crate) applied: BTreeMap<i32, i64>,
 }
 
-fn of_log(error: &LogError) -> EngineError {
+pub(super) fn of_log(error: &LogError) -> EngineError {
     EngineError::Unavailable(format!("reading the topics: {error}"))
 }
 
-fn of_store(error: &StoreError) -> EngineError {
+pub(super) fn of_store(error: &StoreError) -> EngineError {
     EngineError::Unavailable(format!("reading the store: {error}"))
 }
 

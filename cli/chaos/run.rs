@@ -41,6 +41,10 @@ const SCRIPT: &str = include_str!("script.yml");
 const PARTITIONS: i32 = 4;
 /// How long the system may take to come to rest once everything is healed.
 const REST_MAX: Duration = Duration::from_secs(180);
+/// How long everything may take to be read and in the store after that: all of it, where the store is new.
+const BEHIND_MAX: Duration = Duration::from_secs(1_200);
+/// Among so many offsets there is a record, if there is any in a partition.
+const NEWEST: i64 = 100;
 /// How often it is said what is waited for.
 const SAY_AGAIN: Duration = Duration::from_secs(15);
 /// How often it is looked at whether something is due.
@@ -222,7 +226,7 @@ async fn work(
     let past = patiently(|| backend(ground, &ground.past)).await?;
     let through = patiently(|| backend(ground, &ground.through)).await?;
     let registry = patiently(|| evidence::registry(past.log.as_ref())).await?;
-    let watch = Watch::start(Arc::clone(&past.log), Arc::clone(&shift.history));
+    let watch = Watch::start(Arc::clone(&past.log), Arc::clone(&shift.history))?;
     shift.begin()?;
     let writer = Writer::new(Arc::clone(&through.log), Arc::clone(&shift.history));
     let begin = Instant::now();
@@ -231,6 +235,15 @@ async fn work(
     out.remark("everything heals");
     shift.heal_all().await?;
     let mut violations = Vec::new();
+    let begin = Instant::now();
+    while let Some(behind) = patiently(|| behind(&past, &watch)).await? {
+        if begin.elapsed() > BEHIND_MAX {
+            violations.push(format!("after {} s still {behind}", BEHIND_MAX.as_secs()));
+            break;
+        }
+        shift.tick(&Plan { faults: Vec::new(), end_ms: 0 }, &mut 0, u64::MAX - 10_000).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     if let Some(unrest) = rest(shift, seed, &watch, &writer, &registry).await? {
         violations.push(format!("not at rest {} s after everything healed: {unrest}", REST_MAX.as_secs()));
     }
@@ -254,6 +267,30 @@ async fn work(
         .map_err(|error| EngineError::Internal(format!("the checker failed: {error}")))?;
     violations.append(&mut verdict.violations);
     Ok((Verdict { violations, ..verdict }, seconds))
+}
+
+/// What is not read, or not in the store, of what the log has; none where all of it is.
+async fn behind(past: &Backend, watch: &Watch) -> EngineResult<Option<String>> {
+    for topic in evidence::TOPICS {
+        for partition in 0..past.log.partitions(topic) {
+            let newest = past.log.newest(topic, partition, NEWEST).await;
+            let newest = newest.map_err(|error| evidence::of_log(&error))?;
+            let Some(end) = newest.last().map(|newest| newest.offset + 1) else { continue };
+            let read = watch.world().next.get(&(topic, partition)).copied().unwrap_or(0);
+            let applied = match topic {
+                Topic::StateTransitions => past.store.applied(partition).await,
+                _ => Ok(end),
+            };
+            let applied = applied.map_err(|error| evidence::of_store(&error))?;
+            if read < end || applied < end {
+                let topic = topic.short();
+                return Ok(Some(format!(
+                    "{topic}/{partition}: {end} written, {read} read, {applied} in the store"
+                )));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Faults and people, side by side, until the plan is done.

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::evidence::TOPICS;
 use super::history::{Event, History};
+use crate::engine::EngineResult;
 
 /// How soon a reader that failed is made again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -25,6 +26,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// What was read so far.
 #[derive(Default)]
 pub(crate) struct World {
+    /// Up to where each partition was read.
+    pub(crate) next: BTreeMap<(Topic, i32), i64>,
     /// Every conversation, folded.
     pub(crate) conversations: BTreeMap<ConversationId, Conversation>,
     /// Requests to people, per conversation.
@@ -154,11 +157,21 @@ impl Drop for Watch {
 }
 
 impl Watch {
-    /// Reads every topic from its beginning on, notes what it sees, and never gives up.
-    pub(crate) fn start(log: Arc<dyn Log>, history: Arc<History>) -> Watch {
+    /// Reads every topic from its beginning on, notes what it sees that was not noted before, and never gives up.
+    ///
+    /// # Errors
+    /// The history cannot be read.
+    pub(crate) fn start(log: Arc<dyn Log>, history: Arc<History>) -> EngineResult<Watch> {
+        let mut noted = Noted::new();
+        for line in history.read()? {
+            if let Event::Seen { topic, partition, offset, .. } = line.event {
+                let known = noted.entry((topic, partition)).or_default();
+                *known = offset.max(*known);
+            }
+        }
         let world = Arc::<Mutex<World>>::default();
-        let task = tokio::spawn(read_on(log, history, Arc::clone(&world)));
-        Watch { world, task }
+        let task = tokio::spawn(read_on(log, history, Arc::clone(&world), noted));
+        Ok(Watch { world, task })
     }
 
     /// What was read so far.
@@ -167,13 +180,16 @@ impl Watch {
     }
 }
 
-async fn read_on(log: Arc<dyn Log>, history: Arc<History>, world: Arc<Mutex<World>>) {
+/// The newest offset that was noted, by topic and partition.
+type Noted = BTreeMap<(String, i32), i64>;
+
+async fn read_on(log: Arc<dyn Log>, history: Arc<History>, world: Arc<Mutex<World>>, noted: Noted) {
     let mut next: BTreeMap<(Topic, i32), i64> = TOPICS
         .into_iter()
         .flat_map(|topic| (0..log.partitions(topic)).map(move |partition| ((topic, partition), 0)))
         .collect();
     loop {
-        if let Err(error) = follow(log.as_ref(), &history, &world, &mut next).await {
+        if let Err(error) = follow(log.as_ref(), &history, &world, &mut next, &noted).await {
             history.note(Event::Note { what: format!("the live reader starts again: {error}") });
         }
         tokio::time::sleep(AGAIN).await;
@@ -185,6 +201,7 @@ async fn follow(
     history: &History,
     world: &Mutex<World>,
     next: &mut BTreeMap<(Topic, i32), i64>,
+    noted: &Noted,
 ) -> Result<(), LogError> {
     let from = next.iter().map(|(&(topic, partition), offset)| (topic, partition, *offset)).collect();
     let mut follower = log.follow(from).await?;
@@ -194,9 +211,12 @@ async fn follow(
         for record in records {
             let (topic, partition) = (record.record.topic, record.record.partition);
             next.insert((topic, partition), record.offset + 1);
+            world.next.insert((topic, partition), record.offset + 1);
             let id = world.take(&record);
             let topic = topic.short().to_owned();
-            history.note(Event::Seen { topic, partition, offset: record.offset, id });
+            if noted.get(&(topic.clone(), partition)).is_none_or(|newest| record.offset > *newest) {
+                history.note(Event::Seen { topic, partition, offset: record.offset, id });
+            }
         }
     }
 }
