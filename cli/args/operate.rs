@@ -129,7 +129,7 @@ pub(crate) struct BenchConversation {
 /// `topics`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopicsCommand {
-    /// All topics with their number of records.
+    /// All topics with their number of offsets; on Kafka each end of a transaction takes one, too.
     #[command(after_help = "Example:\n  p2engine topics list")]
     List,
     /// Create the topics on Kafka and set what differs. Refuses what would move keys or lose records.

@@ -2,7 +2,9 @@
 //!
 //! A process that comes back under the name of the one before it ends at once what that one left open, so a name
 //! has to be stable, and no two processes may have the same. Where none is configured, a process takes the first
-//! of `<host>-<data directory's id>-0`, `-1`, … that no living process of this data directory holds.
+//! of `<host>-<data directory's id>-0`, `-1`, … that no living process of this data directory holds. Who runs some of
+//! the processors only counts apart from the others (`…-agent-step-0`): processes of different kinds that start again
+//! together do not take each other's slots.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -20,11 +22,12 @@ pub(crate) struct Slot {
     _lock: File,
 }
 
-/// Takes the slot of that name, or the first that is free.
+/// Takes the slot of that name, or the first that is free of those of `kind`: the processors that run here, empty for
+/// all of them.
 ///
 /// # Errors
 /// Where the named one is taken by a process on this machine, or the directory cannot be written.
-pub(crate) fn take(data_dir: &Path, name: Option<&str>) -> EngineResult<Slot> {
+pub(crate) fn take(data_dir: &Path, name: Option<&str>, kind: &str) -> EngineResult<Slot> {
     let dir = data_dir.join("slots");
     let failed =
         |path: &Path, error: std::io::Error| EngineError::Unavailable(format!("{}: {error}", path.display()));
@@ -48,8 +51,9 @@ pub(crate) fn take(data_dir: &Path, name: Option<&str>) -> EngineResult<Slot> {
         });
     }
     let id = id_of(&dir).map_err(|error| failed(&dir, error))?;
+    let kind = if kind.is_empty() { String::new() } else { format!("{kind}-") };
     for number in 0..SLOTS_MAX {
-        if let Some(slot) = try_take(&format!("{}-{id}-{number}", host()))? {
+        if let Some(slot) = try_take(&format!("{}-{id}-{kind}{number}", host()))? {
             return Ok(slot);
         }
     }
@@ -89,21 +93,35 @@ mod tests {
     #[test]
     fn processes_of_one_directory_get_different_slots_and_a_free_one_is_taken_again() {
         let dir = tempfile::tempdir().unwrap();
-        let first = take(dir.path(), None).unwrap();
-        let second = take(dir.path(), None).unwrap();
+        let first = take(dir.path(), None, "").unwrap();
+        let second = take(dir.path(), None, "").unwrap();
         assert!(first.name.ends_with("-0") && second.name.ends_with("-1"), "{} {}", first.name, second.name);
         let name = first.name.clone();
         drop(first);
-        assert_eq!(take(dir.path(), None).unwrap().name, name);
+        assert_eq!(take(dir.path(), None, "").unwrap().name, name);
+    }
+
+    #[test]
+    fn processes_of_different_kinds_do_not_take_each_others_slots() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = take(dir.path(), None, "agent-step").unwrap();
+        let tools = take(dir.path(), None, "tool-exec").unwrap();
+        let names = [agent.name.clone(), tools.name.clone()];
+        assert!(names[0].ends_with("-agent-step-0") && names[1].ends_with("-tool-exec-0"), "{names:?}");
+        drop((agent, tools));
+        // All were killed, and start again in another order.
+        let tools = take(dir.path(), None, "tool-exec").unwrap();
+        let agent = take(dir.path(), None, "agent-step").unwrap();
+        assert_eq!([agent.name.clone(), tools.name.clone()], names);
     }
 
     #[test]
     fn a_named_slot_has_one_holder() {
         let dir = tempfile::tempdir().unwrap();
-        let held = take(dir.path(), Some("east-1")).unwrap();
-        let error = take(dir.path(), Some("east-1")).unwrap_err().to_string();
+        let held = take(dir.path(), Some("east-1"), "").unwrap();
+        let error = take(dir.path(), Some("east-1"), "").unwrap_err().to_string();
         assert!(error.starts_with("slot 'east-1' is taken"), "{error}");
         drop(held);
-        take(dir.path(), Some("east-1")).unwrap();
+        take(dir.path(), Some("east-1"), "").unwrap();
     }
 }

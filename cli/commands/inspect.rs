@@ -106,7 +106,7 @@ pub(crate) async fn topics(run: &Run, command: TopicsCommand) -> EngineResult<()
                     let partitions = count.partitions.len().to_string();
                     vec![count.topic.clone(), partitions, count.records().to_string()]
                 });
-                table::render(&["TOPIC", "PARTITIONS", "RECORDS"], rows.collect(), run.out.width)
+                table::render(&["TOPIC", "PARTITIONS", "OFFSETS"], rows.collect(), run.out.width)
             });
             Ok(())
         }

@@ -171,7 +171,8 @@ impl LocalEngine {
         if role.work == Work::WhereNobodyDoes {
             let _ = self.stands_in_for.set(names.clone());
         }
-        let (kafka, slot) = take_place(config, &cluster.config).await?;
+        let kind = if names.len() == INPUTS.len() { String::new() } else { names.join("+") };
+        let (kafka, slot) = take_place(config, &cluster.config, &kind).await?;
         for name in names {
             let ground = self.ground(cluster.log(&kafka), role.limits);
             self.processors.start(name, config, ground)?;
@@ -213,8 +214,8 @@ async fn members(kafka: &KafkaLog, processor: &str) -> EngineResult<Vec<String>>
 }
 
 /// The log under a slot that is this process's alone.
-async fn take_place(config: &Config, kafka: &KafkaConfig) -> EngineResult<(KafkaLog, Slot)> {
-    let slot = slot::take(&config.data_dir.value, config.kafka_slot.as_deref())?;
+async fn take_place(config: &Config, kafka: &KafkaConfig, kind: &str) -> EngineResult<(KafkaLog, Slot)> {
+    let slot = slot::take(&config.data_dir.value, config.kafka_slot.as_deref(), kind)?;
     let settings = KafkaConfig { slot: slot.name.clone(), ..kafka.clone() };
     let log = KafkaLog::connect(settings).await.map_err(engine_error)?;
     Ok((log, slot))

@@ -15,7 +15,8 @@ use crate::engine::{EngineError, EngineResult};
 
 /// Records read from the log at a time.
 pub(super) const READ_RECORDS_MAX: usize = 1_000;
-/// How long a read waits for the store to catch up with the log.
+/// How long a read waits for the store to catch up with the log; on a cluster the session time-out more, since nobody
+/// writes the rows of a process that was killed before it is missed.
 const STORE_LAG_MAX: Duration = Duration::from_secs(5);
 /// Pause between two looks at a store whose rows others write: the first and the longest.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -39,7 +40,8 @@ impl LocalEngine {
         };
         let mut known = self.store.applied_known();
         let reached = |known: &BTreeMap<i32, i64>| known.get(&partition).is_some_and(|at| *at >= end);
-        let until = Instant::now() + STORE_LAG_MAX;
+        let missed = self.cluster.as_ref().map_or(0, |cluster| cluster.config.session_timeout_ms);
+        let until = Instant::now() + STORE_LAG_MAX + Duration::from_millis(missed.into());
         let mut pause = LOOK_EVERY.0;
         if reached(&known.borrow_and_update()) {
             return Ok(());

@@ -80,6 +80,9 @@ fn watermarks(
         serve(client);
         match found {
             Err(error) if is_moving(&error) && Instant::now() < until => {
+                // A broker that has just started may answer that there is no such topic, and the client believes it
+                // for minutes (`topic.metadata.refresh.interval.ms`) unless it asks again.
+                find_topics(client, [name], METADATA_MAX);
                 std::thread::sleep(Duration::from_millis(50));
             }
             found => {
