@@ -87,7 +87,9 @@ impl Server {
     pub(crate) async fn bind(api_file: Option<&FsPath>, port: u16) -> Result<Server, EngineError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let failed = |error: std::io::Error| {
-            EngineError::Unavailable(format!("cannot listen on {address}: {error}; choose another --port"))
+            EngineError::Unavailable(format!(
+                "cannot listen on {address}: {error}; choose another port (--port, or --metrics-port of run)"
+            ))
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let url = format!("http://{}", listener.local_addr().map_err(failed)?);

@@ -81,9 +81,29 @@ pub(super) fn kafka(
             *property = Value::String(property_text(key, property, env).map_err(|reason| wrong(&reason))?);
         }
     }
+    if let Some(Value::Array(brokers)) = value.get("brokers") {
+        let texts: Option<Vec<&str>> = brokers.iter().map(Value::as_str).collect();
+        let texts = texts.ok_or_else(|| wrong("'brokers' takes host:port, one or several"))?;
+        let joined = texts.join(",");
+        value.insert("brokers".to_owned(), Value::String(joined));
+    }
+    if let Some(Value::String(brokers)) = value.get("brokers") {
+        check_ports("brokers", brokers.split(',')).map_err(|reason| wrong(&reason))?;
+    }
     let config: KafkaConfig = value.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
     config.check().map_err(|error| wrong(&error.to_string()))?;
     Ok(Some(Setting { value: config, source }))
+}
+
+/// Where an address names a port, it is one: clients take the lowest 16 bits of larger numbers, and ask somebody else.
+fn check_ports<'a>(key: &str, addresses: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+    for address in addresses.into_iter().map(str::trim) {
+        let port = address.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.contains(']'));
+        if port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
+            return Err(format!("'{key}': '{address}' has no port from 1 to 65535"));
+        }
+    }
+    Ok(())
 }
 
 /// A property as librdkafka takes it. Values stay out of errors: they may be secret.
@@ -143,6 +163,7 @@ pub(super) fn scylla(given: Option<Setting<Table>>) -> EngineResult<Option<Setti
         Nodes::List(nodes) => nodes,
         Nodes::Text(text) => text.split(',').map(|node| node.trim().to_owned()).collect(),
     };
+    check_ports("nodes", nodes.iter().map(String::as_str)).map_err(|reason| wrong(&reason))?;
     let mut options = Options::new(nodes, read.keyspace);
     options.replication_factor = read.replication_factor;
     options.datacenter = read.datacenter;
@@ -216,6 +237,22 @@ mod tests {
         let log = of("kafka").and_then(|given| kafka(given, &env)).map(|found| format!("{found:?}"));
         let store = of("scylla").and_then(scylla).map(|found| format!("{found:?}"));
         (log, store)
+    }
+
+    #[test]
+    fn brokers_may_be_a_list_and_ports_are_ports() {
+        let log = both("[kafka]\nbrokers = ['k1:9092', 'k2:9092']", &[]).0.unwrap();
+        assert!(log.contains("\"k1:9092,k2:9092\""), "{log}");
+        for (text, what) in [
+            ("[kafka]\nbrokers = 'k1:9092,k2:99999'", "'brokers': 'k2:99999' has no port from 1 to 65535"),
+            ("[kafka]\nbrokers = [7]", "'brokers' takes host:port, one or several"),
+        ] {
+            let error = both(text, &[]).0.unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
+        let error = both("[scylla]\nnodes = ['n1:0']", &[]).1.unwrap_err().to_string();
+        assert!(error.contains("'nodes': 'n1:0' has no port"), "{error}");
+        assert!(both("[kafka]\nbrokers='[::1]:9092,k'\n[scylla]\nnodes='[::1]'", &[]).0.is_ok());
     }
 
     #[test]

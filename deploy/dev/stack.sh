@@ -140,14 +140,19 @@ settings() {
   done
 }
 
-usage() { sed -n 's/^#   \(deploy.*\)/  \1/p' "$0" >&2; }
+# The head of this file.
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; }
 
 command=${1:-}
 case $command in
   up | down | status) shift ;;
+  -h | --help | help)
+    usage
+    exit 0
+    ;;
   *)
     echo "stack.sh: one of up, down, status:" >&2
-    usage
+    usage >&2
     exit 2
     ;;
 esac
