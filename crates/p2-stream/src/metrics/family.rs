@@ -97,7 +97,7 @@ metrics! {
     WindowOffsets = "p2_window_offsets", Kind::Gauge, ["processor", "partition"], [],
         "Offsets between the low watermark and the newest record taken";
     ConsumerLagRecords = "p2_consumer_lag_records", Kind::Gauge, ["processor", "partition"], [],
-        "Offsets between the low watermark and the end of the input partition";
+        "Offsets between the low watermark and the end of the input partition; 0 where all records are done";
     CatchUpRemainingRecords = "p2_catch_up_remaining_records", Kind::Gauge, ["processor", "partition"], [],
         "Offsets of the view that are still to be read before the partition starts";
     Assignments = "p2_assignments_total", Kind::Counter, ["processor", "event"], [],

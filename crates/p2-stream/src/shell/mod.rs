@@ -4,6 +4,7 @@
 mod believed;
 mod commit;
 mod gauge;
+mod lag;
 mod rebuilt;
 mod resync;
 mod view;
@@ -27,7 +28,7 @@ use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
 use crate::view::{LaneRows, ViewRecord};
 use believed::Asked;
-use gauge::{Gauge, as_f64, offsets};
+use gauge::{Gauge, as_f64};
 use rebuilt::Note;
 pub use views::Views;
 
@@ -153,6 +154,7 @@ where
         views: JoinSet::new(),
         follows: 0,
         following: false,
+        ends: lag::Ends::default(),
         gauge,
     };
     shell.serve(member, receiver).await
@@ -200,6 +202,8 @@ struct Shell<P: Processor, W, C> {
     follows: u64,
     /// It is being gone over to: nothing is worked on meanwhile.
     following: bool,
+    /// What is known of the ends of partitions.
+    ends: lag::Ends,
     gauge: Gauge,
 }
 
@@ -376,15 +380,10 @@ where
         let gauge = self.gauge.clone();
         gauge.metrics.set(Metric::CallsInFlight, &[gauge.name], as_f64(self.calls.len()));
         let owned = self.measure_owned();
-        let (log, input) = (self.setup.log.clone(), self.input);
+        let (log, input, ends) = (self.setup.log.clone(), self.input, self.ends.clone());
         tokio::spawn(async move {
-            for (partition, low, next) in owned {
-                let label = partition.to_string();
-                let labels = [gauge.name, label.as_str()];
-                gauge.metrics.set(Metric::WindowOffsets, &labels, offsets(next - low));
-                if let Ok((_, end)) = log.bounds(input, partition).await {
-                    gauge.metrics.set(Metric::ConsumerLagRecords, &labels, offsets(end - low));
-                }
+            for partition in owned {
+                lag::measure(&gauge, &ends, log.as_ref(), input, partition).await;
             }
         });
     }
