@@ -271,6 +271,59 @@ async fn copies_are_exactly_once_while_members_come_and_go() {
     );
 }
 
+/// Every two seconds somebody joins or leaves, for `P2_STORM_SECONDS` (20), while records come in all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_are_exactly_once_under_a_rebalance_every_two_seconds() {
+    if !broker::is_wanted() {
+        return;
+    }
+    let seconds = std::env::var("P2_STORM_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let log = broker::shared().log().await;
+    let (stop, stopped) = watch::channel(false);
+    let counts: Arc<Counts> = Arc::default();
+    let start = |name: String, stopped: watch::Receiver<bool>| {
+        let (log, counts) = (log.clone(), Arc::clone(&counts));
+        tokio::spawn(async move { copy(&log, "p2.rebalances", &name, counts, stopped).await })
+    };
+    let steady: Vec<_> = (0..2).map(|n| start(format!("steady {n}"), stopped.clone())).collect();
+    let mut guest = None;
+    let mut inputs = 0;
+    let (begin, mut turns) = (Instant::now(), 0);
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        if begin.elapsed() >= Duration::from_secs(2) * turns {
+            turns += 1;
+            guest = match guest.take() {
+                None => {
+                    let (leave, left) = watch::channel(false);
+                    Some((leave, start(format!("guest {turns}"), left)))
+                }
+                Some((leave, guest)) => {
+                    leave.send(true).unwrap();
+                    guest.await.unwrap().unwrap();
+                    None
+                }
+            };
+        }
+        let records =
+            (0..4).map(|partition| record(Topic::Inbox, partition, &format!("{inputs}/{partition}")));
+        log.append(records.collect()).await.unwrap();
+        inputs += 4;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    demand_exactly_once(&log, inputs).await;
+    stop.send(true).unwrap();
+    if let Some((leave, guest)) = guest {
+        leave.send(true).unwrap();
+        guest.await.unwrap().unwrap();
+    }
+    for steady in steady {
+        steady.await.unwrap().unwrap();
+    }
+    let (assigned, revoked) = (counts.assigned.load(Ordering::SeqCst), counts.revoked.load(Ordering::SeqCst));
+    eprintln!("{inputs} records, {turns} comings and goings, {assigned} assigned, {revoked} revoked");
+    assert!(assigned > 4, "partitions moved: {assigned} assigned, {revoked} revoked");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_that_died_inside_a_transaction_is_ended_at_once_by_its_slot() {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
