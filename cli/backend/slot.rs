@@ -22,8 +22,8 @@ pub(crate) struct Slot {
     _lock: File,
 }
 
-/// Takes the slot of that name, or the first that is free of those of `kind`: the processors that run here, empty for
-/// all of them.
+/// Takes the slot of that name, or the first that is free of those of `kind`: the processors that run here, joined by `_`; empty
+/// for all of them.
 ///
 /// # Errors
 /// Where the named one is taken by a process on this machine, or the directory cannot be written.
@@ -108,6 +108,10 @@ mod tests {
         let tools = take(dir.path(), None, "tool-exec").unwrap();
         let names = [agent.name.clone(), tools.name.clone()];
         assert!(names[0].ends_with("-agent-step-0") && names[1].ends_with("-tool-exec-0"), "{names:?}");
+        let three = take(dir.path(), None, "agent-step_evaluator_settlement").unwrap().name;
+        let brokers = "127.0.0.1:9092".to_owned();
+        let config = p2_kafka::KafkaConfig { slot: three, brokers, ..p2_kafka::KafkaConfig::default() };
+        config.check().unwrap();
         drop((agent, tools));
         // All were killed, and start again in another order.
         let tools = take(dir.path(), None, "tool-exec").unwrap();

@@ -171,7 +171,7 @@ impl LocalEngine {
         if role.work == Work::WhereNobodyDoes {
             let _ = self.stands_in_for.set(names.clone());
         }
-        let kind = if names.len() == INPUTS.len() { String::new() } else { names.join("+") };
+        let kind = if names.len() == INPUTS.len() { String::new() } else { names.join("_") };
         let (kafka, slot) = take_place(config, &cluster.config, &kind).await?;
         for name in names {
             let ground = self.ground(cluster.log(&kafka), role.limits);
