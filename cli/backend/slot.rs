@@ -22,8 +22,8 @@ pub(crate) struct Slot {
     _lock: File,
 }
 
-/// Takes the slot of that name, or the first that is free of those of `kind`: the processors that run here, joined by `_`; empty
-/// for all of them.
+/// Takes the slot of that name, or the first that is free of those of `kind`: the processors that run here, joined by
+/// `_`; empty for all of them.
 ///
 /// # Errors
 /// Where the named one is taken by a process on this machine, or the directory cannot be written.
