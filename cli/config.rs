@@ -115,7 +115,7 @@ impl Config {
         let kafka = cluster::table("kafka", tables, env)?;
         let kafka_slot = kafka.as_ref().and_then(|table| Some(table.value.get("slot")?.as_str()?.to_owned()));
         let kafka = cluster::kafka(kafka, env)?;
-        let scylla = cluster::scylla(cluster::table("scylla", tables, env)?)?;
+        let scylla = cluster::scylla(cluster::table("scylla", tables, env)?, env)?;
         let schema_registry = cluster::schema_registry(cluster::table("schema_registry", tables, env)?)?;
         let canton = ledger::canton(tables, env)?;
         if let (None, Some(registry)) = (&kafka, &schema_registry) {

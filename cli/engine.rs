@@ -41,6 +41,9 @@ pub(crate) enum EngineError {
     /// The token is missing or not the one of this process.
     #[error("{0}")]
     Unauthorized(String),
+    /// A comparison found differences. The command has already shown which, also with `--json`.
+    #[error("{0}")]
+    Differs(String),
     /// Anything else.
     #[error("{0}")]
     Internal(String),
@@ -56,6 +59,7 @@ impl EngineError {
             EngineError::Timeout(_) => "timeout",
             EngineError::Unavailable(_) => "unavailable",
             EngineError::Unauthorized(_) => "unauthorized",
+            EngineError::Differs(_) => "differs",
             EngineError::Internal(_) => "internal",
         }
     }

@@ -63,7 +63,9 @@ fn main() -> ExitCode {
 }
 
 fn fail(out: Output, error: &EngineError) -> ExitCode {
-    if out.json {
+    if out.json && matches!(error, EngineError::Differs(_)) {
+        // What was shown is the one document on standard output; the exit code says the rest.
+    } else if out.json {
         let shape = serde_json::json!({"error": {"code": error.code(), "message": error.to_string()}});
         out.data(&shape);
     } else {
@@ -74,7 +76,7 @@ fn fail(out: Output, error: &EngineError) -> ExitCode {
 
 fn exit_code(error: &EngineError) -> u8 {
     match error {
-        EngineError::Internal(_) => 1,
+        EngineError::Internal(_) | EngineError::Differs(_) => 1,
         EngineError::Invalid(_) => 2,
         EngineError::Refused { .. } => 3,
         EngineError::NotFound(_) => 4,
@@ -249,7 +251,7 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         Command::Effects(args::EffectsCommand::InDoubt(command)) => {
             commands::operate::in_doubt(run, command).await
         }
-        Command::Apply { files } => commands::operate::apply(run, &files).await,
+        Command::Apply { files } => commands::operate::apply(run, config, &files).await,
         Command::Trace { reference } => commands::trace::run(run, &reference).await,
         Command::Up { .. } => commands::operate::up(run, served).await,
         Command::Run(args) => commands::run::run(run, &args, served).await,

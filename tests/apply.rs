@@ -84,6 +84,28 @@ fn a_settings_file_may_name_agents_that_conversations_keep() {
 }
 
 #[test]
+fn a_script_that_cannot_be_used_is_refused_and_one_that_is_not_here_is_told_of() {
+    let mut home = Home::new();
+    home.set("P2_SCRIPTS_DIR", &home.path("scripts").display().to_string());
+    home.write("a.yml", "- {id: a, type: llm, model: scripted/mine}\n");
+    let ran = home.p2(&["apply", "a.yml"]).exits(0);
+    assert!(
+        ran.stderr.contains("agent/a: model 'scripted/mine': ") && ran.stderr.contains("mine.yml"),
+        "{}",
+        ran.stderr
+    );
+    home.write("scripts/mine.yml", "rules: [{repy: {text: hi}}]\n");
+    home.write("b.yml", "- {id: c, type: human_in_loop}\n- {id: b, type: llm, model: scripted/mine}\n");
+    let ran = home.p2(&["apply", "b.yml"]).exits(2);
+    assert!(
+        ran.stderr.contains("agent/b: model 'scripted/mine': ") && ran.stderr.contains("repy"),
+        "{}",
+        ran.stderr
+    );
+    home.p2(&["agent", "show", "c"]).exits(4);
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
     refused(
         "- id: a\n  type: llm\n  model: openai/gpt-4o\n  temprature: 1\n",

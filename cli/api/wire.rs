@@ -70,7 +70,7 @@ pub(crate) fn status(error: &EngineError) -> StatusCode {
         EngineError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
         EngineError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         EngineError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
-        EngineError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        EngineError::Differs(_) | EngineError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

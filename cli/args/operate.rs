@@ -137,7 +137,7 @@ pub(crate) enum TopicsCommand {
         after_help = "Examples:\n  p2engine topics apply\n  p2engine topics apply --partitions 64 --replication 3"
     )]
     Apply(TopicsApply),
-    /// What on Kafka differs from what it should be.
+    /// What on Kafka differs from what it should be; ends with 1 where something does.
     #[command(after_help = "Example:\n  p2engine topics diff")]
     Diff(TopicsApply),
     /// Copy a stopped system into the empty topics of the configured log on Kafka: from a data directory, or from

@@ -1,7 +1,5 @@
 //! What is done to Kafka and the CQL store before an engine can be opened on them, and what is wrong with them.
 
-use std::fmt::Write as _;
-
 use p2_core::record::Topic;
 use p2_kafka::topics::{self, TopicSettings};
 use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
@@ -14,6 +12,7 @@ use crate::backend::{INPUTS, engine_error, register_schemas};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
+use crate::views::labelled::count;
 
 /// What to do about a missing `[kafka]`.
 pub(super) const NO_KAFKA: &str = "no log on Kafka is configured: set brokers in [kafka] or P2_KAFKA_BROKERS; the embedded log needs no topics";
@@ -44,19 +43,18 @@ pub(crate) async fn topics(
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     if out.json {
         out.data(&json!({ "applied": is_apply, "differences": lines }));
+    } else if found.is_empty() {
+        let topics = specs().map_err(EngineError::Internal)?.len();
+        out.line(&format!("all {topics} topics are as they should be"));
+    } else {
+        let done = if is_apply { "\ndone" } else { "" };
+        out.line(&format!("{}{done}", lines.join("\n")));
+    }
+    if is_apply || found.is_empty() {
         return Ok(());
     }
-    let mut text = lines.join("\n");
-    if found.is_empty() {
-        let count = specs().map_err(EngineError::Internal)?.len();
-        let _ = write!(text, "all {count} topics are as they should be");
-    } else if is_apply {
-        text.push_str("\ndone");
-    } else {
-        text.push_str("\n'p2engine topics apply' does this");
-    }
-    out.line(&text);
-    Ok(())
+    let found = count(found.len(), "difference");
+    Err(EngineError::Differs(format!("{found}: 'p2engine topics apply' does what is said above")))
 }
 
 /// Where nothing was ever processed, the groups begin at the beginning: from then on a group without progress is one
@@ -91,18 +89,16 @@ pub(crate) async fn store(config: &Config, command: &StoreCommand, out: Output) 
             &json!({ "keyspace": keyspace, "before": format!("{before:?}"), "applied": applied, "complaint": complaint }),
         );
     } else {
-        out.line(&match (&complaint, applied) {
-            (None, _) => format!("keyspace {keyspace}: the tables are as they should be"),
+        match (&complaint, applied) {
+            (None, _) => out.line(&format!("keyspace {keyspace}: the tables are as they should be")),
             (Some(_), true) => {
-                format!("keyspace {keyspace}: tables made, version {}", p2_scylla::SCHEMA_VERSION)
+                out.line(&format!("keyspace {keyspace}: tables made, version {}", p2_scylla::SCHEMA_VERSION));
             }
-            (Some(complaint), false) => complaint.clone(),
-        });
+            (Some(_), false) => {}
+        }
     }
     match complaint {
-        Some(complaint) if !applied => {
-            Err(EngineError::Refused { code: "schema".to_owned(), message: complaint })
-        }
+        Some(complaint) if !applied => Err(EngineError::Differs(complaint)),
         _ => Ok(()),
     }
 }

@@ -1,12 +1,16 @@
 //! `replay`, `dead-letters`, `effects in-doubt`, `apply`, `up`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::json;
+use p2_core::record::RegistryRecord;
+use serde_json::{Value, json};
 
 use super::{Run, by_beginning, data_of, listed, object};
 use crate::args::{DeadLettersCommand, InDoubtCommand};
+use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, Resolution};
+use crate::local::router_of;
 use crate::views::labelled::count;
 use crate::views::{table, time};
 use crate::wiring;
@@ -26,7 +30,7 @@ pub(crate) async fn verify(run: &Run) -> EngineResult<()> {
     if found == 0 {
         return Ok(());
     }
-    Err(EngineError::Internal(format!("the live view differs from the log in {}", count(found, "place"))))
+    Err(EngineError::Differs(format!("the live view differs from the log in {}", count(found, "place"))))
 }
 
 /// `dead-letters …`.
@@ -106,7 +110,7 @@ pub(crate) async fn in_doubt(run: &Run, command: InDoubtCommand) -> EngineResult
 }
 
 /// `apply FILE…`: all files are checked before anything is appended.
-pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
+pub(crate) async fn apply(run: &Run, config: &Config, files: &[PathBuf]) -> EngineResult<()> {
     let registry = run.engine.registry().await?;
     let read = |file: &PathBuf| {
         let path = file.display().to_string();
@@ -119,6 +123,9 @@ pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
     let records = wiring::records_of(&files, &registry)?;
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();
+    for remark in check_models(config, &records)? {
+        run.out.remark(&remark);
+    }
     if !records.is_empty() {
         run.engine.apply(records).await?;
     }
@@ -126,6 +133,52 @@ pub(crate) async fn apply(run: &Run, files: &[PathBuf]) -> EngineResult<()> {
         if applied.is_empty() { "Nothing new".to_owned() } else { format!("Applied {}", applied.join(", ")) }
     });
     Ok(())
+}
+
+/// What is to be said of the models that definitions name, as far as this process can know: scripts and providers may be
+/// known where the processors run, and not here. Keys mostly are, so nothing is said of those.
+///
+/// # Errors
+/// A script that is here and cannot be used.
+fn check_models(config: &Config, records: &[RegistryRecord]) -> EngineResult<Vec<String>> {
+    let router = router_of(config)?;
+    let mut remarks = Vec::new();
+    for record in records {
+        let mut models = BTreeSet::new();
+        if let Some(body) = &record.body {
+            models_in(&body.0, &mut models);
+        }
+        for model in models {
+            let Err(error) = router.check(&model) else { continue };
+            let text = format!("{}/{}: {}", record.kind, record.id, error.message);
+            if error.code == "bad_script" {
+                return Err(EngineError::Invalid(text));
+            }
+            if error.code == "unknown_model" {
+                remarks
+                    .push(format!("{text} (as this process sees it; what counts is where agent-step runs)"));
+            }
+        }
+    }
+    Ok(remarks)
+}
+
+/// Every string under a key `model`.
+fn models_in(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::String(model) if key == "model" && !model.is_empty() => {
+                        found.insert(model.clone());
+                    }
+                    other => models_in(other, found),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| models_in(item, found)),
+        _ => {}
+    }
 }
 
 /// `up`: runs until Ctrl-C, which the caller watches.

@@ -66,13 +66,27 @@ pub(super) fn table(
     Ok(found)
 }
 
+/// Where the setting stands that is to blame: the variable that sets what the reason names, otherwise the table's source.
+fn blamed(table: &str, source: &str, reason: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
+    // What is expected instead is not what is wrong.
+    let wrong = reason.split(", expected").next().unwrap_or(reason);
+    let names =
+        |key: &str| wrong.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == key);
+    let set = |variable: &str| env(variable).is_some_and(|value| !value.is_empty());
+    let mut of_table = VARIABLES.into_iter().filter(|(name, ..)| *name == table);
+    let found = of_table.find(|(_, key, variable)| names(key) && set(variable));
+    found.map_or_else(|| source.to_owned(), |(.., variable)| format!("env {variable}"))
+}
+
 /// The log on Kafka. Values of `properties` may be `{ env = "NAME" }`, so that secrets need not be in a file.
 pub(super) fn kafka(
     given: Option<Setting<Table>>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> EngineResult<Option<Setting<KafkaConfig>>> {
     let Some(Setting { mut value, source }) = given else { return Ok(None) };
-    let wrong = |reason: &str| EngineError::Invalid(format!("{source}: kafka: {reason}"));
+    let wrong = |reason: &str| {
+        EngineError::Invalid(format!("{}: kafka: {reason}", blamed("kafka", &source, reason, env)))
+    };
     if let Some(properties) = value.get_mut("properties") {
         let Value::Table(properties) = properties else {
             return Err(wrong("'properties' is a table: write it as [kafka.properties]"));
@@ -155,9 +169,14 @@ fn one() -> u32 {
 }
 
 /// The stack store on CQL.
-pub(super) fn scylla(given: Option<Setting<Table>>) -> EngineResult<Option<Setting<Options>>> {
+pub(super) fn scylla(
+    given: Option<Setting<Table>>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> EngineResult<Option<Setting<Options>>> {
     let Some(Setting { value, source }) = given else { return Ok(None) };
-    let wrong = |reason: &str| EngineError::Invalid(format!("{source}: scylla: {reason}"));
+    let wrong = |reason: &str| {
+        EngineError::Invalid(format!("{}: scylla: {reason}", blamed("scylla", &source, reason, env)))
+    };
     let read: Scylla = value.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
     let nodes = match read.nodes {
         Nodes::List(nodes) => nodes,
@@ -235,7 +254,7 @@ mod tests {
         let (env, path) = (env_of(env), Path::new("p2engine.toml"));
         let of = |name: &str| table(name, Some((&parsed, path)), &env);
         let log = of("kafka").and_then(|given| kafka(given, &env)).map(|found| format!("{found:?}"));
-        let store = of("scylla").and_then(scylla).map(|found| format!("{found:?}"));
+        let store = of("scylla").and_then(|given| scylla(given, &env)).map(|found| format!("{found:?}"));
         (log, store)
     }
 
@@ -309,6 +328,14 @@ mod tests {
         assert_eq!(error, "file p2engine.toml: scylla: a user needs a password: P2_SCYLLA_PASSWORD");
         let error = both("[scylla]\nnodes='n'\nuser='u'\npassword=424242", &[]).1.unwrap_err().to_string();
         assert_eq!(error, "file p2engine.toml: scylla: 'password' takes text: put it in quotes");
+        let keyspace = [("P2_SCYLLA_KEYSPACE", "P-2")];
+        let error = both("[scylla]\nnodes='n'\nkeyspace='p2'", &keyspace).1.unwrap_err().to_string();
+        assert!(error.starts_with("env P2_SCYLLA_KEYSPACE: scylla: "), "{error}");
+        let protocol = [("P2_KAFKA_PROTOCOL", "new")];
+        let error = both("[kafka]\nbrokers='k'", &protocol).0.unwrap_err().to_string();
+        assert!(error.starts_with("env P2_KAFKA_PROTOCOL: kafka: "), "{error}");
+        let error = both("[kafka]\nbroker='x'", &[("P2_KAFKA_PREFIX", "a.")]).0.unwrap_err().to_string();
+        assert!(error.starts_with("file p2engine.toml: kafka: unknown field `broker`"), "{error}");
         let error = both("[scylla]\nnodes='n'\nkeyspace='P-2'", &[]).1.unwrap_err().to_string();
         assert!(error.contains("is not a keyspace name"), "{error}");
     }

@@ -33,6 +33,7 @@ use crate::engine::{EngineError, EngineResult, draw_id};
 use folds::FoldDir;
 use live::Live;
 use processors::{Ground, Processors};
+pub(crate) use setup::router_of;
 use setup::{base_registry, load_agents_file};
 
 /// How long members may take to leave their groups at the end.

@@ -132,7 +132,7 @@ pub(super) fn settings_of(config: &Config) -> Settings {
     }
 }
 
-pub(super) fn router_of(config: &Config) -> EngineResult<Router> {
+pub(crate) fn router_of(config: &Config) -> EngineResult<Router> {
     let env = |name: &str| match name {
         "OPENAI_API_KEY" => config.openai_api_key.as_ref().map(|key| key.value.expose().to_owned()),
         "OPENAI_BASE_URL" => {

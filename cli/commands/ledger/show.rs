@@ -297,7 +297,7 @@ impl Desk<'_> {
         if found == 0 {
             return Ok(());
         }
-        Err(EngineError::Internal(format!("the ledger is broken in {}", count(found, "place"))))
+        Err(EngineError::Differs(format!("the ledger is broken in {}", count(found, "place"))))
     }
 }
 

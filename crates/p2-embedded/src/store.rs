@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use p2_core::ids::{AgentId, BranchId, ConversationId, Id};
 use p2_core::record::{Change, StateTransition};
 use p2_core::state::{Entry, State};
+use p2_stream::outage::SHUTTING_DOWN;
 use p2_stream::ports::{ConversationSummary, StackStore, StoreError};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -143,9 +144,10 @@ impl EmbeddedStore {
         work: impl FnOnce(&File) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let file = Arc::clone(&self.file);
-        tokio::task::spawn_blocking(move || work(&file))
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("views: {error}"))))
+        tokio::task::spawn_blocking(move || work(&file)).await.unwrap_or_else(|error| {
+            let cut = if error.is_cancelled() { SHUTTING_DOWN.to_owned() } else { format!("views: {error}") };
+            Err(StoreError::Unavailable(cut))
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use p2_core::record::{Position, Topic};
+use p2_stream::outage::SHUTTING_DOWN;
 use p2_stream::ports::{Follower, Log, LogError, Member, NewRecord, StoredRecord, search_by_time};
 use p2_stream::topics::{CO_PARTITIONED, CO_PARTITIONED_BY_BOOK};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -330,7 +331,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(LogError::Unavailable("the process is shutting down".to_owned())))
+    done.unwrap_or_else(|_| Err(LogError::Unavailable(SHUTTING_DOWN.to_owned())))
 }
 
 /// Partition counts of all topics at the broker, by name; waits for a broker for the time of a request.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use p2_core::record::Topic;
+use p2_stream::outage::{self, Part};
 use p2_stream::ports::{CommittedOffset, LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::callbacks::{Change, Client, Shared, committed};
 use crate::config::KafkaConfig;
+use crate::context::is_outage;
 use crate::log::Slot;
 use crate::ownership::{Lane, Tenure};
 use crate::reader::SharedReaders;
@@ -519,6 +521,10 @@ impl Poller {
             }
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
                 refused(format!("the consumer cannot go on: {error}"))
+            }
+            Some(code) if is_outage(code) => {
+                outage::met(Part::Log, &error.to_string());
+                Ok(())
             }
             _ => {
                 let text = error.to_string();

@@ -9,6 +9,7 @@ pub mod follow;
 pub mod groups;
 pub mod memory;
 pub mod metrics;
+pub mod outage;
 pub mod outputs;
 pub mod ports;
 pub mod processor;

@@ -7,6 +7,7 @@ use p2_core::record::Topic;
 
 use super::gauge::{Gauge, offsets};
 use crate::metrics::Metric;
+use crate::outage::{self, Part};
 use crate::ports::Log;
 
 /// Among so many offsets at the end there is a record, where there is one to be done and not only ends of
@@ -46,6 +47,7 @@ pub(super) async fn measure(
     let labels = [gauge.name, label.as_str()];
     gauge.metrics.set(Metric::WindowOffsets, &labels, offsets(next - low));
     let Ok((_, end)) = log.bounds(input, partition).await else { return };
+    outage::answered(Part::Log);
     let mut found = (end - low).max(0);
     if low == next && (1..=NEWEST).contains(&(end - next)) {
         if ends.known(partition) == Some(end) {

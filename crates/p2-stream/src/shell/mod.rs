@@ -23,6 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::Instrument;
 
 use crate::metrics::{Metric, Metrics};
+use crate::outage::{self, Part};
 use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StoredRecord};
 use crate::processor::Processor;
 use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
@@ -485,11 +486,16 @@ where
     loop {
         match ask().await {
             Err(LogError::Unavailable(reason)) if !*stop.borrow() => {
-                tracing::warn!(reason, "log away, trying again");
+                outage::met(Part::Log, &reason);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(1_000);
             }
-            answer => return answer,
+            answer => {
+                if answer.is_ok() {
+                    outage::answered(Part::Log);
+                }
+                return answer;
+            }
         }
     }
 }

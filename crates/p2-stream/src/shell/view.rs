@@ -7,6 +7,7 @@ use p2_core::record::Topic;
 use super::gauge::Gauge;
 use super::{Note, ShellError, Views, Wire, now_ms, resync};
 use crate::metrics::Metric;
+use crate::outage::{self, Part};
 use crate::ports::{Log, LogError, StoreError};
 use crate::runtime::{Action, Event};
 
@@ -34,10 +35,13 @@ where
     let (mut pause_ms, pause_max_ms) = RETRY_PAUSE_MS;
     loop {
         match once(action, view, log, store, wire).await {
-            Ok(event) => return Ok(event),
-            Err(ViewError::Away(reason)) => {
+            Ok(event) => {
+                outage::answered(Part::Store);
+                return Ok(event);
+            }
+            Err(ViewError::Away(part, reason)) => {
                 gauge.metrics.add(Metric::PortRetries, &[gauge.name], 1.0);
-                tracing::warn!(processor = gauge.name, reason, "store or log away, trying again");
+                outage::met(part, &reason);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(pause_max_ms);
             }
@@ -61,7 +65,7 @@ pub(super) async fn follow(store: &Views, gauge: &Gauge) -> Result<(), ShellErro
             Ok(()) => return Ok(()),
             Err(StoreError::Unavailable(reason)) => {
                 gauge.metrics.add(Metric::PortRetries, &[gauge.name], 1.0);
-                tracing::warn!(processor = gauge.name, reason, "store away, trying again");
+                outage::met(Part::Store, &reason);
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
                 pause_ms = (pause_ms * 2).min(pause_max_ms);
             }
@@ -71,7 +75,7 @@ pub(super) async fn follow(store: &Views, gauge: &Gauge) -> Result<(), ShellErro
 }
 
 enum ViewError {
-    Away(String),
+    Away(Part, String),
     Rebuilt(String),
     Broken(String),
 }
@@ -79,7 +83,7 @@ enum ViewError {
 impl From<StoreError> for ViewError {
     fn from(error: StoreError) -> ViewError {
         match error {
-            StoreError::Unavailable(reason) => ViewError::Away(reason),
+            StoreError::Unavailable(reason) => ViewError::Away(Part::Store, reason),
             StoreError::Rebuilt(reason) => ViewError::Rebuilt(reason),
             StoreError::Foreign(reason) | StoreError::Corrupt(reason) => ViewError::Broken(reason),
         }
@@ -89,7 +93,7 @@ impl From<StoreError> for ViewError {
 impl From<LogError> for ViewError {
     fn from(error: LogError) -> ViewError {
         match error {
-            LogError::Unavailable(reason) => ViewError::Away(reason),
+            LogError::Unavailable(reason) => ViewError::Away(Part::Log, reason),
             other => ViewError::Broken(other.to_string()),
         }
     }
