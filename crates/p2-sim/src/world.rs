@@ -150,6 +150,8 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         batch_records_max: rng.random_range(1..40),
         batch_bytes_max: rng.random_range(500..20_000),
         lanes_max: rng.random_range(0..4),
+        // Not drawn: what the seed draws stays as it is.
+        progress_ms: [0, 30, 300, 3_000][usize::try_from(seed % 4).unwrap_or(0)],
         resync_ms: rng.random_range(5_000..40_000),
         start: Start::Refuse,
     };

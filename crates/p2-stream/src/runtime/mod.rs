@@ -46,6 +46,9 @@ pub enum Start {
     Latest,
 }
 
+/// More parts without outputs than these do not wait.
+const LIGHT_MAX: usize = 1_000;
+
 /// Limits of one runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -59,6 +62,9 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Lanes kept in memory when nothing is open in them.
     pub lanes_max: usize,
+    /// Progress on records that led to nothing is committed with the next outputs, and after so many milliseconds at
+    /// the latest. Whoever starts over reads that much again, and again it leads to nothing.
+    pub progress_ms: i64,
     /// View records of so much of the log's time, milliseconds, are read again before the store's applied offset,
     /// since a store may have lost the newest rows that it acknowledged. It covers what a store may lose, how long
     /// rows were committed but not yet written when it did, and what the clocks of owners differ by.
@@ -75,6 +81,7 @@ impl Default for Limits {
             batch_records_max: 2_000,
             batch_bytes_max: 8 << 20,
             lanes_max: 20_000,
+            progress_ms: 1_000,
             resync_ms: 60_000,
             start: Start::Refuse,
         }
@@ -105,6 +112,13 @@ struct Part<C> {
     mark: Option<(i64, OffsetMark)>,
     /// Calls that may start only after this commit.
     calls: Vec<Call<C>>,
+}
+
+impl<C> Part<C> {
+    /// Nothing is written and nothing waits for the commit: only the offset is done.
+    fn is_light(&self) -> bool {
+        self.outputs.is_empty() && self.calls.is_empty() && matches!(self.mark, Some((_, OffsetMark::Done)))
+    }
 }
 
 /// The batch whose commit is under way.
@@ -139,6 +153,10 @@ pub struct Runtime<P: Processor> {
     lanes: BTreeMap<LaneKey, Lane<P>>,
     hot: Hot,
     building: VecDeque<Part<P::Request>>,
+    /// So many parts at the front of `building` are known to be [light](Part::is_light).
+    light: usize,
+    /// When they are committed, where nothing else is before: milliseconds since the epoch.
+    light_due_ms: Option<i64>,
     sealed: Option<Sealed<P::Request>>,
     calls: BTreeMap<Id, Running>,
     queued: VecDeque<(i32, Epoch, String, Call<P::Request>)>,
@@ -189,6 +207,8 @@ impl<P: Processor> Runtime<P> {
             lanes: BTreeMap::new(),
             hot: Hot::default(),
             building: VecDeque::new(),
+            light: 0,
+            light_due_ms: None,
             sealed: None,
             calls: BTreeMap::new(),
             queued: VecDeque::new(),
@@ -210,9 +230,11 @@ impl<P: Processor> Runtime<P> {
         self.counters
     }
 
-    /// When the next timer is due, milliseconds since the epoch: send [`Event::Tick`] then.
+    /// When the next timer is due, or progress is to be committed, milliseconds since the epoch: send [`Event::Tick`] then.
     pub fn next_timer_ms(&self) -> Option<i64> {
-        self.timers.first().map(|(due, ..)| *due)
+        let timer = self.timers.first().map(|(due, ..)| *due);
+        let progress = self.light_due_ms.filter(|_| self.sealed.is_none());
+        timer.into_iter().chain(progress).min()
     }
 
     /// Nothing is decided that is not committed, and no row is unwritten.
@@ -259,7 +281,7 @@ impl<P: Processor> Runtime<P> {
         }
         self.fire_timers(now_ms, &mut actions);
         self.start_queued(&mut actions);
-        self.seal(&mut actions);
+        self.seal(now_ms, &mut actions);
         self.regulate(reading, &mut actions);
         actions
     }
@@ -311,11 +333,26 @@ impl<P: Processor> Runtime<P> {
 
     // ------------------------------------------------------------------------------------- batches
 
-    /// Seals what is finished into a batch, unless one is under way.
-    fn seal(&mut self, actions: &mut Actions<P>) {
+    /// Seals what is finished into a batch, unless one is under way, or all of it is progress that can wait.
+    fn seal(&mut self, now_ms: i64, actions: &mut Actions<P>) {
+        if self.building.is_empty() {
+            (self.light, self.light_due_ms) = (0, None);
+        }
         if self.sealed.is_some() || self.building.is_empty() {
             return;
         }
+        while self.building.get(self.light).is_some_and(Part::is_light) {
+            self.light += 1;
+        }
+        if self.light == self.building.len() {
+            let due_ms = *self.light_due_ms.get_or_insert(now_ms.saturating_add(self.limits.progress_ms));
+            // Before the window gets narrow, nobody waits.
+            let many = usize::try_from(self.limits.window_offsets / 4).unwrap_or(0).min(LIGHT_MAX);
+            if now_ms < due_ms && self.light < many && !self.draining {
+                return;
+            }
+        }
+        (self.light, self.light_due_ms) = (0, None);
         let mut parts = Vec::new();
         let (mut records, mut bytes) = (0, 0);
         while let Some(part) = self.building.front() {
@@ -441,6 +478,7 @@ impl<P: Processor> Runtime<P> {
             }
             self.parts_max = (sealed.parts.len() / 2).max(1);
         }
+        self.light = 0;
         for part in sealed.parts.into_iter().rev() {
             self.building.push_front(part);
         }

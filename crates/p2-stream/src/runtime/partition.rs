@@ -312,6 +312,7 @@ impl<P: Processor> Runtime<P> {
         self.lanes.retain(|(partition, _), _| *partition != index);
         self.hot.forget(index);
         self.timers.retain(|(_, partition, ..)| *partition != index);
+        self.light = 0;
         self.building.retain(|part| part.partition != index);
         self.queued.retain(|(partition, ..)| *partition != index);
         let cut: Vec<_> =

@@ -85,6 +85,9 @@ impl Processor for Counting {
             }
             LaneInput::Timer { timer } => (Id::derive(timer, "timer", 0), format!("fired:{timer}")),
         };
+        if note == "nothing" {
+            return LaneStep { outputs: vec![], calls: vec![], cancel: vec![], mark: Mark::Done };
+        }
         let made = transition(key, lane.seq, id, &note);
         let calls = if note == "ask" {
             vec![Call { id: made.id, deadline_ms: 5_000, request: "question".into() }]
@@ -238,7 +241,7 @@ impl Codec for Sizes {
 type Counter = Runtime<Counting>;
 
 fn limits() -> Limits {
-    Limits { start: Start::Earliest, resync_ms: 0, ..Limits::default() }
+    Limits { start: Start::Earliest, resync_ms: 0, progress_ms: 0, ..Limits::default() }
 }
 
 fn counting() -> Counter {
@@ -774,6 +777,73 @@ fn a_full_window_pauses_its_partition_and_half_a_window_resumes_it() {
         }
     }
     assert_eq!(resumed.len(), 1);
+}
+
+/// A lane in memory, and nothing under way.
+fn ready(limits: Limits) -> (Counter, u64) {
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), limits, 1);
+    let epoch = own(&mut runtime, None);
+    record(&mut runtime, epoch, 0, text("c", "hi", 0));
+    let (batch, outputs, _) = commit(&load(&mut runtime, epoch, "c")).unwrap();
+    runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 0);
+    (runtime, epoch)
+}
+
+#[test]
+fn progress_on_what_led_to_nothing_waits_for_outputs_or_for_its_time() {
+    let (mut runtime, epoch) = ready(Limits { progress_ms: 100, ..limits() });
+    assert_eq!(runtime.next_timer_ms(), None);
+    for offset in 1..4 {
+        assert_eq!(commit(&record(&mut runtime, epoch, offset, text("c", "nothing", 0))), None);
+    }
+    assert_eq!(runtime.next_timer_ms(), Some(101), "from the first one on");
+    assert!(!runtime.is_settled());
+    // Outputs take it along.
+    let (batch, outputs, progress) = commit(&record(&mut runtime, epoch, 4, text("c", "hi", 1))).unwrap();
+    assert_eq!((outputs.len(), progress[0].1.offset), (1, 5));
+    // What comes while a commit is under way waits from then on.
+    assert_eq!(commit(&record(&mut runtime, epoch, 5, text("c", "nothing", 1))), None);
+    assert_eq!(runtime.next_timer_ms(), None);
+    let actions = runtime.on(Event::Committed { batch, positions: positions(&outputs, 0) }, 50);
+    assert_eq!((commit(&actions), runtime.next_timer_ms()), (None, Some(150)));
+    assert_eq!(commit(&runtime.on(Event::Tick, 149)), None);
+    let (_, outputs, progress) = commit(&runtime.on(Event::Tick, 150)).unwrap();
+    assert_eq!((outputs.len(), progress[0].1.offset), (0, 6));
+}
+
+#[test]
+fn progress_does_not_wait_where_the_window_gets_narrow_or_the_process_ends_or_it_was_asked_for() {
+    let (mut runtime, epoch) = ready(Limits { progress_ms: 100, window_offsets: 16, ..limits() });
+    for offset in 1..4 {
+        assert_eq!(commit(&record(&mut runtime, epoch, offset, text("c", "nothing", 0))), None);
+    }
+    assert!(
+        commit(&record(&mut runtime, epoch, 4, text("c", "nothing", 0))).is_some(),
+        "a quarter of the window"
+    );
+
+    let (mut runtime, epoch) = ready(Limits { progress_ms: 100, ..limits() });
+    record(&mut runtime, epoch, 1, text("c", "nothing", 0));
+    assert!(commit(&runtime.on(Event::Drain, 2)).is_some());
+
+    let (mut runtime, epoch) = ready(Limits { progress_ms: 100, ..limits() });
+    record(&mut runtime, epoch, 1, text("c", "nothing", 0));
+    runtime.on(Event::Revoked { partition: 0 }, 2);
+    assert_eq!(runtime.next_timer_ms(), None, "nothing waits any more");
+
+    // A group's first progress is not that of a record.
+    let mut runtime = Runtime::new(Counting, Box::new(Sizes), Limits { progress_ms: 100, ..limits() }, 1);
+    let actions = runtime.on(Event::Assigned { partition: 0, committed: None, start: 0, end: 9 }, 0);
+    assert!(commit(&actions).is_some());
+}
+
+#[test]
+fn a_claim_does_not_wait_with_progress() {
+    let mut runtime = Runtime::new(Claiming, Box::new(Sizes), Limits { progress_ms: 100, ..limits() }, 1);
+    let epoch = own_claiming(&mut runtime, None);
+    let actions =
+        runtime.on(Event::Record { partition: 0, epoch, offset: 0, record: text("claim", "x", 0) }, 0);
+    assert!(commit(&actions).is_some());
 }
 
 #[test]
