@@ -448,6 +448,7 @@ impl<P: Processor> Runtime<P> {
 
     fn aborted(&mut self, batch: u64, halve: bool, actions: &mut Actions<P>) {
         let Some(mut sealed) = self.take_sealed(batch) else { return };
+        self.light = 0;
         // Parts of partitions that were lost meanwhile must not be tried again.
         let lost: Vec<i32> = sealed
             .parts
@@ -478,7 +479,6 @@ impl<P: Processor> Runtime<P> {
             }
             self.parts_max = (sealed.parts.len() / 2).max(1);
         }
-        self.light = 0;
         for part in sealed.parts.into_iter().rev() {
             self.building.push_front(part);
         }
