@@ -18,14 +18,18 @@ pub(crate) mod run;
 pub(crate) mod trace;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2_core::conversation::Conversation;
 use p2_core::ids::{AgentId, ConversationId, Id};
 use p2_core::record::{InboxBody, InboxMessage, Outcome, Verdict};
 use serde_json::Value;
 
-use crate::engine::{Engine, EngineError, EngineResult};
+use crate::engine::{Engine, EngineError, EngineResult, OUTCOME_TIMEOUT};
 use crate::output::Output;
+
+/// Whoever waits longer for the outcome of a message is told so.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What every command gets.
 pub(crate) struct Run {
@@ -45,7 +49,17 @@ impl Run {
     /// Submits a message; a refusal is an error.
     pub(crate) async fn submit(&self, conversation: &str, body: InboxBody) -> EngineResult<Outcome> {
         let message = InboxMessage { conversation: ConversationId::from(conversation), body };
-        let (_, outcome) = self.engine.submit(message).await?;
+        let submitting = self.engine.submit(message);
+        tokio::pin!(submitting);
+        let submitted = tokio::select! {
+            submitted = &mut submitting => submitted,
+            () = tokio::time::sleep(PATIENCE) => {
+                let longest = OUTCOME_TIMEOUT.as_secs();
+                self.out.remark(&format!("no answer from agent-step yet; waiting for {longest} s in all"));
+                submitting.await
+            }
+        };
+        let (_, outcome) = submitted?;
         match outcome.verdict {
             Verdict::Refused if outcome.code == "not_found" => Err(EngineError::NotFound(outcome.message)),
             Verdict::Refused => Err(EngineError::Refused { code: outcome.code, message: outcome.message }),

@@ -8,7 +8,7 @@ mod requests;
 mod show;
 
 use p2_core::ids::{AccountId, BookId, Id};
-use p2_core::ledger::{format_amount, parse_amount, parse_signed};
+use p2_core::ledger::{MAIN_BOOK, format_amount, parse_amount, parse_signed};
 use p2_core::record::{
     CauseKind, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentCause, PaymentRequest, Topic,
 };
@@ -64,13 +64,13 @@ pub(crate) async fn run(run: &Run, args: LedgerArgs) -> EngineResult<()> {
 
 /// The audit of the main book from a transaction on, as data.
 pub(crate) async fn audit_from(run: &Run, seq: i64) -> EngineResult<serde_json::Value> {
-    let desk = Desk { run, book: BookId::from(p2_core::ledger::MAIN_BOOK) };
+    let desk = Desk { run, book: BookId::from(MAIN_BOOK) };
     desk.audit_from(seq).await
 }
 
 /// The main book's transactions from one on.
 pub(crate) async fn transactions_from(run: &Run, seq: i64) -> EngineResult<Vec<LedgerTransaction>> {
-    let desk = Desk { run, book: BookId::from(p2_core::ledger::MAIN_BOOK) };
+    let desk = Desk { run, book: BookId::from(MAIN_BOOK) };
     let mut made = desk.transactions().await?;
     made.retain(|made| made.seq >= seq);
     Ok(made)
@@ -80,7 +80,9 @@ impl Desk<'_> {
     /// The book as it is now.
     async fn view(&self) -> EngineResult<BookView> {
         self.run.engine.book(&self.book).await?.ok_or_else(|| {
-            let text = format!("there is no book '{}': open it with 'p2engine ledger init'", self.book);
+            let book = &self.book;
+            let which = if book.as_str() == MAIN_BOOK { String::new() } else { format!(" --book {book}") };
+            let text = format!("there is no book '{book}': open it with 'p2engine ledger{which} init'");
             EngineError::NotFound(text)
         })
     }
