@@ -151,7 +151,12 @@ pub fn run(seed: u64, config: &Config, topology: &mut dyn Topology) -> Report {
         batch_bytes_max: rng.random_range(500..20_000),
         lanes_max: rng.random_range(0..4),
         // Not drawn: what the seed draws stays as it is.
-        progress_ms: [0, 30, 300, 3_000][usize::try_from(seed % 4).unwrap_or(0)],
+        progress_ms: match seed % 4 {
+            0 => 0,
+            1 => 30,
+            2 => 300,
+            _ => 3_000,
+        },
         resync_ms: rng.random_range(5_000..40_000),
         start: Start::Refuse,
     };
