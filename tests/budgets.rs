@@ -189,7 +189,7 @@ fn a_budget_over_canton_is_set_aside_here_and_paid_there_and_makes_no_debt() {
     // What is set aside is nobody's business there; what it cost is one payment.
     let paid = receipts(&canton).split_off(filled);
     assert_eq!(paid.len(), 1, "{paid:?}");
-    assert_eq!((&paid[0]["from"], &paid[0]["to"]), (&json!("budget:team"), &json!("fees")), "{paid:?}");
+    assert_eq!((&paid[0]["payer"], &paid[0]["payee"]), (&json!("budget:team"), &json!("fees")), "{paid:?}");
 
     // Nothing is set aside where there is not enough: the run ends as it does without an outside ledger.
     up.api.say("x", "alpha", "two");
