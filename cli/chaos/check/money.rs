@@ -310,7 +310,8 @@ fn told(index: &Index<'_>, books: &BTreeMap<BookId, Book>, verdict: &mut Verdict
         .collect();
     for (_, made) in &index.made {
         let found = artifacts.remove(&made.id);
-        if !found && !(made.postings.is_empty() && made.holds.is_empty()) {
+        let moves = !made.postings.is_empty() || !made.holds.is_empty();
+        if moves && !found {
             verdict.broken(format!("transaction {} moves money and has no artifact", made.id));
         }
     }
