@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use p2_core::ids::ConversationId;
+use p2_core::ids::{BookId, ConversationId};
+use p2_core::ledger::Book;
 use p2_core::record::{Message, Payload, StateTransition, Topic};
 use p2_core::registry::Registry;
 use p2_core::step::Settings;
@@ -14,8 +15,15 @@ use super::history::{Called, Line, parse_calls};
 use crate::engine::{EngineError, EngineResult};
 
 /// Topics that are read.
-pub(crate) const TOPICS: [Topic; 5] =
-    [Topic::Inbox, Topic::StateTransitions, Topic::Effects, Topic::Artifacts, Topic::DeadLetters];
+pub(crate) const TOPICS: [Topic; 7] = [
+    Topic::Inbox,
+    Topic::StateTransitions,
+    Topic::Effects,
+    Topic::Artifacts,
+    Topic::PaymentRequests,
+    Topic::LedgerTransactions,
+    Topic::DeadLetters,
+];
 /// What people write that is no message.
 pub(crate) const POISON: &[u8] = b"not a message";
 /// How such a record is told from others that cannot be decoded.
@@ -37,6 +45,8 @@ pub(crate) struct Evidence {
     pub(crate) calls: Vec<Called>,
     /// The store.
     pub(crate) store: StoreView,
+    /// The books as somebody folded them who read along.
+    pub(crate) books: BTreeMap<BookId, Book>,
     /// The definitions.
     pub(crate) registry: Registry,
     /// The settings of the processors.

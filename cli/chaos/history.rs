@@ -24,6 +24,10 @@ pub(crate) enum Event {
     Acknowledged { id: Id, partition: i32, offset: i64 },
     /// It did not: the message may be there all the same.
     Unacknowledged { id: Id, reason: String },
+    /// Somebody is about to ask the ledger for something, in this record.
+    Asked { id: Id, book: String, kind: String },
+    /// The log acknowledged it, here.
+    Taken { id: Id, partition: i32, offset: i64 },
     /// Bytes that are no message lie here.
     Poisoned { partition: i32, offset: i64 },
     /// The live reader saw a committed record.
@@ -148,6 +152,8 @@ mod tests {
             Event::Began { seed: 1, seconds: 240, commit: "c".to_owned() },
             Event::Sent { id, conversation: "c".to_owned(), kind: "user_text".to_owned() },
             Event::Acknowledged { id, partition: 3, offset: 9 },
+            Event::Asked { id, book: "main".to_owned(), kind: "transfer".to_owned() },
+            Event::Taken { id, partition: 1, offset: 7 },
             Event::Fault(Fault::Kill { instance, down_ms: 4 }),
             Event::Fault(Fault::Suspend { instance, ms: 5_000 }),
             Event::Seen { topic: "inbox".to_owned(), partition: 0, offset: 1, id: None },

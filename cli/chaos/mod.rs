@@ -8,6 +8,9 @@
 mod check;
 mod evidence;
 mod history;
+mod judging;
+mod money;
+mod payers;
 mod people;
 mod plan;
 mod processes;
@@ -17,6 +20,7 @@ mod run;
 mod services;
 mod shift;
 mod watch;
+mod writer;
 
 pub(crate) use history::History;
 pub(crate) use report::text;

@@ -16,6 +16,7 @@ use rand::seq::IndexedRandom;
 use serde_json::json;
 use tool_exec::{Resolution, resolve};
 
+use super::payers::WALLETS;
 use super::watch::World;
 
 /// Conversations that are spoken to at a time.
@@ -26,9 +27,9 @@ const INPUTS: u64 = 14;
 const TOOLS: [&str; 8] =
     ["dev_read", "dev_put", "dev_pay", "dev_pay", "dev_ship", "dev_risky", "remote", "dev_read"];
 /// Agents that people talk to.
-const ROOTS: [&str; 6] = ["boss", "boss", "boss", "clerk", "human", "rules"];
+const ROOTS: [&str; 8] = ["boss", "boss", "boss", "clerk", "human", "rules", "hired", "solo"];
 /// Agents that can be asked by others.
-const CALLEES: [&str; 4] = ["clerk", "clerk", "human", "rules"];
+const CALLEES: [&str; 5] = ["clerk", "clerk", "human", "rules", "hired"];
 
 /// What somebody does.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +40,8 @@ pub(crate) enum Deed {
     Misplace(Message),
     /// Writes bytes that are no message.
     Poison(ConversationId),
+    /// Asks the ledger for something.
+    Ask(Message),
 }
 
 /// People, and what they have said so far.
@@ -146,7 +149,7 @@ impl People {
         };
         let tool = self.pick(&TOOLS).unwrap_or_default();
         let other = self.pick(&TOOLS).unwrap_or_default();
-        let what = match self.rng.random_range(0..30) {
+        let what = match self.rng.random_range(0..33) {
             0..5 => "hello".to_owned(),
             5..13 => format!("do:{tool} ms={ms}"),
             13..18 => format!("do:{tool} do:{other} ms={ms}"),
@@ -159,6 +162,13 @@ impl People {
             26 => "do:ask".to_owned(),
             27 => "do:error".to_owned(),
             28 => "slow".to_owned(),
+            29 | 30 => {
+                let who = self.pick(&WALLETS).unwrap_or_default();
+                // Now and then more than any agent has.
+                let amount = if number < 120 { 9_000 } else { number % 10 + 1 };
+                format!("pay:{who} {amount}.{:02}", number % 100)
+            }
+            31 => "do:balance".to_owned(),
             _ => "hello".to_owned(),
         };
         format!("m{number} {what}")

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,8 @@ mod tests;
 pub(crate) const STEADY: usize = 2;
 /// Processes of each processor at most.
 pub(crate) const INSTANCES_MAX: usize = 4;
+/// Processes beyond the steady ones at a time: all of them share the machine.
+pub(crate) const GUESTS_MAX: usize = 4;
 /// Mean time between two faults, milliseconds.
 const GAP_MS: u64 = 3_600;
 /// Nothing is done to the system before it has begun to work, milliseconds.
@@ -30,17 +33,24 @@ pub(crate) enum Processor {
     AgentStep,
     /// `tool-exec`.
     ToolExec,
+    /// `settlement`.
+    Settlement,
+    /// `evaluator`.
+    Evaluator,
 }
 
 impl Processor {
-    /// Both.
-    pub(crate) const ALL: [Processor; 2] = [Processor::AgentStep, Processor::ToolExec];
+    /// All of them.
+    pub(crate) const ALL: [Processor; 4] =
+        [Processor::AgentStep, Processor::ToolExec, Processor::Settlement, Processor::Evaluator];
 
     /// The name that `p2engine run` takes.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Processor::AgentStep => "agent-step",
             Processor::ToolExec => "tool-exec",
+            Processor::Settlement => "settlement",
+            Processor::Evaluator => "evaluator",
         }
     }
 }
@@ -52,6 +62,13 @@ pub(crate) struct Instance {
     pub(crate) processor: Processor,
     /// Its slot, from 0.
     pub(crate) slot: usize,
+}
+
+impl Instance {
+    /// The name of its slot, its data directory and its log.
+    pub(crate) fn name(self) -> String {
+        format!("{}-{}", self.processor.name(), self.slot)
+    }
 }
 
 impl fmt::Display for Instance {
@@ -259,7 +276,10 @@ impl Draft {
     }
 
     fn add(&mut self, at_ms: u64) -> Option<Fault> {
-        let processor = *Processor::ALL.get(self.rng.random_range(0..2))?;
+        let processor = *Processor::ALL.choose(&mut self.rng)?;
+        if self.guests.len() >= GUESTS_MAX {
+            return None;
+        }
         let slots = (STEADY..INSTANCES_MAX).map(|slot| Instance { processor, slot });
         let instance = { slots }.find(|instance| !self.guests.contains(instance))?;
         self.guests.insert(instance);

@@ -105,7 +105,7 @@ impl Processes {
             running.again = true;
             return Ok(());
         }
-        let name = format!("{}-{}", instance.processor.name(), instance.slot);
+        let name = instance.name();
         let log = self.dir.join(format!("{name}.log"));
         let file = OpenOptions::new().create(true).append(true).open(&log);
         let file = file.map_err(|error| failed(&log.display().to_string(), &error))?;

@@ -1,34 +1,30 @@
 //! The campaign from beginning to end.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use p2_core::ids::Id;
-use p2_core::record::{Header, Message, Topic};
+use p2_core::record::Topic;
 use p2_core::registry::Registry;
-use p2_stream::ports::{Log, NewRecord};
-use p2_stream::shell::now_ms;
-use p2_stream::wire;
+use p2_stream::shell::now_ms as wall_ms;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use super::check::{Verdict, check};
-use super::evidence::{self, Evidence, POISON};
+use super::evidence::{self, Evidence};
 use super::history::{Event, History};
-use super::people::{Deed, People};
-use super::plan::{Ours, Plan, plan};
+use super::payers::{Payers, opened};
+use super::people::People;
+use super::plan::{INSTANCES_MAX, Instance, Ours, Plan, Processor, plan};
 use super::processes::{Processes, UNAVAILABLE};
 use super::proxy::Proxy;
 use super::report::{Facts, summary};
 use super::services::{Server, free_port};
 use super::shift::{Behind, Shift};
 use super::watch::Watch;
+use super::writer::{self, Writer};
 use crate::args::ChaosArgs;
 use crate::backend::{Backend, OpenFailed};
 use crate::config::Config;
@@ -37,6 +33,7 @@ use crate::output::Output;
 
 const AGENTS: &str = include_str!("agents.yml");
 const SCRIPT: &str = include_str!("script.yml");
+const JUDGE: &str = include_str!("judge.yml");
 /// Partitions of the topics that are keyed by conversation.
 const PARTITIONS: i32 = 4;
 /// How long the system may take to come to rest once everything is healed.
@@ -49,8 +46,8 @@ const NEWEST: i64 = 100;
 const SAY_AGAIN: Duration = Duration::from_secs(15);
 /// How often it is looked at whether something is due.
 const TICK: Duration = Duration::from_millis(25);
-/// Writes of people that are under way at a time.
-const WRITES_MAX: usize = 64;
+/// How often those who wait for a person's consent are refused at the end.
+const REFUSE_AGAIN: Duration = Duration::from_secs(3);
 
 /// Where everything is, and how it is reached.
 struct Ground {
@@ -112,7 +109,8 @@ async fn services(
 ) -> EngineResult<(Ground, Option<Behind>, Option<Behind>)> {
     let scripts = dir.join("scripts");
     std::fs::create_dir_all(&scripts).map_err(|error| internal(&scripts, &error))?;
-    for (path, text) in [(scripts.join("people.yml"), SCRIPT), (dir.join("agents.yml"), AGENTS)] {
+    let files = [("people.yml", SCRIPT), ("judge.yml", JUDGE)].map(|(name, text)| (scripts.join(name), text));
+    for (path, text) in files.into_iter().chain([(dir.join("agents.yml"), AGENTS)]) {
         std::fs::write(&path, text).map_err(|error| internal(&path, &error))?;
     }
     let broker = async {
@@ -175,10 +173,15 @@ fn settings(dir: &Path, file: &str, brokers: &str, nodes: &str, name: &str) -> E
 
 /// Runs a command of this executable to its end; again where a server does not answer, as a busy machine's may.
 async fn command(shift: &Shift, ground: &Ground, arguments: &[&str]) -> EngineResult<()> {
+    command_in(shift, ground, "driver", arguments).await
+}
+
+/// As [`command`], with the data directory of that name.
+async fn command_in(shift: &Shift, ground: &Ground, name: &str, arguments: &[&str]) -> EngineResult<()> {
     let begin = Instant::now();
     loop {
         let mut command = shift.processes.command(&ground.past);
-        command.arg("--data-dir").arg(ground.dir.join("driver")).args(arguments);
+        command.arg("--data-dir").arg(ground.dir.join(name)).args(arguments);
         let done = command.output().await.map_err(|error| internal(&ground.dir, &error))?;
         if done.status.success() {
             return Ok(());
@@ -227,6 +230,11 @@ async fn work(
     let through = patiently(|| backend(ground, &ground.through)).await?;
     let registry = patiently(|| evidence::registry(past.log.as_ref())).await?;
     let watch = Watch::start(Arc::clone(&past.log), Arc::clone(&shift.history))?;
+    if plan.end_ms > 0 {
+        let (log, history) = (past.log.as_ref(), &shift.history);
+        let mut payers = Payers::new(seed, SmallRng::seed_from_u64(seed));
+        writer::in_order(log, history, &payers.deeds(opened())).await?;
+    }
     shift.begin()?;
     let writer = Writer::new(Arc::clone(&through.log), Arc::clone(&shift.history));
     let begin = Instant::now();
@@ -255,6 +263,7 @@ async fn work(
     if let Err(error) = command(shift, ground, &["replay", "stacks", "--verify"]).await {
         violations.push(format!("the replay differs from the store: {error}"));
     }
+    violations.extend(books_that_differ(shift, ground).await);
     let topics = patiently(|| evidence::topics(past.log.as_ref())).await?;
     let conversations = evidence::conversations(&topics);
     let evidence = Evidence {
@@ -262,6 +271,7 @@ async fn work(
         topics,
         history: shift.history.read()?,
         calls: evidence::calls(&ground.dir.join("calls"))?,
+        books: watch.world().money.books.clone(),
         registry,
         ..Evidence::default()
     };
@@ -270,6 +280,21 @@ async fn work(
         .map_err(|error| EngineError::Internal(format!("the checker failed: {error}")))?;
     violations.append(&mut verdict.violations);
     Ok((Verdict { violations, ..verdict }, seconds))
+}
+
+/// The books refolded from the first transaction, compared with what a process folds that starts now, and with what those
+/// that settled have kept.
+async fn books_that_differ(shift: &Shift, ground: &Ground) -> Vec<String> {
+    let settled = (0..INSTANCES_MAX).map(|slot| Instance { processor: Processor::Settlement, slot });
+    let kept =
+        settled.map(|instance| instance.name()).filter(|name| ground.dir.join(name).join("folds").is_dir());
+    let mut differences = Vec::new();
+    for name in std::iter::once("driver".to_owned()).chain(kept) {
+        if let Err(error) = command_in(shift, ground, &name, &["ledger", "verify"]).await {
+            differences.push(format!("the books that {name} keeps differ from the log: {error}"));
+        }
+    }
+    differences
 }
 
 /// What is not read, or not in the store, of what the log has; none where all of it is.
@@ -307,6 +332,7 @@ async fn under_fire(
 ) -> EngineResult<()> {
     let mut rng = SmallRng::seed_from_u64(seed ^ 0x5eed);
     let mut people = People::new(seed, SmallRng::seed_from_u64(seed ^ 0xbeef));
+    let mut payers = Payers::new(seed, SmallRng::seed_from_u64(seed ^ 0xcafe));
     let bar = bar(out, plan.end_ms / 1_000);
     let begin = Instant::now();
     let mut next = 0;
@@ -321,6 +347,10 @@ async fn under_fire(
         while speaks_ms <= now_ms {
             let deeds = people.act(&watch.world());
             deeds.into_iter().for_each(|deed| writer.write(deed));
+            if rng.random_range(0..4) == 0 {
+                let deeds = payers.act(&watch.world().money, wall_ms());
+                deeds.into_iter().for_each(|deed| writer.write(deed));
+            }
             // Now and then many at once.
             speaks_ms += if rng.random_range(0..6) == 0 { 1 } else { rng.random_range(20..180) };
         }
@@ -341,6 +371,8 @@ async fn rest(
     writer.drain().await;
     // What was said at an earlier end of the same campaign has other ids.
     let mut people = People::new(rand::random(), SmallRng::seed_from_u64(seed));
+    let mut payers = Payers::new(rand::random(), SmallRng::seed_from_u64(seed));
+    let mut refused: Option<Instant> = None;
     let begin = Instant::now();
     let quiet = Plan { faults: Vec::new(), end_ms: 0 };
     let mut closed = false;
@@ -348,7 +380,12 @@ async fn rest(
     let mut said = Instant::now();
     loop {
         shift.tick(&quiet, &mut 0, u64::MAX - 10_000).await?;
-        let unrest = watch.world().unrest(&writer.acknowledged(), writer.poisoned(), registry);
+        if refused.is_none_or(|at| at.elapsed() > REFUSE_AGAIN) {
+            refused = Some(Instant::now());
+            let deeds = payers.closing(&watch.world().money);
+            deeds.into_iter().for_each(|deed| writer.write(deed));
+        }
+        let unrest = watch.world().unrest(&writer.acknowledged(), registry);
         if let Some(unrest) = &unrest
             && said.elapsed() > SAY_AGAIN
         {
@@ -374,104 +411,6 @@ async fn rest(
             return Ok(unrest);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// Writes what people say, many at a time, and notes what became of it.
-struct Writer {
-    log: Arc<dyn Log>,
-    history: Arc<History>,
-    turns: Arc<Semaphore>,
-    acknowledged: Arc<Mutex<BTreeSet<Id>>>,
-    poisoned: Arc<AtomicUsize>,
-}
-
-impl Writer {
-    fn new(log: Arc<dyn Log>, history: Arc<History>) -> Writer {
-        let turns = Arc::new(Semaphore::new(WRITES_MAX));
-        Writer { log, history, turns, acknowledged: Arc::default(), poisoned: Arc::default() }
-    }
-
-    fn acknowledged(&self) -> BTreeSet<Id> {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn poisoned(&self) -> usize {
-        self.poisoned.load(Ordering::SeqCst)
-    }
-
-    /// Waits for everything that is being written.
-    async fn drain(&self) {
-        let all = u32::try_from(WRITES_MAX).unwrap_or(u32::MAX);
-        drop(self.turns.acquire_many(all).await);
-    }
-
-    /// Waits until there is a turn.
-    async fn has_a_turn(&self) {
-        drop(self.turns.acquire().await);
-    }
-
-    /// Writes in the background; what there is no turn for is not said.
-    fn write(&self, deed: Deed) {
-        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else { return };
-        let (log, history) = (Arc::clone(&self.log), Arc::clone(&self.history));
-        let (acknowledged, poisoned) = (Arc::clone(&self.acknowledged), Arc::clone(&self.poisoned));
-        tokio::spawn(async move {
-            let Some((record, id)) = record(&deed, log.partitions(Topic::Inbox)) else { return };
-            if let (Some(id), Deed::Say(message) | Deed::Misplace(message)) = (id, &deed) {
-                let conversation = message.payload.key().to_owned();
-                let kind = if matches!(deed, Deed::Say(_)) { "said" } else { "misplaced" }.to_owned();
-                history.note(Event::Sent { id, conversation, kind });
-            }
-            match (log.append(vec![record]).await, id) {
-                (Ok(positions), id) => {
-                    let Some(at) = positions.first() else { return };
-                    let (partition, offset) = (at.partition, at.offset);
-                    match id {
-                        Some(id) => {
-                            history.note(Event::Acknowledged { id, partition, offset });
-                            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-                        }
-                        None => {
-                            history.note(Event::Poisoned { partition, offset });
-                            poisoned.fetch_add(1, Ordering::SeqCst);
-                        }
-                    }
-                }
-                (Err(error), Some(id)) => {
-                    history.note(Event::Unacknowledged { id, reason: error.to_string() });
-                }
-                (Err(error), None) => history.note(Event::Note { what: format!("poison: {error}") }),
-            }
-            drop(turn);
-        });
-    }
-}
-
-/// The record of a deed, and its id where it has one.
-fn record(deed: &Deed, partitions: i32) -> Option<(NewRecord, Option<Id>)> {
-    let encoded = |message: &Message| {
-        let message = Message { time_ms: now_ms(), ..message.clone() };
-        wire::encode(&message, "/p2/chaos", partitions).ok()
-    };
-    match deed {
-        Deed::Say(message) => Some((encoded(message)?, Some(message.id))),
-        Deed::Misplace(message) => {
-            let record = encoded(message)?;
-            let partition = (record.partition + 1) % partitions;
-            Some((NewRecord { partition, ..record }, Some(message.id)))
-        }
-        Deed::Poison(key) => {
-            let record = NewRecord {
-                topic: Topic::Inbox,
-                partition: wire::partition(key.as_str(), partitions),
-                key: key.0.clone(),
-                headers: vec![Header { name: "content-type".to_owned(), value: b"text/plain".to_vec() }],
-                value: POISON.to_vec(),
-                time_ms: now_ms(),
-            };
-            Some((record, None))
-        }
     }
 }
 

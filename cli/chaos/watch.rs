@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::evidence::TOPICS;
 use super::history::{Event, History};
+use super::judging::Judging;
+use super::money::Money;
+use super::writer::Acknowledged;
 use crate::engine::EngineResult;
 
 /// How soon a reader that failed is made again.
@@ -38,6 +41,10 @@ pub(crate) struct World {
     pub(crate) effects_of: BTreeMap<ConversationId, Vec<Id>>,
     /// Effects that are said to be in doubt.
     pub(crate) in_doubt: BTreeSet<Id>,
+    /// Payment requests and books.
+    pub(crate) money: Money,
+    /// What was to be judged and was.
+    judging: Judging,
     /// Ids of messages that lie in the inbox.
     inbox: BTreeSet<Id>,
     /// Inputs that have an outcome.
@@ -78,12 +85,19 @@ impl World {
                 }
             }
             Payload::Artifact(artifact) => {
+                self.judging.take(&artifact);
                 if let ArtifactBody::InputOutcome(outcome) = &artifact.body {
                     self.outcomes.insert(outcome.input);
                 }
             }
             Payload::DeadLetter(_) => self.letters += 1,
-            Payload::PaymentRequest(_) | Payload::LedgerTransaction(_) | Payload::Registry(_) => {}
+            Payload::PaymentRequest(request) => self.money.request(message.id, &request),
+            Payload::LedgerTransaction(made) => {
+                if let Err(why) = self.money.transaction(&made) {
+                    self.broken.get_or_insert(why);
+                }
+            }
+            Payload::Registry(_) => {}
         }
     }
 
@@ -103,12 +117,7 @@ impl World {
     }
 
     /// What still has to happen before everything is at rest; none where it is.
-    pub(crate) fn unrest(
-        &self,
-        acknowledged: &BTreeSet<Id>,
-        poisoned: usize,
-        registry: &Registry,
-    ) -> Option<String> {
+    pub(crate) fn unrest(&mut self, said: &Acknowledged, registry: &Registry) -> Option<String> {
         if let Some(broken) = &self.broken {
             return Some(broken.clone());
         }
@@ -116,7 +125,7 @@ impl World {
             let first = ids.first()?;
             Some(format!("{} {what}, first {first}", ids.len()))
         };
-        let unread: Vec<Id> = acknowledged.difference(&self.inbox).copied().collect();
+        let unread: Vec<Id> = said.inputs.difference(&self.inbox).copied().collect();
         let undecided: Vec<Id> = self.inbox.difference(&self.outcomes).copied().collect();
         let unanswered = self.effects.values().filter(|effect| {
             let EffectBody::CallTool(call) = &effect.body else { return false };
@@ -127,8 +136,12 @@ impl World {
         missing("acknowledged inputs are not read yet", unread)
             .or_else(|| missing("inputs have no outcome", undecided))
             .or_else(|| missing("effects have no answer", unanswered.map(|effect| effect.id).collect()))
-            .or_else(|| (self.letters < poisoned).then(|| format!("{} letters of {poisoned}", self.letters)))
+            .or_else(|| {
+                (self.letters < said.poison).then(|| format!("{} letters of {}", self.letters, said.poison))
+            })
             .or_else(|| self.conversations.values().find_map(open_wait))
+            .or_else(|| self.money.unrest(&said.requests))
+            .or_else(|| self.judging.unrest(registry, &self.conversations))
     }
 }
 

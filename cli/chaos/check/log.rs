@@ -63,7 +63,15 @@ fn acknowledged(index: &Index<'_>, verdict: &mut Verdict) {
 
 /// No record is written twice by a processor.
 fn once(index: &Index<'_>, verdict: &mut Verdict) {
-    for topic in [Topic::Inbox, Topic::StateTransitions, Topic::Effects, Topic::Artifacts] {
+    let topics = [
+        Topic::Inbox,
+        Topic::StateTransitions,
+        Topic::Effects,
+        Topic::Artifacts,
+        Topic::PaymentRequests,
+        Topic::LedgerTransactions,
+    ];
+    for topic in topics {
         let mut first: BTreeMap<Id, (i32, i64)> = BTreeMap::new();
         for (partition, offset, record) in index.of(topic) {
             let Ok(message) = record else { continue };
@@ -85,6 +93,7 @@ fn once(index: &Index<'_>, verdict: &mut Verdict) {
 fn may_be_there_again(index: &Index<'_>, message: &p2_core::record::Message) -> bool {
     match &message.payload {
         Payload::Inbox(_) => index.sent.contains(&message.id),
+        Payload::PaymentRequest(_) => index.asked.contains(&message.id),
         Payload::Artifact(artifact) => matches!(&artifact.body, ArtifactBody::InputOutcome(outcome)
             if outcome.outcome.verdict == Said::Duplicate),
         _ => false,

@@ -1,6 +1,8 @@
 //! The checker: what the log, the store and the outside world say, compared with what was promised. Pure.
 
+mod judged;
 mod log;
+mod money;
 mod outside;
 mod steps;
 #[cfg(test)]
@@ -9,8 +11,11 @@ mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
-use p2_core::record::{ArtifactBody, Effect, Message, Payload, StateTransition, Topic};
+use p2_core::record::{
+    ArtifactBody, Effect, LedgerTransaction, Message, Payload, PaymentRequest, StateTransition, Topic,
+};
 use p2_stream::wire;
 
 use super::evidence::{Evidence, POISONED};
@@ -56,8 +61,14 @@ struct Index<'e> {
     effects: BTreeMap<Id, &'e Effect>,
     /// The transitions of each conversation as they lie there.
     transitions: BTreeMap<&'e ConversationId, Vec<(i32, i64, &'e StateTransition)>>,
+    /// Requests to the ledger, in the order of their partition.
+    requests: Vec<(Lying<'e>, &'e PaymentRequest)>,
+    /// Transactions of the ledger, in the order of their partition.
+    made: Vec<(Lying<'e>, &'e LedgerTransaction)>,
     /// Messages that people wrote, or tried to.
     sent: BTreeSet<Id>,
+    /// Records of requests to the ledger that people wrote, or tried to.
+    asked: BTreeSet<Id>,
     /// Where lies what people wrote that is no message: a log may have taken it twice.
     poison: BTreeSet<(i32, i64)>,
 }
@@ -71,12 +82,17 @@ impl<'e> Index<'e> {
             artifacts: Vec::new(),
             effects: BTreeMap::new(),
             transitions: BTreeMap::new(),
+            requests: Vec::new(),
+            made: Vec::new(),
+            asked: BTreeSet::new(),
             sent: BTreeSet::new(),
             poison: BTreeSet::new(),
         };
         for line in &evidence.history {
-            if let Event::Sent { id, .. } = &line.event {
-                index.sent.insert(*id);
+            match &line.event {
+                Event::Sent { id, .. } => drop(index.sent.insert(*id)),
+                Event::Asked { id, .. } => drop(index.asked.insert(*id)),
+                _ => {}
             }
         }
         let partitions = evidence.partitions();
@@ -101,10 +117,9 @@ impl<'e> Index<'e> {
                         let of = index.transitions.entry(&transition.conversation).or_default();
                         of.push((partition, *offset, transition));
                     }
-                    Payload::PaymentRequest(_)
-                    | Payload::LedgerTransaction(_)
-                    | Payload::Registry(_)
-                    | Payload::DeadLetter(_) => {}
+                    Payload::PaymentRequest(request) => index.requests.push((lying, request)),
+                    Payload::LedgerTransaction(made) => index.made.push((lying, made)),
+                    Payload::Registry(_) | Payload::DeadLetter(_) => {}
                 }
             }
         }
@@ -139,5 +154,18 @@ pub(crate) fn check(evidence: &Evidence) -> Verdict {
     outside::check(&index, &mut verdict);
     steps::check(&index, &mut verdict);
     views::check(&index, &mut verdict);
+    let conversations = folded(&index);
+    let books = money::check(&index, &conversations, &mut verdict);
+    judged::check(&index, &conversations, &books, &mut verdict);
     verdict
+}
+
+/// Every conversation, folded as far as it can be: where it cannot, others have said so.
+fn folded<'e>(index: &Index<'e>) -> money::Conversations<'e> {
+    let fold = |(key, transitions): (&&'e ConversationId, &Vec<(i32, i64, &StateTransition)>)| {
+        let mut conversation = Conversation::default();
+        let _ = transitions.iter().try_for_each(|(.., transition)| conversation.apply(transition));
+        (*key, conversation)
+    };
+    index.transitions.iter().map(fold).collect()
 }

@@ -53,6 +53,10 @@ pub(super) fn check(index: &Index<'_>, verdict: &mut Verdict) {
 fn said(index: &Index<'_>, times: &BTreeMap<Id, Times>, verdict: &mut Verdict) {
     for lying in index.inbox.iter().filter(|lying| !index.sent.contains(&lying.message.id)) {
         let Payload::Inbox(inbox) = &lying.message.payload else { continue };
+        if matches!(inbox.body, InboxBody::PaymentResult(_)) {
+            // What money has come to is looked at with the books.
+            continue;
+        }
         let InboxBody::ToolOutcome(outcome) = &inbox.body else {
             let (id, kind) = (lying.message.id, inbox.body.kind());
             verdict.broken(format!("{}: nobody sent {kind} {id}", inbox.conversation));

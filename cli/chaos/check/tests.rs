@@ -1,7 +1,15 @@
 //! A true story that breaks no promise; and, one by one, stories that do, with what the checker says of them.
 
+use std::sync::Arc;
+
+use evaluator::{EvaluatorLane, Evaluators, JudgeRequest, Ruling};
 use p2_core::apply::parse_file;
 use p2_core::conversation::Conversation;
+use p2_core::eval::reply::Judgement;
+use p2_core::eval::trajectory::Trajectory;
+use p2_core::eval::{Place, rules};
+use p2_core::ids::BookId;
+use p2_core::ledger::Book;
 use p2_core::model::{ModelOutcome, ModelReply, ModelToolCall};
 use p2_core::record::*;
 use p2_core::state::{Answer, AnswerKind, State, WaitKind};
@@ -9,11 +17,15 @@ use p2_core::step::{self, Context, Input};
 use p2_stream::ports::ToolReply;
 use p2_stream::processor::{LaneInput, Processor};
 use p2_stream::wire;
+use settlement::Settlement;
 use tool_exec::{ToolExec, ToolExecReply, ToolLane};
 
 use super::{BTreeMap, ConversationId, Evidence, Id, check};
 use crate::chaos::evidence::{Lying as Record, POISONED, TOPICS};
 use crate::chaos::history::{Called, Event, Line};
+use crate::chaos::payers::opened;
+
+mod money;
 
 const PARTITIONS: i32 = 4;
 
@@ -21,6 +33,8 @@ const PARTITIONS: i32 = 4;
 struct Story {
     evidence: Evidence,
     conversations: BTreeMap<ConversationId, Conversation>,
+    books: BTreeMap<BookId, Book>,
+    asked: u64,
     now_ms: i64,
 }
 
@@ -39,7 +53,10 @@ impl Story {
             (0..PARTITIONS)
                 .for_each(|partition| drop(evidence.topics.insert((topic, partition), Vec::new())));
         }
-        Story { evidence, conversations: BTreeMap::new(), now_ms: 1_000 }
+        let (conversations, books) = (BTreeMap::new(), BTreeMap::new());
+        let mut story = Story { evidence, conversations, books, asked: 0, now_ms: 1_000 };
+        opened().into_iter().for_each(|request| story.asks(request));
+        story
     }
 
     fn append(&mut self, partition: i32, record: Result<Message, String>, topic: Topic) -> i64 {
@@ -50,11 +67,99 @@ impl Story {
         offset
     }
 
-    fn commit(&mut self, messages: &[Message]) {
-        for message in messages {
-            let partition = wire::partition(message.payload.key(), PARTITIONS);
-            self.append(partition, Ok(message.clone()), message.payload.topic());
+    fn commit(&mut self, messages: &[Message]) -> Vec<Position> {
+        let one = |message: &Message| {
+            let (topic, partition) =
+                (message.payload.topic(), wire::partition(message.payload.key(), PARTITIONS));
+            let offset = self.append(partition, Ok(message.clone()), topic);
+            Position { topic, partition, offset }
+        };
+        messages.iter().map(one).collect()
+    }
+
+    /// Commits, and lets those who read it do their work.
+    fn goes_on(&mut self, messages: &[Message]) {
+        let places = self.commit(messages);
+        for (message, at) in messages.iter().zip(places) {
+            match &message.payload {
+                Payload::PaymentRequest(request) => self.settle(message, &request.book, at),
+                Payload::Artifact(_) => self.judge(message),
+                _ => {}
+            }
         }
+    }
+
+    /// A person asks the ledger.
+    fn asks(&mut self, request: PaymentRequest) {
+        self.asked += 1;
+        let (id, book) = (Id::of_text(&format!("asks {}", self.asked)), request.book.to_string());
+        let kind = request.body.kind().to_owned();
+        let payload = Payload::PaymentRequest(request);
+        let record = Message { id, cause: id, cause_position: None, time_ms: 0, traceparent: None, payload };
+        self.note(Event::Asked { id, book, kind });
+        let partition = wire::partition(record.payload.key(), PARTITIONS);
+        let offset = self.evidence.topics[&(Topic::PaymentRequests, partition)]
+            .last()
+            .map_or(0, |(offset, _)| offset + 2);
+        self.note(Event::Taken { id, partition, offset });
+        self.goes_on(&[record]);
+    }
+
+    /// `settlement` decides, and whoever waits hears of it.
+    fn settle(&mut self, record: &Message, name: &BookId, at: Position) {
+        self.now_ms += 1;
+        let book = self.books.entry(name.clone()).or_default();
+        let input = LaneInput::Record(record.clone());
+        let mut step = Settlement.decide(name.as_str(), book, &input, self.now_ms);
+        step.outputs.iter_mut().for_each(|output| output.cause_position = Some(at));
+        step.outputs.iter().for_each(|output| Settlement.apply(book, output).unwrap());
+        self.commit(&step.outputs);
+        for output in &step.outputs {
+            if let Payload::Inbox(message) = &output.payload {
+                let conversation = message.conversation.0.clone();
+                self.decide(&conversation, &Input::Inbox { id: output.id, message: message.clone() });
+            }
+        }
+    }
+
+    /// `evaluator` judges.
+    fn judge(&mut self, record: &Message) {
+        let registry = Arc::new(self.evidence.registry.clone());
+        let evaluators = Evaluators::new(move || registry.clone());
+        let mut lane = EvaluatorLane::default();
+        evaluators.apply(&mut lane, record).unwrap();
+        let key = evaluators.lane_key(record);
+        let asked = evaluators.decide(&key, &lane, &LaneInput::Record(record.clone()), self.now_ms);
+        for call in &asked.calls {
+            let reply = LaneInput::Reply { call: call.id, reply: self.rulings(&call.request) };
+            let judged = evaluators.decide(&key, &lane, &reply, self.now_ms);
+            self.goes_on(&judged.outputs);
+        }
+    }
+
+    /// What rules say; models say 0.7.
+    fn rulings(&self, request: &JudgeRequest) -> Vec<Ruling> {
+        let (spot, entry) = (&request.spot, request.spot.entry.unwrap());
+        let conversation = &self.conversations[&spot.conversation];
+        let place = Place::of(conversation, &spot.agent, &spot.branch, entry);
+        let shown = Trajectory::of(conversation, &place, &spot.branch).unwrap();
+        let judges = request.candidates.iter().filter(|candidate| candidate.when.holds(&shown));
+        let ruling = |candidate: &evaluator::Candidate| {
+            let opinion = || Ok(Judgement { score: 0.7, ..Judgement::default() });
+            let said = rules::judge(&candidate.evaluator.kind, &shown, None).unwrap_or_else(opinion).unwrap();
+            let evaluation = Evaluation {
+                target: place.target(),
+                evaluator: candidate.evaluator.id.clone(),
+                version: candidate.version,
+                occasion: candidate.occasion.clone(),
+                score: Some(said.score),
+                metrics: said.metrics,
+                samples: 1,
+                ..Evaluation::default()
+            };
+            Ruling::Judged { place: place.clone(), parent: None, evaluation: Box::new(evaluation) }
+        };
+        judges.map(ruling).collect()
     }
 
     fn note(&mut self, event: Event) {
@@ -85,7 +190,7 @@ impl Story {
             known.apply(transition).unwrap();
         }
         let meta = agent_step::Meta { input: input.id(), time_ms: self.now_ms, traceparent: None };
-        self.commit(&agent_step::messages(&decision, &meta));
+        self.goes_on(&agent_step::messages(&decision, &meta));
         for effect in &decision.effects {
             self.execute(effect);
         }
@@ -163,6 +268,7 @@ impl Story {
             let open = self.evidence.store.open.entry(partition).or_default();
             open.extend((!folded.waits.is_empty()).then(|| conversation.clone()));
         }
+        self.evidence.books = self.books;
         self.evidence
     }
 }

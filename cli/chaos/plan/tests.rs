@@ -21,7 +21,7 @@ fn sixty_minutes_hold_more_than_three_hundred_kills_and_every_kind_of_fault() {
         for due in &plan.faults {
             *kinds.entry(due.fault.kind()).or_default() += 1;
         }
-        assert_eq!(kinds.len(), 15, "seed {seed}: {kinds:?}");
+        assert_eq!(kinds.len(), 17, "seed {seed}: {kinds:?}");
     }
 }
 
@@ -70,6 +70,8 @@ fn only_processes_that_are_there_are_killed_suspended_and_removed() {
                 Fault::Add { instance } => {
                     assert!(there.insert(instance), "seed {seed}: {instance} is added twice");
                     assert!(instance.slot < INSTANCES_MAX, "{instance}");
+                    let guests = there.iter().filter(|instance| instance.slot >= STEADY).count();
+                    assert!(guests <= GUESTS_MAX, "seed {seed}: {guests} guests");
                 }
                 Fault::Remove { instance } => {
                     assert!(instance.slot >= STEADY && there.remove(&instance), "seed {seed}: {instance}");
@@ -79,6 +81,19 @@ fn only_processes_that_are_there_are_killed_suspended_and_removed() {
                 }
                 _ => {}
             }
+        }
+    }
+}
+
+#[test]
+fn four_minutes_kill_processes_of_every_processor() {
+    for seed in 0..100 {
+        let plan = plan(seed, 4 * MINUTE, OURS);
+        for processor in Processor::ALL {
+            let kills = plan.faults.iter().filter(
+                |due| matches!(due.fault, Fault::Kill { instance, .. } if instance.processor == processor),
+            );
+            assert!(kills.count() > 0, "seed {seed}: no {} is killed", processor.name());
         }
     }
 }

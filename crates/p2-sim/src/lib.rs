@@ -8,6 +8,7 @@ pub mod actor;
 pub mod chain;
 pub mod check;
 mod faults;
+pub mod judged;
 pub mod log;
 pub mod money;
 pub mod oracle;

@@ -493,15 +493,15 @@ fn is_question(state: &State) -> bool {
 /// Distinct model calls since the newest question.
 fn asked_since_question(visible: &[&Entry]) -> usize {
     let asked = visible.iter().rev().take_while(|entry| !is_question(&entry.state));
-    let ids: BTreeSet<Id> = asked
-        .filter_map(|entry| match &entry.state {
-            // Another attempt at a call that was begun under another reservation is no other call.
-            State::Waiting(waiting) if waiting.kind == WaitKind::Llm => {
-                waiting.budget.as_ref().is_none_or(|held| !held.again).then_some(waiting.id)
-            }
-            _ => None,
-        })
-        .collect();
+    let waits = asked.filter_map(|entry| match &entry.state {
+        State::Waiting(waiting) if waiting.kind == WaitKind::Llm => Some(waiting),
+        _ => None,
+    });
+    // Another attempt at a call that was begun under another reservation is no other call, whether or not a pause has
+    // paid for it since.
+    let again = |waiting: &&Waiting| waiting.budget.as_ref().is_some_and(|held| held.again);
+    let attempts: BTreeSet<Id> = waits.clone().filter(again).map(|waiting| waiting.id).collect();
+    let ids: BTreeSet<Id> = waits.map(|waiting| waiting.id).filter(|id| !attempts.contains(id)).collect();
     ids.len()
 }
 

@@ -12,7 +12,7 @@ use p2_core::registry::Registry;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark};
 use serde_json::json;
 
-use crate::{Candidate, JudgeRequest, RULE_TIMEOUT_MS, Ruling, TARGET_TIMEOUT_MS};
+use crate::{Candidate, JudgeRequest, RULE_TIMEOUT_MS, Ruling, STORE_TIMEOUT_MS, TARGET_TIMEOUT_MS};
 
 type Step = LaneStep<JudgeRequest>;
 
@@ -71,8 +71,8 @@ fn arrived(registry: &Registry, message: &Message, now_ms: i64) -> Step {
         return answered(message, artifact, "invalid", why, now_ms);
     };
     let longest = candidates.iter().map(|candidate| timeout_ms(&candidate.evaluator)).max();
-    let deadline_ms =
-        now_ms.saturating_add(TARGET_TIMEOUT_MS).saturating_add(longest.unwrap_or(RULE_TIMEOUT_MS));
+    let reading_ms = STORE_TIMEOUT_MS + TARGET_TIMEOUT_MS;
+    let deadline_ms = now_ms.saturating_add(reading_ms).saturating_add(longest.unwrap_or(RULE_TIMEOUT_MS));
     tracing::debug!(target: "evaluator", candidates = candidates.len(), "may have to be judged");
     let request = JudgeRequest { spot, time_ms: artifact.time_ms, candidates, claim };
     let id = Id::derive(&message.id, "judge", 0);

@@ -34,6 +34,8 @@ pub use port::{Clock, JudgePort};
 
 /// How long a target may be on its way into the store, milliseconds.
 pub const TARGET_TIMEOUT_MS: i64 = 30_000;
+/// How long a store that does not answer is waited for, milliseconds: that it is away says nothing of the target.
+pub const STORE_TIMEOUT_MS: i64 = 900_000;
 /// Deadline of an evaluator that asks no model, milliseconds, the wait for its target not included.
 pub const RULE_TIMEOUT_MS: i64 = 30_000;
 

@@ -15,14 +15,14 @@ use p2_core::eval::{FIRST, Place, evaluation_id, money, prompt};
 use p2_core::ids::Id;
 use p2_core::record::{ArtifactBody, Evaluation};
 use p2_core::registry::Registry;
-use p2_stream::ports::{Log, Model, StackStore};
+use p2_stream::ports::{Log, Model, StackStore, StoreError};
 use sha2::{Digest, Sha256};
 
 use crate::decide::timeout_ms;
 use crate::judges::{Asking, error};
 use crate::known::Known;
 use crate::rules;
-use crate::{Candidate, JudgeRequest, RegistrySnapshot, Ruling, TARGET_TIMEOUT_MS};
+use crate::{Candidate, JudgeRequest, RegistrySnapshot, Ruling, STORE_TIMEOUT_MS, TARGET_TIMEOUT_MS};
 
 /// The time, milliseconds since the epoch.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -56,6 +56,14 @@ struct Target {
     trajectory: Trajectory,
 }
 
+/// Why a conversation could not be read.
+enum Unread {
+    /// The store does not answer.
+    Away(String),
+    /// What it has cannot be read.
+    Broken(String),
+}
+
 impl JudgePort {
     /// A port that asks `model`, reads targets from `store` and earlier evaluations from `log`.
     pub fn new(
@@ -72,8 +80,7 @@ impl JudgePort {
     /// cuts the calls.
     pub async fn judge(&self, request: &JudgeRequest, deadline_ms: i64) -> Vec<Ruling> {
         let begun_ms = (self.clock)();
-        let until_ms = begun_ms.saturating_add(TARGET_TIMEOUT_MS).min(deadline_ms);
-        let target = match self.target(&request.spot, request.time_ms, until_ms).await {
+        let target = match self.target(&request.spot, request.time_ms, deadline_ms).await {
             Ok(target) => target,
             Err(why) => {
                 let mut ruled = self.without_target(request, begun_ms, &why, deadline_ms).await;
@@ -98,19 +105,31 @@ impl JudgePort {
 
     // -------------------------------------------------------------------------------------- the target
 
-    /// Waits until the view has the target: it may lag behind the log by a moment.
-    async fn target(&self, spot: &Spot, time_ms: i64, until_ms: i64) -> Result<Target, String> {
+    /// Waits until the view has the target: it may lag behind the log by a moment, and be away for longer.
+    async fn target(&self, spot: &Spot, time_ms: i64, deadline_ms: i64) -> Result<Target, String> {
+        let begun_ms = (self.clock)();
+        let mut absent_ms = None;
         let mut pause = PAUSE_MIN;
         loop {
-            let problem = match self.load(spot).await {
-                Err(problem) => problem,
-                Ok(conversation) => match found(&conversation, spot, time_ms) {
-                    Ok(Some(target)) => return Ok(target),
-                    Ok(None) => "it is not in the store yet".to_owned(),
-                    Err(never) => return Err(never),
+            let loaded = self.load(spot).await;
+            let now_ms = (self.clock)();
+            let (problem, until_ms) = match loaded {
+                Err(Unread::Away(problem)) => {
+                    // When it is back it may have to catch up first.
+                    absent_ms = None;
+                    (problem, begun_ms.saturating_add(STORE_TIMEOUT_MS))
+                }
+                Err(Unread::Broken(problem)) => (problem, begun_ms.saturating_add(TARGET_TIMEOUT_MS)),
+                Ok(conversation) => match found(&conversation, spot, time_ms)? {
+                    Some(target) => return Ok(target),
+                    None => {
+                        let since_ms: i64 = *absent_ms.get_or_insert(now_ms);
+                        let problem = "it is not in the store yet".to_owned();
+                        (problem, since_ms.saturating_add(TARGET_TIMEOUT_MS))
+                    }
                 },
             };
-            if (self.clock)() >= until_ms {
+            if now_ms >= until_ms.min(deadline_ms) {
                 return Err(problem);
             }
             tokio::time::sleep(pause).await;
@@ -118,11 +137,14 @@ impl JudgePort {
         }
     }
 
-    async fn load(&self, spot: &Spot) -> Result<Conversation, String> {
-        let transitions = self.store.load(&spot.conversation).await.map_err(|error| error.to_string())?;
+    async fn load(&self, spot: &Spot) -> Result<Conversation, Unread> {
+        let transitions = self.store.load(&spot.conversation).await.map_err(|error| match error {
+            StoreError::Unavailable(_) | StoreError::Rebuilt(_) => Unread::Away(error.to_string()),
+            StoreError::Foreign(_) | StoreError::Corrupt(_) => Unread::Broken(error.to_string()),
+        })?;
         let mut conversation = Conversation::default();
         for transition in &transitions {
-            conversation.apply(transition).map_err(|error| error.to_string())?;
+            conversation.apply(transition).map_err(|error| Unread::Broken(error.to_string()))?;
         }
         Ok(conversation)
     }

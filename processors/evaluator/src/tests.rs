@@ -1,17 +1,17 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use p2_core::apply::parse_file;
 use p2_core::eval::{ANSWERED, FIRST, REQUESTED, evaluation_id};
-use p2_core::ids::BranchId;
+use p2_core::ids::{AgentId, BranchId, ConversationId};
 use p2_core::model::{ModelError, ModelErrorClass, ModelOutcome, ModelReply, ModelRequest};
 use p2_core::record::*;
 use p2_core::state::*;
 use p2_stream::memory::{MemoryLog, MemoryStore};
-use p2_stream::ports::{Log, Model, StackStore};
+use p2_stream::ports::{ConversationSummary, Log, Model, StackStore, StoreError};
 use p2_stream::processor::Mark;
 use p2_stream::wire;
 use serde_json::{Value, json};
@@ -100,11 +100,68 @@ fn says(text: &str) -> Result<ModelReply, ModelError> {
     })
 }
 
+/// A store that judges cannot always reach.
+struct Reached {
+    store: MemoryStore,
+    away: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl StackStore for Reached {
+    async fn load(&self, conversation: &ConversationId) -> Result<Vec<StateTransition>, StoreError> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(StoreError::Unavailable("nobody answers".into())),
+            false => self.store.load(conversation).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        partition: i32,
+        rows: Vec<(i64, StateTransition)>,
+        applied: i64,
+    ) -> Result<(), StoreError> {
+        self.store.write(partition, rows, applied).await
+    }
+
+    async fn applied(&self, partition: i32) -> Result<i64, StoreError> {
+        self.store.applied(partition).await
+    }
+
+    async fn tail(
+        &self,
+        conversation: &ConversationId,
+        agent: &AgentId,
+        branch: &BranchId,
+        before: i64,
+        max: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.store.tail(conversation, agent, branch, before, max).await
+    }
+
+    async fn open(&self, partition: i32) -> Result<Vec<ConversationId>, StoreError> {
+        self.store.open(partition).await
+    }
+
+    async fn list(
+        &self,
+        after: Option<&ConversationId>,
+        max: usize,
+    ) -> Result<Vec<ConversationSummary>, StoreError> {
+        self.store.list(after, max).await
+    }
+
+    async fn wipe(&self) -> Result<(), StoreError> {
+        self.store.wipe().await
+    }
+}
+
 struct Rig {
     port: JudgePort,
     model: Arc<Scripted>,
     log: MemoryLog,
     store: MemoryStore,
+    away: Arc<AtomicBool>,
     offset_ms: Arc<AtomicI64>,
 }
 
@@ -121,8 +178,10 @@ fn rig_of(answers: Vec<Result<ModelReply, ModelError>>, silent: bool) -> Rig {
     let clock: Clock = Arc::new(move || {
         NOW + offset.load(Ordering::SeqCst) + i64::try_from(start.elapsed().as_millis()).unwrap()
     });
-    let port = JudgePort::new(model.clone(), Arc::new(store.clone()), Arc::new(log.clone()), registry, clock);
-    Rig { port, model, log, store, offset_ms }
+    let away = Arc::new(AtomicBool::new(false));
+    let reached = Arc::new(Reached { store: store.clone(), away: away.clone() });
+    let port = JudgePort::new(model.clone(), reached, Arc::new(log.clone()), registry, clock);
+    Rig { port, model, log, store, away, offset_ms }
 }
 
 fn rig(answers: &[&str]) -> Rig {
@@ -542,6 +601,33 @@ async fn a_target_that_is_not_in_the_store_yet_is_waited_for() {
     };
     let (judged, ()) = tokio::join!(judged, written);
     assert_eq!(evaluation(&judged[0]).score, Some(0.75));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_away_for_minutes_is_waited_for_and_catches_up_before_anything_is_missing() {
+    let rig = rig(&[GOOD]);
+    rig.away.store(true, Ordering::SeqCst);
+    let end = finished("end");
+    let judged = rig.take(&end);
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        rig.away.store(false, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        rig.talk("talk", chat()).await;
+    };
+    let (judged, ()) = tokio::join!(judged, back);
+    assert_eq!(evaluation(&judged[0]).score, Some(0.75));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_never_comes_back_is_an_error_that_says_so() {
+    let rig = rig(&[]);
+    rig.away.store(true, Ordering::SeqCst);
+    let written = rig.take(&finished("end")).await;
+    let found = evaluation(&written[0]);
+    assert_eq!(found.outcome(), "no_target");
+    assert!(found.error.as_ref().unwrap().message.contains("nobody answers"), "{found:?}");
+    assert!(found.latency_ms >= STORE_TIMEOUT_MS, "{}", found.latency_ms);
 }
 
 #[tokio::test(start_paused = true)]

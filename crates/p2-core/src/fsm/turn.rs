@@ -190,16 +190,17 @@ pub(super) fn call_model(
 
 fn ask_model(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, llm: &LlmAgent) {
     let turn = lookup::turn(&step.conv, agent, branch);
+    let ids = |entries: &[&Entry], wanted: &dyn Fn(&Waiting) -> bool| -> Vec<Id> {
+        let waits = entries.iter().filter_map(|entry| match &entry.state {
+            State::Waiting(waiting) if waiting.kind == WaitKind::Llm && wanted(waiting) => Some(waiting.id),
+            _ => None,
+        });
+        waits.collect()
+    };
+    // A pause writes such a wait once more, without what was set aside for it.
+    let again = ids(&turn, &is_again);
     let waits = |entries: &[&Entry]| {
-        let mut ids: Vec<Id> = entries
-            .iter()
-            .filter_map(|entry| match &entry.state {
-                State::Waiting(waiting) if waiting.kind == WaitKind::Llm && !is_again(waiting) => {
-                    Some(waiting.id)
-                }
-                _ => None,
-            })
-            .collect();
+        let mut ids = ids(entries, &|waiting| !again.contains(&waiting.id));
         ids.sort_unstable();
         ids.dedup();
         ids.len()

@@ -260,6 +260,12 @@ impl Pages {
         self.asides.values().filter(|aside| aside.from == *name).map(|aside| aside.amount).sum()
     }
 
+    /// A copy of what payments change. What was answered is long, and has nothing to do with them.
+    pub(super) fn purses_and_asides(&self) -> Pages {
+        let (purses, asides) = (self.purses.clone(), self.asides.clone());
+        Pages { open: self.open, purses, asides, policy: self.policy.clone(), ..Pages::default() }
+    }
+
     fn take(&mut self, made: &LedgerTransaction, outside: &mut Outside) -> Result<(), String> {
         as_result((made.seq, made.previous) == (self.seq, self.last), || {
             format!("it does not follow transaction {}", self.seq - 1)

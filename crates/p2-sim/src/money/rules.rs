@@ -58,6 +58,14 @@ fn in_cents(amount: i64, scale: Option<i32>) -> Option<i64> {
     }
 }
 
+/// An amount of so many decimals in those of the books, exactly.
+fn exactly_in_cents(amount: i64, scale: Option<i32>) -> Option<i64> {
+    let cents = in_cents(amount, scale)?;
+    let finer = scale.map_or(0, |scale| scale - 2).max(0).unsigned_abs();
+    let back = cents.checked_mul(10_i64.pow(finer))?;
+    (finer == 0 || back == amount).then_some(cents)
+}
+
 fn is_amount(amount: i64) -> bool {
     (1..=MOST).contains(&amount)
 }
@@ -196,9 +204,14 @@ impl Pages {
         if transfer.legs.is_empty() || transfer.legs.len() > 100 {
             return None;
         }
-        let mut copy = self.clone();
+        let legs = transfer.legs.iter().map(|leg| {
+            let amount = exactly_in_cents(leg.amount, transfer.scale)?;
+            Some(Leg { amount, ..leg.clone() })
+        });
+        let legs = legs.collect::<Option<Vec<Leg>>>()?;
+        let mut copy = self.purses_and_asides();
         let mut sum = 0_i64;
-        for leg in &transfer.legs {
+        for leg in &legs {
             copy.can_pay(request, (&leg.from, &leg.to, leg.amount), now_ms)?;
             for (name, change) in [(&leg.from, -leg.amount), (&leg.to, leg.amount)] {
                 let purse = copy.purses.get_mut(name)?;
@@ -211,8 +224,7 @@ impl Pages {
             }
             sum = sum.saturating_add(leg.amount);
         }
-        let legs = transfer.legs.iter();
-        let moves = legs.map(|leg| (leg.from.clone(), leg.to.clone(), leg.amount)).collect();
+        let moves = legs.into_iter().map(|leg| (leg.from, leg.to, leg.amount)).collect();
         Some(if self.asks_a_person(sum, approved) { Expected::Waits } else { paid(moves) })
     }
 

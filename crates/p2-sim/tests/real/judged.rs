@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use p2_core::conversation::Conversation;
 use p2_core::definition::EvaluatorKind;
 use p2_core::eval::reward::{self, REFUSED};
-use p2_core::eval::trajectory::Trajectory;
-use p2_core::eval::{ANSWERED, FIRST, Place, REQUESTED, evaluation_id, rules};
-use p2_core::ids::{BranchId, Id};
+use p2_core::eval::{ANSWERED, FIRST, Place, REQUESTED, evaluation_id};
+use p2_core::ids::Id;
 use p2_core::record::*;
 use p2_core::registry::Registry;
 use p2_sim::oracle::Oracle;
@@ -241,7 +239,7 @@ impl Judged {
             if conversation.head(&place.agent, &place.branch) < place.entry {
                 return Err("of an entry that is not committed".to_owned());
             }
-            same_rule(&definition.kind, &place, conversation, evaluation)?;
+            p2_sim::judged::same_rule(&definition.kind, &place, conversation, evaluation)?;
         }
         let rewards = definition.rewards.as_ref();
         let earned =
@@ -313,22 +311,4 @@ impl Judged {
         }
         Ok(())
     }
-}
-
-/// A rule says the same of what was committed, whoever judged it and when.
-fn same_rule(
-    kind: &EvaluatorKind,
-    place: &Place,
-    conversation: &Conversation,
-    evaluation: &Evaluation,
-) -> Result<(), String> {
-    let Some(stack) = conversation.stacks.get(&place.agent) else { return Ok(()) };
-    let has = |branch: &&BranchId| Place::of(conversation, &place.agent, branch, place.entry) == *place;
-    let mut branches = stack.branches.keys().filter(has);
-    let shown = branches.find_map(|branch| Trajectory::of(conversation, place, branch));
-    let Some(Ok(judgement)) = shown.and_then(|shown| rules::judge(kind, &shown, None)) else { return Ok(()) };
-    if evaluation.score == Some(judgement.score) {
-        return Ok(());
-    }
-    Err(format!("the rule says {} and it is {:?}", judgement.score, evaluation.score))
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::definition::Budget;
 use crate::ids::AccountId;
 use crate::ledger::{self, Book, Ruling};
+use crate::step::{ASKS_MAX, EMPTY_REPLIES_MAX};
 
 const TEAM: &str = "budget:team";
 
@@ -606,6 +607,40 @@ fn a_call_whose_owner_is_gone_is_paid_and_begun_again_under_a_reservation_of_its
     p.reply("at last", &[], None);
     assert!(p.w.main().ends_with("assistant: at last\n"), "{}", p.w.main());
     assert_eq!(p.has(TEAM), (400, 0));
+}
+
+/// Calls of a model that a pause cut short, so that each was begun again under a reservation of its own.
+fn interrupted(p: &mut Purse, times: usize) {
+    p.say("one");
+    for _ in 0..times {
+        p.give(TEAM, 100);
+        p.w.control(ControlOperation::Pause);
+        p.settle();
+        p.w.control(ControlOperation::Resume);
+        p.settle();
+    }
+}
+
+#[test]
+fn a_call_that_was_begun_again_is_not_a_reply_without_content() {
+    let mut p = Purse::new(&budget("1", None));
+    interrupted(&mut p, EMPTY_REPLIES_MAX);
+    p.reply("", &[], None);
+    assert!(!p.w.main().contains("no_content"), "one reply was empty: {}", p.w.main());
+    p.reply("at last", &[], None);
+    assert!(p.w.main().ends_with("assistant: at last\n"), "{}", p.w.main());
+}
+
+#[test]
+fn a_call_that_was_begun_again_counts_once_against_the_calls_of_a_message() {
+    let mut p = tools();
+    interrupted(&mut p, ASKS_MAX);
+    p.reply("", &[("weather", json!({}))], None);
+    p.w.tool_done(0, ToolStatus::Success);
+    p.settle();
+    assert!(!p.w.main().contains("rounds"), "this is the second call for the message: {}", p.w.main());
+    p.reply("at last", &[], None);
+    assert!(p.w.main().ends_with("assistant: at last\n"), "{}", p.w.main());
 }
 
 /// With prices on two tools, one of which may be repeated.
