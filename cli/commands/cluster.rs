@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use p2_core::record::Topic;
-use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::topics::{self, Difference, TopicSettings};
 use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
 use p2_stream::ports::Log;
 use p2_stream::topics::specs;
@@ -41,19 +41,25 @@ pub(crate) async fn topics(
         }
         begin(&kafka.value).await?;
     }
-    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let (hints, differences): (Vec<&Difference>, Vec<&Difference>) =
+        found.iter().partition(|one| matches!(one, Difference::Hint { .. }));
+    let lines = |list: &[&Difference]| list.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let (hints, differences) = (lines(&hints), lines(&differences));
     if out.json {
-        out.data(&json!({ "applied": is_apply, "differences": lines }));
+        out.data(&json!({ "applied": is_apply, "differences": differences, "hints": hints }));
         return Ok(());
     }
-    let mut text = lines.join("\n");
-    if found.is_empty() {
+    let mut text = differences.join("\n");
+    if differences.is_empty() {
         let count = specs().map_err(EngineError::Internal)?.len();
         let _ = write!(text, "all {count} topics are as they should be");
     } else if is_apply {
         text.push_str("\ndone");
     } else {
         text.push_str("\n'p2engine topics apply' does this");
+    }
+    for hint in hints {
+        let _ = write!(text, "\n{hint}");
     }
     out.line(&text);
     Ok(())
