@@ -72,6 +72,11 @@ impl Default for KafkaConfig {
 /// bounds how long the partitions of one that left lie idle.
 const HEARTBEAT_MS: u32 = 500;
 
+/// How often every client asks who leads its partitions, milliseconds. The client library asks once when a broker is gone,
+/// mostly before the others have noticed it, and then only after this time again: 5 minutes by default, in which a
+/// consumer gets nothing of the partitions that this broker had led.
+const LEADERS_MS: u32 = 2_000;
+
 /// Parts of names of properties whose values are not for other eyes.
 const SECRET: [&str; 7] = ["password", "secret", "token", "pem", "oauthbearer.config", "jaas", "username"];
 
@@ -193,6 +198,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("retry.backoff.ms", "50")
+            .set("topic.metadata.refresh.interval.ms", LEADERS_MS.to_string())
             // A connection that was cut in the middle must not hold a commit for the default of a minute.
             .set("socket.timeout.ms", self.transaction_timeout_ms.to_string());
         for (key, value) in &self.properties {

@@ -4,6 +4,7 @@
 
 mod bank;
 mod broker;
+mod brokers;
 mod clients;
 mod conversations;
 mod copier;
