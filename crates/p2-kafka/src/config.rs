@@ -134,7 +134,35 @@ fn needs_tls(key: &str, value: &str) -> bool {
     }
 }
 
+/// Whether a property is one for which the client library needs to ask a token endpoint.
+fn needs_oidc(key: &str) -> bool {
+    key.starts_with("sasl.oauthbearer.") || key.starts_with("https.")
+}
+
 impl KafkaConfig {
+    /// The library takes no tokens from anywhere else: without an endpoint it would wait for one for ever.
+    fn check_tokens(&self) -> Result<(), LogError> {
+        let is = |key: &str, value: &str| {
+            self.properties.get(key).is_some_and(|is| is.trim().eq_ignore_ascii_case(value))
+        };
+        let has_tokens = is("sasl.mechanism", "oauthbearer") || is("sasl.mechanisms", "oauthbearer");
+        if has_tokens && !is("sasl.oauthbearer.method", "oidc") {
+            return Err(LogError::Refused(
+                "kafka.properties: the mechanism OAUTHBEARER takes its tokens from an endpoint: set \
+                 'sasl.oauthbearer.method' to 'oidc', and 'sasl.oauthbearer.token.endpoint.url', \
+                 'sasl.oauthbearer.client.id' and 'sasl.oauthbearer.client.secret'"
+                    .to_owned(),
+            ));
+        }
+        match self.properties.keys().find(|key| needs_oidc(key)) {
+            Some(key) if !cfg!(feature = "oidc") => Err(LogError::Refused(format!(
+                "kafka.properties: '{key}' needs a program that asks token endpoints, and this one was built without: \
+                 build it with --features oidc"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what can be checked without a broker.
     ///
     /// # Errors
@@ -180,6 +208,7 @@ impl KafkaConfig {
                  --features tls"
             ));
         }
+        self.check_tokens()?;
         for (key, value) in &self.properties {
             if key.ends_with(".location") && value != "probe" && !Path::new(value).exists() {
                 return refused(format!(

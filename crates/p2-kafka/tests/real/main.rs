@@ -10,6 +10,8 @@ mod conversations;
 mod copier;
 mod faults;
 mod followers;
+#[cfg(feature = "oidc")]
+mod oauth;
 mod port;
 mod processes;
 mod proxy;
