@@ -22,6 +22,10 @@ pub(crate) struct ChaosArgs {
     /// Keep the temporary directory.
     #[arg(long)]
     pub keep: bool,
+    /// Brokers of the cluster that is started, 1 or 3; of three, with three copies of everything, one at a time is
+    /// killed or cut off.
+    #[arg(long, default_value_t = 1, value_parser = brokers, conflicts_with_all = ["kafka_brokers", "again"])]
+    pub brokers: usize,
     /// An existing broker (host:port) instead of one of our own; nothing is done to it.
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka_brokers: Option<String>,
@@ -31,4 +35,12 @@ pub(crate) struct ChaosArgs {
     /// Levels of the logs of the processes, which are kept with the history.
     #[arg(long, default_value = "info", value_name = "LEVELS")]
     pub log: String,
+}
+
+fn brokers(text: &str) -> Result<usize, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("one broker or three".to_owned()),
+    }
 }

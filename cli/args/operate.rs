@@ -178,7 +178,7 @@ pub(crate) struct TopicsApply {
     /// Partitions of every topic but the registry; never changed later [default: 16].
     #[arg(long)]
     pub partitions: Option<i32>,
-    /// Copies of each partition [default: 3 where there are as many brokers].
+    /// Copies of each partition [default: 3, or as many as there are brokers].
     #[arg(long)]
     pub replication: Option<i32>,
     /// Copies that must have a record before it counts as written [default: one less than all].

@@ -21,7 +21,7 @@ use super::plan::{INSTANCES_MAX, Instance, Ours, Plan, Processor, plan};
 use super::processes::{Processes, UNAVAILABLE};
 use super::proxy::Proxy;
 use super::report::{Facts, summary};
-use super::services::{Server, free_port};
+use super::services::{Server, brokers_in, free_port, start_all};
 use super::shift::{Behind, Shift};
 use super::watch::Watch;
 use super::writer::{self, Writer};
@@ -84,7 +84,7 @@ pub(crate) async fn campaign(
         plan.faults.len(),
         dir.display()
     ));
-    let (ground, broker, store) = services(out, args, dir).await?;
+    let (ground, brokers, store) = services(out, args, dir).await?;
     let environment = vec![
         ("P2_DEV_TOOLS", dir.join("calls").display().to_string()),
         ("P2_SCRIPTS_DIR", dir.join("scripts").display().to_string()),
@@ -92,7 +92,7 @@ pub(crate) async fn campaign(
         ("NO_COLOR", "1".to_owned()),
     ];
     let processes = Processes::new(&ground.through, dir, environment, Arc::clone(history))?;
-    let mut shift = Shift::new(processes, broker, store, Arc::clone(history), out);
+    let mut shift = Shift::new(processes, brokers, store, Arc::clone(history), out);
     let worked = work(out, &mut shift, &plan, seed, &ground).await;
     shift.stop_servers().await;
     let (verdict, seconds) = worked?;
@@ -106,22 +106,30 @@ async fn services(
     out: Output,
     args: &ChaosArgs,
     dir: &Path,
-) -> EngineResult<(Ground, Option<Behind>, Option<Behind>)> {
+) -> EngineResult<(Ground, Vec<Behind>, Option<Behind>)> {
     let scripts = dir.join("scripts");
     std::fs::create_dir_all(&scripts).map_err(|error| internal(&scripts, &error))?;
     let files = [("people.yml", SCRIPT), ("judge.yml", JUDGE)].map(|(name, text)| (scripts.join(name), text));
     for (path, text) in files.into_iter().chain([(dir.join("agents.yml"), AGENTS)]) {
         std::fs::write(&path, text).map_err(|error| internal(&path, &error))?;
     }
-    let broker = async {
+    let count = if args.again { brokers_in(dir) } else { args.brokers };
+    let brokers = async {
         if args.kafka_brokers.is_some() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let listener = free_port(1)?;
-        let proxy = Proxy::start(0, listener).await?;
-        let server = Server::broker(dir, listener, proxy.port())?;
-        server.start().await?;
-        Ok::<_, EngineError>(Some(Behind { server, proxy }))
+        let mut proxies = Vec::new();
+        let mut ports = Vec::new();
+        for _ in 0..count {
+            let listener = free_port(1)?;
+            let proxy = Proxy::start(0, listener).await?;
+            ports.push((listener, proxy.port()));
+            proxies.push(proxy);
+        }
+        let servers = Server::brokers(dir, &ports)?;
+        start_all(&servers).await?;
+        let behind = servers.into_iter().zip(proxies).map(|(server, proxy)| Behind { server, proxy });
+        Ok::<_, EngineError>(behind.collect())
     };
     let store = async {
         if args.scylla_nodes.is_some() {
@@ -132,23 +140,27 @@ async fn services(
         server.start().await?;
         Ok::<_, EngineError>(Some(Behind { server, proxy }))
     };
-    out.remark("starting broker and store");
-    let (broker, store) = tokio::try_join!(broker, store)?;
+    out.remark(if count == 1 { "starting broker and store" } else { "starting brokers and store" });
+    let (brokers, store) = tokio::try_join!(brokers, store)?;
     let address = |port: u16| format!("127.0.0.1:{port}");
     let given = |given: &Option<String>| given.clone().unwrap_or_default();
-    let brokers = broker.as_ref().map(|behind| (address(behind.proxy.port()), address(behind.server.port())));
+    let list =
+        |port: fn(&Behind) -> u16| brokers.iter().map(|one| address(port(one))).collect::<Vec<_>>().join(",");
+    let (through, past) = match &args.kafka_brokers {
+        Some(given) => (given.clone(), given.clone()),
+        None => (list(|one| one.proxy.port()), list(|one| one.server.port())),
+    };
     let nodes = store.as_ref().map(|behind| (address(behind.proxy.port()), address(behind.server.port())));
-    let brokers = brokers.unwrap_or((given(&args.kafka_brokers), given(&args.kafka_brokers)));
     let nodes = nodes.unwrap_or((given(&args.scylla_nodes), given(&args.scylla_nodes)));
     // On servers of somebody else the campaign has names of its own.
     let drawn = format!("chaos{}", draw_id().short());
     let name = if args.again { name_in(dir)? } else { drawn };
     let ground = Ground {
         dir: dir.to_owned(),
-        through: settings(dir, "through.toml", &brokers.0, &nodes.0, &name)?,
-        past: settings(dir, "past.toml", &brokers.1, &nodes.1, &name)?,
+        through: settings(dir, "through.toml", &through, &nodes.0, &name)?,
+        past: settings(dir, "past.toml", &past, &nodes.1, &name)?,
     };
-    Ok((ground, broker, store))
+    Ok((ground, brokers, store))
 }
 
 /// The name that the campaign in a directory had.
@@ -223,7 +235,7 @@ async fn work(
 ) -> EngineResult<(Verdict, f64)> {
     let agents = ground.dir.join("agents.yml").display().to_string();
     let partitions = PARTITIONS.to_string();
-    command(shift, ground, &["topics", "apply", "--partitions", &partitions, "--replication", "1"]).await?;
+    command(shift, ground, &["topics", "apply", "--partitions", &partitions]).await?;
     command(shift, ground, &["store", "apply"]).await?;
     command(shift, ground, &["apply", &agents]).await?;
     let past = patiently(|| backend(ground, &ground.past)).await?;

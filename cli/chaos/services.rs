@@ -6,6 +6,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::process::Command;
+use tokio::task::JoinSet;
 
 use super::plan::Service;
 use crate::engine::{EngineError, EngineResult};
@@ -46,6 +47,16 @@ pub(crate) fn free_port(in_a_row: u16) -> EngineResult<u16> {
     found.ok_or_else(|| EngineError::Unavailable(format!("there are no {in_a_row} free ports in a row")))
 }
 
+/// Where a broker has its files, from 1.
+fn broker_dir(dir: &Path, node: usize) -> PathBuf {
+    dir.join(if node == 1 { "kafka".to_owned() } else { format!("kafka-{node}") })
+}
+
+/// How many brokers a campaign left in its directory.
+pub(crate) fn brokers_in(dir: &Path) -> usize {
+    (1..).take_while(|node| broker_dir(dir, *node).is_dir()).count().max(1)
+}
+
 /// The script as a file, beside what it sources.
 fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
@@ -58,23 +69,43 @@ fn script(dir: &Path, name: &str, text: &str) -> EngineResult<PathBuf> {
 }
 
 impl Server {
-    /// A broker in a folder of `dir`; clients of `proxied` (a port) are told to stay there.
+    /// Brokers in folders of `dir`, one for each pair of a port that it listens on and one (of a proxy) where its
+    /// clients are told to stay; several are a cluster.
     ///
     /// # Errors
-    /// The folder cannot be written, or there is no free port.
-    pub(crate) fn broker(dir: &Path, listener: u16, proxied: u16) -> EngineResult<Server> {
-        let environment = [
-            ("KAFKA_LISTENER", format!("PROXIED://127.0.0.1:{listener}")),
-            ("KAFKA_ADVERTISED", format!("PROXIED://127.0.0.1:{proxied}")),
-            ("KAFKA_CONTROLLER_PORT", free_port(1)?.to_string()),
-        ];
-        Ok(Server {
-            service: Service::Broker,
-            script: script(dir, "kafka.sh", KAFKA)?,
-            dir: dir.join("kafka"),
-            port: free_port(1)?,
-            environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
-        })
+    /// A folder cannot be written, or there is no free port.
+    pub(crate) fn brokers(dir: &Path, ports: &[(u16, u16)]) -> EngineResult<Vec<Server>> {
+        let controllers = ports.iter().map(|_| free_port(1)).collect::<EngineResult<Vec<u16>>>()?;
+        let voters = controllers.iter().zip(1..).map(|(port, node)| format!("{node}@127.0.0.1:{port}"));
+        let voters = voters.collect::<Vec<_>>().join(",");
+        let cluster: String = (0..22).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+        let broker = |(((listener, proxied), controller), node): (((&u16, &u16), &u16), usize)| {
+            let mut environment = vec![
+                ("KAFKA_LISTENER", format!("PROXIED://127.0.0.1:{listener}")),
+                ("KAFKA_ADVERTISED", format!("PROXIED://127.0.0.1:{proxied}")),
+            ];
+            if ports.len() == 1 {
+                environment.push(("KAFKA_CONTROLLER_PORT", controller.to_string()));
+            } else {
+                environment.push(("KAFKA_NODE", node.to_string()));
+                environment.push(("KAFKA_VOTERS", voters.clone()));
+                environment.push(("KAFKA_CLUSTER_ID", cluster.clone()));
+            }
+            Ok(Server {
+                service: Service::Broker,
+                script: script(dir, "kafka.sh", KAFKA)?,
+                dir: broker_dir(dir, node),
+                port: free_port(1)?,
+                environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            })
+        };
+        ports
+            .iter()
+            .map(|(listener, proxied)| (listener, proxied))
+            .zip(&controllers)
+            .zip(1..)
+            .map(broker)
+            .collect()
     }
 
     /// A CQL server in a folder of `dir`.
@@ -178,6 +209,38 @@ impl Server {
         }
         Err(EngineError::Unavailable(format!("the {name}: {}", String::from_utf8_lossy(&stderr).trim())))
     }
+}
+
+/// Starts servers at once: of a cluster none is ready before most are.
+///
+/// # Errors
+/// The words of the first that does not start.
+pub(crate) async fn start_all(servers: &[Server]) -> EngineResult<()> {
+    let mut starts = JoinSet::new();
+    for server in servers {
+        starts.spawn(start(server.clone()));
+    }
+    while let Some(started) = starts.join_next().await {
+        started.map_err(|error| EngineError::Internal(error.to_string()))??;
+    }
+    Ok(())
+}
+
+async fn start(server: Server) -> EngineResult<()> {
+    server.start().await
+}
+
+async fn stop(server: Server) {
+    server.stop().await;
+}
+
+/// Stops servers at once: the last of a cluster would wait for the others.
+pub(crate) async fn stop_all(servers: impl Iterator<Item = &Server>) {
+    let mut stops = JoinSet::new();
+    for server in servers {
+        stops.spawn(stop(server.clone()));
+    }
+    while stops.join_next().await.is_some() {}
 }
 
 /// Sends a signal to a process, by its number.

@@ -8,7 +8,7 @@ use super::history::{Event, History};
 use super::plan::{Fault, Instance, Plan, Processor, STEADY, Service};
 use super::processes::Processes;
 use super::proxy::Proxy;
-use super::services::Server;
+use super::services::{Server, stop_all};
 use crate::engine::EngineResult;
 use crate::output::Output;
 
@@ -17,7 +17,7 @@ use crate::output::Output;
 enum Healing {
     Start(Instance),
     GoOn(Instance),
-    StartService(Service),
+    StartServer(Service, usize),
     Connect(Service),
 }
 
@@ -33,8 +33,8 @@ pub(crate) struct Behind {
 pub(crate) struct Shift {
     /// The processes.
     pub(crate) processes: Processes,
-    /// The broker.
-    pub(crate) broker: Option<Behind>,
+    /// The brokers: one, several of one cluster, or none where somebody else runs them.
+    pub(crate) brokers: Vec<Behind>,
     /// The CQL server.
     pub(crate) store: Option<Behind>,
     /// The history.
@@ -45,6 +45,8 @@ pub(crate) struct Shift {
     pub(crate) counts: BTreeMap<String, u64>,
     /// Processes that ended although nobody told them to.
     pub(crate) ended: Vec<String>,
+    /// Faults of servers so far: of several brokers each has its turn.
+    turns: usize,
     healings: Vec<(u64, Healing)>,
     /// Servers are started beside everything else, which takes them a while.
     starting: Vec<(Service, tokio::task::JoinHandle<EngineResult<()>>)>,
@@ -54,17 +56,18 @@ impl Shift {
     /// Nothing has happened yet.
     pub(crate) fn new(
         processes: Processes,
-        broker: Option<Behind>,
+        brokers: Vec<Behind>,
         store: Option<Behind>,
         history: Arc<History>,
         out: Output,
     ) -> Shift {
         Shift {
             processes,
-            broker,
+            brokers,
             store,
             history,
             out,
+            turns: 0,
             counts: BTreeMap::new(),
             ended: Vec::new(),
             healings: Vec::new(),
@@ -104,16 +107,23 @@ impl Shift {
         self.settle_starts().await
     }
 
-    fn behind(&self, service: Service) -> Option<&Behind> {
+    fn behind(&self, service: Service) -> &[Behind] {
         match service {
-            Service::Broker => self.broker.as_ref(),
-            Service::Store => self.store.as_ref(),
+            Service::Broker => &self.brokers,
+            Service::Store => self.store.as_slice(),
         }
+    }
+
+    /// Which of a service's servers has the next fault.
+    fn turn(&mut self, service: Service) -> usize {
+        self.turns += 1;
+        self.turns % self.behind(service).len().max(1)
     }
 
     /// Whether a server was killed and does not answer yet.
     fn is_down(&self, service: Service) -> bool {
-        let to_start = |(_, healing): &(u64, Healing)| *healing == Healing::StartService(service);
+        let to_start =
+            |(_, healing): &(u64, Healing)| matches!(healing, Healing::StartServer(of, _) if *of == service);
         self.healings.iter().any(to_start) || self.starting.iter().any(|(of, _)| *of == service)
     }
 
@@ -139,38 +149,33 @@ impl Shift {
             Fault::Add { instance } => return self.processes.start(instance),
             Fault::Remove { instance } => return self.processes.stop(instance).await,
             Fault::KillService { service, down_ms } => {
-                if let Some(behind) = self.behind(service) {
+                let turn = self.turn(service);
+                if let Some(behind) = self.behind(service).get(turn) {
                     behind.server.kill().await?;
                 }
-                (down_ms, Healing::StartService(service))
+                (down_ms, Healing::StartServer(service, turn))
             }
             Fault::Cut { service, percent } => {
-                if let Some(behind) = self.behind(service) {
+                for behind in self.behind(service) {
                     behind.proxy.cut(percent);
                 }
                 return Ok(());
             }
-            Fault::Refuse { service, ms } => {
-                if let Some(behind) = self.behind(service) {
-                    behind.proxy.refuse();
-                }
-                (ms, Healing::Connect(service))
-            }
-            Fault::Mute { service, ms } => {
-                if let Some(behind) = self.behind(service) {
-                    behind.proxy.mute();
-                }
-                (ms, Healing::Connect(service))
-            }
-            Fault::Stall { service, ms } => {
-                if let Some(behind) = self.behind(service) {
-                    behind.proxy.stall();
-                }
-                (ms, Healing::Connect(service))
-            }
+            Fault::Refuse { service, ms } => (ms, self.disconnect(service, Proxy::refuse)),
+            Fault::Mute { service, ms } => (ms, self.disconnect(service, Proxy::mute)),
+            Fault::Stall { service, ms } => (ms, self.disconnect(service, Proxy::stall)),
         };
         self.healings.push((now_ms + ms, healing));
         Ok(())
+    }
+
+    /// Of several brokers one is cut off from its clients: it leads on, as the others see it.
+    fn disconnect(&mut self, service: Service, how: fn(&Proxy)) -> Healing {
+        let turn = self.turn(service);
+        if let Some(behind) = self.behind(service).get(turn) {
+            how(&behind.proxy);
+        }
+        Healing::Connect(service)
     }
 
     async fn heal(&mut self, healing: Healing) -> EngineResult<()> {
@@ -178,13 +183,13 @@ impl Shift {
             Healing::Start(instance) => self.processes.start(instance),
             Healing::GoOn(instance) => self.processes.go_on(instance).await,
             Healing::Connect(service) => {
-                if let Some(behind) = self.behind(service) {
+                for behind in self.behind(service) {
                     behind.proxy.heal();
                 }
                 Ok(())
             }
-            Healing::StartService(service) => {
-                if let Some(server) = self.behind(service).map(|behind| behind.server.clone()) {
+            Healing::StartServer(service, turn) => {
+                if let Some(server) = self.behind(service).get(turn).map(|behind| behind.server.clone()) {
                     let history = Arc::clone(&self.history);
                     let start = tokio::spawn(async move {
                         server.start().await?;
@@ -260,8 +265,6 @@ impl Shift {
 
     /// Stops the servers.
     pub(crate) async fn stop_servers(&self) {
-        for behind in [&self.broker, &self.store].into_iter().flatten() {
-            behind.server.stop().await;
-        }
+        stop_all(self.brokers.iter().chain(&self.store).map(|behind| &behind.server)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What is done to Kafka and the CQL store before an engine can be opened on them, and what is wrong with them.
 
 use p2_core::record::Topic;
-use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::topics::{self, Difference, TopicSettings};
 use p2_kafka::{Begin, KafkaConfig, KafkaLog, begin_group};
 use p2_stream::ports::Log;
 use p2_stream::topics::specs;
@@ -40,20 +40,27 @@ pub(crate) async fn topics(
         }
         begin(&kafka.value).await?;
     }
-    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let (hints, differences): (Vec<&Difference>, Vec<&Difference>) =
+        found.iter().partition(|one| matches!(one, Difference::Hint { .. }));
+    let lines = |list: &[&Difference]| list.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let (hints, differences) = (lines(&hints), lines(&differences));
     if out.json {
-        out.data(&json!({ "applied": is_apply, "differences": lines }));
-    } else if found.is_empty() {
-        let topics = specs().map_err(EngineError::Internal)?.len();
-        out.line(&format!("all {topics} topics are as they should be"));
+        out.data(&json!({ "applied": is_apply, "differences": differences, "hints": hints }));
     } else {
-        let done = if is_apply { "\ndone" } else { "" };
-        out.line(&format!("{}{done}", lines.join("\n")));
+        let mut lines = differences.clone();
+        if differences.is_empty() {
+            let topics = specs().map_err(EngineError::Internal)?.len();
+            lines.push(format!("all {topics} topics are as they should be"));
+        } else if is_apply {
+            lines.push("done".to_owned());
+        }
+        lines.extend(hints);
+        out.line(&lines.join("\n"));
     }
-    if is_apply || found.is_empty() {
+    if is_apply || differences.is_empty() {
         return Ok(());
     }
-    let found = count(found.len(), "difference");
+    let found = count(differences.len(), "difference");
     Err(EngineError::Differs(format!("{found}: 'p2engine topics apply' does what is said above")))
 }
 

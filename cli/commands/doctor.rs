@@ -1,7 +1,7 @@
 //! `doctor`: one line for each thing that has to be right, and how to mend what is not.
 
 use p2_embedded::OpenError;
-use p2_kafka::topics::{self, TopicSettings};
+use p2_kafka::topics::{self, Difference, TopicSettings};
 use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_registry::Schemas as _;
 use p2_stream::ports::Log;
@@ -77,14 +77,19 @@ pub(crate) async fn run(config: &Config, out: Output) -> EngineResult<()> {
 /// The log on Kafka; none where it cannot be opened.
 async fn broker(config: &KafkaConfig, found: &mut Findings) -> Option<KafkaLog> {
     match topics::diff(config, &TopicSettings::default()).await {
-        Ok(differences) if differences.is_empty() => {
-            found.add("kafka", Health::Ok, format!("{} answers", config.brokers));
-            found.add("topics", Health::Ok, "partitions, retention and clean-up are as they should be");
-        }
         Ok(differences) => {
             found.add("kafka", Health::Ok, format!("{} answers", config.brokers));
+            if differences.iter().all(Difference::is_hint) {
+                found.add("topics", Health::Ok, "partitions, retention and clean-up are as they should be");
+            }
             for one in differences {
-                found.add("topics", Health::Bad, format!("{one}; see p2engine topics diff, topics apply"));
+                match one {
+                    Difference::Hint { .. } => found.add("topics", Health::Note, one.to_string()),
+                    one => {
+                        let health = if one.is_hint() { Health::Note } else { Health::Bad };
+                        found.add("topics", health, format!("{one}; see p2engine topics diff, topics apply"));
+                    }
+                }
             }
         }
         Err(error) => {

@@ -72,6 +72,11 @@ impl Default for KafkaConfig {
 /// bounds how long the partitions of one that left lie idle.
 const HEARTBEAT_MS: u32 = 500;
 
+/// How often every client asks who leads its partitions, milliseconds. The client library asks once when a broker is gone,
+/// mostly before the others have noticed it, and then only after this time again: 5 minutes by default, in which a
+/// consumer gets nothing of the partitions that this broker had led.
+const LEADERS_MS: u32 = 2_000;
+
 /// Parts of names of properties whose values are not for other eyes.
 const SECRET: [&str; 7] = ["password", "secret", "token", "pem", "oauthbearer.config", "jaas", "username"];
 
@@ -129,7 +134,35 @@ fn needs_tls(key: &str, value: &str) -> bool {
     }
 }
 
+/// Whether a property is one for which the client library needs to ask a token endpoint.
+fn needs_oidc(key: &str) -> bool {
+    key.starts_with("sasl.oauthbearer.") || key.starts_with("https.")
+}
+
 impl KafkaConfig {
+    /// The library takes no tokens from anywhere else: without an endpoint it would wait for one for ever.
+    fn check_tokens(&self) -> Result<(), LogError> {
+        let is = |key: &str, value: &str| {
+            self.properties.get(key).is_some_and(|is| is.trim().eq_ignore_ascii_case(value))
+        };
+        let has_tokens = is("sasl.mechanism", "oauthbearer") || is("sasl.mechanisms", "oauthbearer");
+        if has_tokens && !is("sasl.oauthbearer.method", "oidc") {
+            return Err(LogError::Refused(
+                "kafka.properties: the mechanism OAUTHBEARER takes its tokens from an endpoint: set \
+                 'sasl.oauthbearer.method' to 'oidc', and 'sasl.oauthbearer.token.endpoint.url', \
+                 'sasl.oauthbearer.client.id' and 'sasl.oauthbearer.client.secret'"
+                    .to_owned(),
+            ));
+        }
+        match self.properties.keys().find(|key| needs_oidc(key)) {
+            Some(key) if !cfg!(feature = "oidc") => Err(LogError::Refused(format!(
+                "kafka.properties: '{key}' needs a program that asks token endpoints, and this one was built without: \
+                 build it with --features oidc"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks what can be checked without a broker.
     ///
     /// # Errors
@@ -175,6 +208,7 @@ impl KafkaConfig {
                  --features tls"
             ));
         }
+        self.check_tokens()?;
         for (key, value) in &self.properties {
             if key.ends_with(".location") && value != "probe" && !Path::new(value).exists() {
                 return refused(format!(
@@ -193,6 +227,7 @@ impl KafkaConfig {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("retry.backoff.ms", "50")
+            .set("topic.metadata.refresh.interval.ms", LEADERS_MS.to_string())
             // A connection that was cut in the middle must not hold a commit for the default of a minute.
             .set("socket.timeout.ms", self.transaction_timeout_ms.to_string());
         for (key, value) in &self.properties {

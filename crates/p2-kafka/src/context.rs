@@ -34,8 +34,58 @@ pub(crate) struct Context {
 struct Seen {
     /// The broker or TLS refused us: waiting does not help.
     refusal: Option<String>,
+    /// No token could be had: then the broker refuses the old one sooner or later, which passes with the cause.
+    no_token: Option<String>,
     /// Any other error.
     last: Option<String>,
+}
+
+impl Seen {
+    /// The endpoint gave no token: it refused, for good, or it may give one later.
+    fn no_token(&mut self, why: &str) {
+        let is_final = matches!(status(why), Some(400 | 401 | 403));
+        let first = why.lines().next().unwrap_or_default();
+        let why: String = first.chars().take(TEXT_MAX).collect();
+        let sentence = format!(
+            "no token for Kafka ({why}): check sasl.oauthbearer.client.id, sasl.oauthbearer.client.secret, \
+             sasl.oauthbearer.scope and sasl.oauthbearer.token.endpoint.url"
+        );
+        if is_final {
+            self.refusal = Some(sentence.clone());
+        }
+        self.no_token = Some(sentence.clone());
+        self.last = Some(sentence);
+    }
+
+    fn credentials_refused(&mut self, reason: &str) {
+        // Said for people, after the reason was in the log.
+        if let Some(why) = reason.split_once("Failed to acquire SASL OAUTHBEARER token: ").map(|(_, why)| why)
+        {
+            if self.no_token.is_none() {
+                self.no_token(why);
+            }
+            return;
+        }
+        if let Some(no_token) = &self.no_token {
+            self.last = Some(no_token.clone());
+        } else if reason.contains("invalid_token") {
+            // It ran out, and the library is still asking for another: what it asks in vain it says after a minute.
+            self.last = Some(format!("the broker refuses the token ({reason}): check sasl.oauthbearer.*"));
+        } else if reason.contains("Broker transport failure") {
+            // The connection broke in the middle of the handshake, which is no answer.
+            self.last = Some(reason.to_owned());
+        } else {
+            self.refusal = Some(format!("the broker refuses the credentials ({reason}): check sasl.*"));
+        }
+    }
+}
+
+/// Most of what an endpoint says that is told.
+const TEXT_MAX: usize = 300;
+
+/// The HTTP status at the end of what the client library says of an endpoint: "… (401)".
+fn status(text: &str) -> Option<i32> {
+    text.trim_end().strip_suffix(')')?.rsplit_once('(')?.1.parse().ok()
 }
 
 impl Context {
@@ -64,6 +114,10 @@ impl ClientContext for Context {
             }
             seen.last = Some(text.to_owned());
         }
+        if facility == "OIDC" {
+            let text = message.split_once("]: ").map_or(message, |(_, text)| text);
+            lock(&self.seen).no_token(text);
+        }
         match level {
             // Properties of consumers are given to producers too, and the other way round: that is on purpose.
             _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", facility, message),
@@ -89,7 +143,7 @@ impl ClientContext for Context {
         let mut seen = lock(&self.seen);
         match code {
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
-                seen.refusal = Some(format!("the broker refuses the credentials ({reason}): check sasl.*"));
+                seen.credentials_refused(reason);
             }
             Some(RDKafkaErrorCode::SSL) => {
                 seen.refusal = Some(tls_fails(reason));
@@ -102,3 +156,43 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuses(context: &Context, reason: &str) {
+        let error = KafkaError::Global(RDKafkaErrorCode::SaslAuthenticationFailed);
+        context.error(error, reason);
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_is_final_and_one_that_is_away_is_not() {
+        let context = Context::default();
+        let said = "[thrd:background]: Failed to retrieve OIDC token from \"http://e/t\": {\"error\":\"invalid_client\"} (401)";
+        context.log(RDKafkaLogLevel::Error, "OIDC", said);
+        let refusal = context.refusal().unwrap();
+        assert!(refusal.contains("invalid_client") && refusal.contains("client.secret"), "{refusal}");
+
+        let context = Context::default();
+        let said =
+            "[thrd:background]: Failed to retrieve OIDC token from \"http://e/t\": Connection refused (-1)";
+        context.log(RDKafkaLogLevel::Error, "OIDC", said);
+        refuses(&context, "SASL authentication error: Authentication failed");
+        assert_eq!(context.refusal(), None, "the old token has run out, and a new one may come");
+        assert!(context.last().unwrap().contains("http://e/t"));
+
+        let context = Context::default();
+        refuses(&context, "SASL authentication error: {\"status\":\"invalid_token\"}");
+        assert_eq!(context.refusal(), None, "it ran out");
+        refuses(&context, "SASL authentication error: Authentication failed");
+        assert!(context.refusal().unwrap().contains("the broker refuses the credentials"));
+    }
+
+    #[test]
+    fn a_handshake_that_was_cut_off_is_no_refusal() {
+        let context = Context::default();
+        refuses(&context, "SASL SCRAM-SHA-256 mechanism handshake failed: Local: Broker transport failure");
+        assert_eq!(context.refusal(), None);
+    }
+}

@@ -23,6 +23,9 @@ use crate::records::{self, Names};
 use crate::transactor::{Outcome, Transactor};
 use crate::{follower, member};
 
+/// How long topics may be missing.
+const TOPICS_MAX: Duration = Duration::from_secs(1);
+
 /// The log on Kafka. Clones are handles of the same connection.
 #[derive(Clone)]
 pub struct KafkaLog {
@@ -119,12 +122,20 @@ impl KafkaLog {
     fn connect_blocking(config: KafkaConfig) -> Result<KafkaLog, LogError> {
         let names = Names::new(&config.prefix);
         let latest = reader::asker(&config, "read_uncommitted")?;
-        let counts = partition_counts(&config, &latest)?;
-        let missing: Vec<&str> = Topic::ALL
-            .into_iter()
-            .map(|topic| names.of(topic))
-            .filter(|name| !counts.contains_key(*name))
-            .collect();
+        let until = Instant::now() + TOPICS_MAX;
+        let (counts, missing) = loop {
+            let counts = partition_counts(&config, &latest)?;
+            let missing: Vec<&str> = Topic::ALL
+                .into_iter()
+                .map(|topic| names.of(topic))
+                .filter(|name| !counts.contains_key(*name))
+                .collect();
+            // Of several brokers one knows a new topic a little later than another.
+            if missing.is_empty() || Instant::now() >= until {
+                break (counts, missing);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
         if !missing.is_empty() {
             return Err(LogError::NotFound(format!(
                 "Kafka at {} has no topic {}: create them with p2engine topics apply",

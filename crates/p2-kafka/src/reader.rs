@@ -25,6 +25,8 @@ use crate::records::{self, Names};
 pub(crate) const READERS_MAX: usize = 4;
 /// Longest wait for where a topic is.
 pub(crate) const METADATA_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for what one round of brokers says of a group.
+const GROUP_MAX: Duration = Duration::from_secs(3);
 /// Most bytes of values that one read returns, beyond the first record.
 const BYTES_MAX: usize = 16 << 20;
 
@@ -121,6 +123,19 @@ fn is_loading(error: &KafkaError) -> bool {
     )
 }
 
+/// A broker that does not answer: the others know soon that it is away.
+fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::Partial
+        )
+    )
+}
+
 /// A member id is made by the broker: the instance id or else the client id, '-' and a UUID.
 fn member_name(id: &str) -> &str {
     const UUID: usize = 36;
@@ -199,11 +214,15 @@ impl Readers {
     pub(crate) fn group_members(&self, group: &str) -> Result<Vec<String>, LogError> {
         let until = Instant::now() + self.longest();
         let found = loop {
-            let found = self.latest.fetch_group_list(Some(group), self.longest());
+            let left = until.saturating_duration_since(Instant::now());
+            // Every broker that the client knows is asked, and it is an error where one does not answer: so it learns
+            // first which there are.
+            let _ = self.latest.fetch_metadata(None, left.min(METADATA_MAX));
+            let found = self.latest.fetch_group_list(Some(group), left.min(GROUP_MAX));
             serve(&self.latest);
             match found {
                 // A broker that has just started still reads its groups, and says so for any group.
-                Err(error) if is_loading(&error) && Instant::now() < until => {
+                Err(error) if (is_loading(&error) || is_away(&error)) && Instant::now() < until => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 found => break found,

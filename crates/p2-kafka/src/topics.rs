@@ -32,7 +32,8 @@ mod tests;
 pub struct TopicSettings {
     /// Partitions of every topic but the registry; as in the files where absent. Never changed later.
     pub partitions: Option<i32>,
-    /// Copies of each partition; three, or as many as there are brokers, where absent.
+    /// Copies of each partition; where absent, three, or as many as there are brokers, and not fewer than the topics
+    /// have that are there.
     pub replication: Option<i32>,
     /// Copies that must have a record before it counts as written; one less than all where absent.
     pub min_insync: Option<i32>,
@@ -60,6 +61,8 @@ pub struct Wanted {
     pub partitions: i32,
     /// Copies.
     pub replication: i32,
+    /// Somebody asked for so many copies: fewer are refused, and no hint only.
+    pub is_asked: bool,
     /// Settings.
     pub config: BTreeMap<&'static str, String>,
 }
@@ -87,6 +90,25 @@ pub enum Difference {
         /// What differs, why it is not changed, and the mend.
         reason: String,
     },
+    /// Nothing is wrong, and it could be safer. It is not done from here.
+    Hint {
+        /// The topics.
+        topics: Vec<String>,
+        /// What could be safer, and how.
+        reason: String,
+    },
+}
+
+impl Difference {
+    /// Whether it leaves everything that is promised as it is: copies, and how many of them must have a record.
+    #[must_use]
+    pub fn is_hint(&self) -> bool {
+        match self {
+            Difference::Hint { .. } => true,
+            Difference::Setting { key, .. } => *key == MIN_INSYNC,
+            Difference::Missing(_) | Difference::Refused { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -109,9 +131,21 @@ impl fmt::Display for Difference {
                 write!(out, "set {topic}: {key} {is} -> {wanted}")
             }
             Difference::Refused { topic, reason } => write!(out, "refused {topic}: {reason}"),
+            Difference::Hint { topics, reason } => write!(out, "hint {}: {reason}", topics.join(", ")),
         }
     }
 }
+
+/// Copies that must have a record before it counts as written.
+const MIN_INSYNC: &str = "min.insync.replicas";
+/// Whether a copy that lacks records may lead when no other is there: what was acknowledged would be lost. Brokers do not
+/// by default, and not every one lets a client say so for a new topic.
+const UNCLEAN: &str = "unclean.leader.election.enable";
+/// Where brokers keep the progress of groups and the state of transactions: as safe as our topics, or a commit waits
+/// for the one broker that has them.
+const OF_BROKERS: [&str; 2] = ["__consumer_offsets", "__transaction_state"];
+/// As many copies as are worth it by default.
+const COPIES: i32 = 3;
 
 /// Room for headers, key and the frame around a record.
 const OVERHEAD_BYTES: usize = 100_000;
@@ -137,8 +171,14 @@ pub fn wanted(
             )));
         }
     };
-    let replication = settings.replication.unwrap_or(brokers.clamp(1, 3));
-    let min_insync = settings.min_insync.unwrap_or((replication - 1).max(1));
+    let replication = settings.replication.unwrap_or(brokers.clamp(1, COPIES));
+    let min_insync = settings.min_insync.unwrap_or(leaves_one_away(replication));
+    if replication < 1 || min_insync < 1 || min_insync > replication {
+        return Err(LogError::Refused(format!(
+            "{replication} copies of which {min_insync} must have a record cannot be: set replication to 1 or more, \
+             and min_insync to 1 or more and at most as many"
+        )));
+    }
     let cleanup = match spec.cleanup {
         Cleanup::Delete => "delete",
         Cleanup::Compact => "compact",
@@ -148,27 +188,64 @@ pub fn wanted(
         name: format!("{prefix}{}", spec.name),
         partitions: settings.partitions.filter(|_| !is_registry).unwrap_or(spec.partitions),
         replication,
+        is_asked: settings.replication.is_some(),
         config: BTreeMap::from([
             ("cleanup.policy", cleanup.to_owned()),
             ("retention.ms", retention_ms.to_string()),
             ("retention.bytes", "-1".to_owned()),
-            ("min.insync.replicas", min_insync.to_string()),
+            (MIN_INSYNC, min_insync.to_string()),
             ("max.message.bytes", (RECORD_BYTES_MAX + OVERHEAD_BYTES).max(1_048_588).to_string()),
             ("message.timestamp.type", "CreateTime".to_owned()),
         ]),
     })
 }
 
+/// How many copies must have a record so that work goes on while one of them is away.
+fn leaves_one_away(copies: i32) -> i32 {
+    (copies - 1).max(1)
+}
+
 /// Compares, without IO.
 pub fn compare(wanted: &[Wanted], found: &BTreeMap<String, TopicState>) -> Vec<Difference> {
     let mut differences = Vec::new();
+    let mut few: BTreeMap<(i32, i32), Vec<String>> = BTreeMap::new();
     for topic in wanted {
         match found.get(&topic.name) {
             None => differences.push(Difference::Missing(topic.clone())),
-            Some(state) => compare_one(topic, state, &mut differences),
+            Some(state) => {
+                compare_one(topic, state, &mut differences);
+                if state.replication < topic.replication && !topic.is_asked {
+                    few.entry((state.replication, topic.replication)).or_default().push(topic.name.clone());
+                }
+            }
         }
     }
+    differences.extend(few.into_iter().map(|((are, could), topics)| {
+        let reason = few_copies(are, could) + ", then p2engine topics apply for min.insync.replicas";
+        Difference::Hint { topics, reason }
+    }));
     differences
+}
+
+fn few_copies(are: i32, could: i32) -> String {
+    let copies = if are == 1 { "copy" } else { "copies" };
+    format!(
+        "each partition has {are} {copies}, and there are brokers for {could}: add some with kafka-reassign-partitions"
+    )
+}
+
+/// What the brokers keep for themselves with fewer copies than they could. Where they do not show it, nothing is said.
+fn hint_of_brokers(listed: &BTreeMap<String, (i32, i32)>, could: i32) -> Option<Difference> {
+    let few = OF_BROKERS.into_iter().filter_map(|name| Some((name, listed.get(name)?.1)));
+    let few: Vec<(&str, i32)> = few.filter(|(_, copies)| *copies < could).collect();
+    let least = few.iter().map(|(_, copies)| *copies).min()?;
+    Some(Difference::Hint {
+        topics: few.into_iter().map(|(name, _)| name.to_owned()).collect(),
+        reason: format!(
+            "{}; while the broker that has one is away, its groups and transactions wait",
+            few_copies(least, could)
+        ),
+    })
 }
 
 fn compare_one(wanted: &Wanted, state: &TopicState, differences: &mut Vec<Difference>) {
@@ -183,7 +260,7 @@ fn compare_one(wanted: &Wanted, state: &TopicState, differences: &mut Vec<Differ
             ),
         });
     }
-    if state.replication < wanted.replication {
+    if state.replication < wanted.replication && wanted.is_asked {
         differences.push(Difference::Refused {
             topic: topic.clone(),
             reason: format!(
@@ -193,8 +270,16 @@ fn compare_one(wanted: &Wanted, state: &TopicState, differences: &mut Vec<Differ
             ),
         });
     }
+    if let Some(is) = state.config.get(UNCLEAN).filter(|is| *is != "false") {
+        let (is, wanted) = (is.clone(), "false".to_owned());
+        differences.push(Difference::Setting { topic: topic.clone(), key: UNCLEAN, is, wanted });
+    }
     for (key, value) in &wanted.config {
         let Some(is) = state.config.get(*key) else { continue };
+        // Where more copies must have a record than there are, every record is refused.
+        let most = leaves_one_away(state.replication).to_string();
+        let has_few = *key == MIN_INSYNC && state.replication < wanted.replication;
+        let value = if has_few && is_less(key, &most, value) { &most } else { value };
         if is == value {
             continue;
         }
@@ -289,8 +374,11 @@ impl Admin {
         };
         let (brokers, listed) = admin.list().await?;
         // Where nobody says how many there shall be, those that are there are meant.
-        let there = listed.get(names.of(Topic::Inbox)).map(|(partitions, _)| *partitions);
-        let settings = &TopicSettings { partitions: settings.partitions.or(there), ..*settings };
+        let there = listed.get(names.of(Topic::Inbox)).copied();
+        let settings =
+            &TopicSettings { partitions: settings.partitions.or(there.map(|there| there.0)), ..*settings };
+        // A broker that is away at the moment is not listed, and its copies are still wanted.
+        let brokers = brokers.max(there.map_or(0, |there| there.1));
         for spec in p2_stream::topics::specs().map_err(LogError::Refused)? {
             admin.wanted.push(wanted(&spec, settings, &config.prefix, brokers)?);
         }
@@ -317,12 +405,22 @@ impl Admin {
     }
 
     async fn look(&self) -> Result<(Vec<Difference>, BTreeMap<String, TopicState>), LogError> {
-        let found = self.describe().await?;
-        Ok((compare(&self.wanted, &found), found))
+        let (brokers, listed) = self.list().await?;
+        let found = self.states(&listed).await?;
+        let mut differences = compare(&self.wanted, &found);
+        differences.extend(hint_of_brokers(&listed, brokers.clamp(1, COPIES)));
+        Ok((differences, found))
     }
 
     async fn describe(&self) -> Result<BTreeMap<String, TopicState>, LogError> {
         let (_, listed) = self.list().await?;
+        self.states(&listed).await
+    }
+
+    async fn states(
+        &self,
+        listed: &BTreeMap<String, (i32, i32)>,
+    ) -> Result<BTreeMap<String, TopicState>, LogError> {
         let there: Vec<&String> = self.names.iter().filter(|name| listed.contains_key(*name)).collect();
         let mut found = BTreeMap::new();
         if there.is_empty() {

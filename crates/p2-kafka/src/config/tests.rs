@@ -77,6 +77,28 @@ fn what_needs_tls_is_taken_where_the_build_has_it() {
 }
 
 #[test]
+#[cfg(feature = "tls")]
+fn tokens_need_an_endpoint_and_a_build_that_asks_it() {
+    let alone = refused(&with("sasl.mechanism", "OAUTHBEARER"));
+    assert!(alone.contains("'sasl.oauthbearer.method' to 'oidc'"), "{alone}");
+    let mut config = with("sasl.mechanism", "OAUTHBEARER");
+    for (key, value) in [
+        ("sasl.oauthbearer.method", "oidc"),
+        ("sasl.oauthbearer.client.id", "p2"),
+        ("sasl.oauthbearer.client.secret", "hunter2"),
+        ("sasl.oauthbearer.token.endpoint.url", "https://127.0.0.1/token"),
+    ] {
+        config.properties.insert(key.to_owned(), value.to_owned());
+    }
+    if cfg!(feature = "oidc") {
+        config.check().unwrap();
+    } else {
+        let sentence = refused(&config);
+        assert!(sentence.contains("--features oidc") && !sentence.contains("hunter2"), "{sentence}");
+    }
+}
+
+#[test]
 fn secrets_are_in_no_debug_text_and_in_no_error() {
     let mut config = with("sasl.password", "hunter2");
     config.properties.insert("ssl.key.pem".to_owned(), "hunter2".to_owned());

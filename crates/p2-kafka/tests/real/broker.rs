@@ -59,6 +59,10 @@ impl Broker {
     }
 
     fn prepare(environment: &[(&str, String)]) -> Broker {
+        Broker::prepare_on(free_port(), environment)
+    }
+
+    fn prepare_on(port: u16, environment: &[(&str, String)]) -> Broker {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir =
@@ -74,7 +78,7 @@ impl Broker {
             Some((_, lines)) => *lines = format!("{lines}\n{ours}"),
             None => environment.push(("KAFKA_EXTRA".to_owned(), ours.to_owned())),
         }
-        Broker { dir, port: free_port(), environment }
+        Broker { dir, port, environment }
     }
 
     /// Starts it, or starts it again with its data.
@@ -101,8 +105,12 @@ impl Broker {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.dir.join("kafka.pid")).unwrap();
-        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
+        assert!(self.try_signal(signal));
+    }
+
+    fn try_signal(&self, signal: &str) -> bool {
+        let Ok(pid) = std::fs::read_to_string(self.dir.join("kafka.pid")) else { return false };
+        Command::new("kill").args([signal, pid.trim()]).status().is_ok_and(|status| status.success())
     }
 
     /// As a power cut for the process: nothing is said to anybody.
@@ -138,6 +146,84 @@ impl Broker {
         create_topics(&config).await;
         KafkaLog::connect(config).await.unwrap()
     }
+}
+
+/// Three brokers with three copies of everything; stopped when dropped.
+pub struct Cluster {
+    /// The nodes 1 to 3.
+    pub brokers: Vec<Broker>,
+}
+
+impl Cluster {
+    pub fn start() -> Cluster {
+        let mut said = Vec::new();
+        for _ in 0..3 {
+            let ports: Vec<(u16, u16)> = (0..3).map(|_| (low_port(), low_port())).collect();
+            let voter =
+                |(at, (_, controller)): (usize, &(u16, u16))| format!("{}@127.0.0.1:{controller}", at + 1);
+            let voters = ports.iter().enumerate().map(voter).collect::<Vec<_>>().join(",");
+            let id: String = (0..22).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+            let broker = |(at, (port, _)): (usize, &(u16, u16))| {
+                Broker::prepare_on(
+                    *port,
+                    &[
+                        ("KAFKA_NODE", (at + 1).to_string()),
+                        ("KAFKA_VOTERS", voters.clone()),
+                        ("KAFKA_CLUSTER_ID", id.clone()),
+                    ],
+                )
+            };
+            let cluster = Cluster { brokers: ports.iter().enumerate().map(broker).collect() };
+            said = cluster.run([0, 1, 2]);
+            if said.is_empty() {
+                return cluster;
+            }
+        }
+        panic!("{}", said.join("; "));
+    }
+
+    /// Starts these, at once: none is ready before two are. What those said that did not start.
+    fn run<const N: usize>(&self, which: [usize; N]) -> Vec<String> {
+        std::thread::scope(|scope| {
+            let starts = which.map(|at| scope.spawn(move || self.brokers[at].try_run()));
+            starts.into_iter().filter_map(|start| start.join().unwrap().err()).collect()
+        })
+    }
+
+    /// Starts these again, with their data.
+    pub fn run_again<const N: usize>(&self, which: [usize; N]) {
+        let said = self.run(which);
+        assert!(said.is_empty(), "{}", said.join("; "));
+    }
+
+    pub fn config(&self, prefix: &str) -> KafkaConfig {
+        let all: Vec<String> =
+            self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
+        KafkaConfig { brokers: all.join(","), ..self.brokers[0].config(prefix) }
+    }
+
+    /// The index of the broker whose controller leads now, as the one at `at` remembers.
+    pub fn controller(&self, at: usize) -> Option<usize> {
+        let path = self.brokers[at].dir.join("log/__cluster_metadata-0/quorum-state");
+        let state: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+        usize::try_from(state["leaderId"].as_i64()? - 1).ok()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // In order, the last ones would wait for a quorum that is gone.
+        for broker in &self.brokers {
+            broker.try_signal("-9");
+        }
+    }
+}
+
+/// A port below those that systems give to outgoing connections: clients of the others must not take it while this
+/// broker is away.
+fn low_port() -> u16 {
+    let any = std::iter::repeat_with(|| rand::random_range(20_000_u16..32_000));
+    { any }.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 impl Drop for Broker {

@@ -4,11 +4,14 @@
 
 mod bank;
 mod broker;
+mod brokers;
 mod clients;
 mod conversations;
 mod copier;
 mod faults;
 mod followers;
+#[cfg(feature = "oidc")]
+mod oauth;
 mod port;
 mod processes;
 mod proxy;
