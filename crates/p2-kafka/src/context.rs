@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use p2_stream::outage::{self, Part};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -12,16 +13,20 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether an error says that no broker answers: it passes when one does.
-pub(crate) fn is_outage(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::BrokerTransportFailure
+/// Tells of an error that passes when brokers answer again; false for any other. Of several brokers one may be away for
+/// hours while work goes on: only that none is left is an outage.
+pub(crate) fn tell_outage(error: &KafkaError) -> bool {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AllBrokersDown) => outage::met(Part::Log, &error.to_string()),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::OperationTimedOut
             | RDKafkaErrorCode::RequestTimedOut
-            | RDKafkaErrorCode::Resolve
-    )
+            | RDKafkaErrorCode::Resolve,
+        ) => tracing::info!(%error, "a broker does not answer"),
+        _ => return false,
+    }
+    true
 }
 
 /// The newest errors of a client, for sentences to people. Clones share them.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use p2_core::record::Topic;
-use p2_stream::outage::{self, Part};
 use p2_stream::ports::{Follower, LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
@@ -21,7 +20,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config;
-use crate::context::{Context, is_outage};
+use crate::context::{Context, tell_outage};
 use crate::log::{Inner, blocking};
 use crate::ownership::Lane;
 use crate::poller::{GAP_OFFSETS_MAX, ReceiveNow as _};
@@ -256,9 +255,7 @@ impl KafkaFollower {
         };
         match refused {
             Some(refused) => self.failed = Some(LogError::Refused(refused)),
-            None if error.rdkafka_error_code().is_some_and(is_outage) => {
-                outage::met(Part::Log, &error.to_string());
-            }
+            None if tell_outage(error) => {}
             None => self.say(&error.to_string()),
         }
     }

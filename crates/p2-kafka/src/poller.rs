@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use p2_core::record::Topic;
-use p2_stream::outage::{self, Part};
 use p2_stream::ports::{CommittedOffset, LogError, StoredRecord};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, ConsumerContext, StreamConsumer};
@@ -20,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::callbacks::{Change, Client, Shared, committed};
 use crate::config::KafkaConfig;
-use crate::context::is_outage;
+use crate::context::tell_outage;
 use crate::log::Slot;
 use crate::ownership::{Lane, Tenure};
 use crate::reader::SharedReaders;
@@ -522,10 +521,7 @@ impl Poller {
             _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
                 refused(format!("the consumer cannot go on: {error}"))
             }
-            Some(code) if is_outage(code) => {
-                outage::met(Part::Log, &error.to_string());
-                Ok(())
-            }
+            _ if tell_outage(error) => Ok(()),
             _ => {
                 let text = error.to_string();
                 let now = Instant::now();
