@@ -66,15 +66,17 @@ pub(super) fn table(
     Ok(found)
 }
 
-/// Where the setting stands that is to blame: the variable that sets what the reason names, otherwise the table's source.
+/// Where the setting stands that is to blame: the variable whose key or value the reason names, otherwise the table's source.
 fn blamed(table: &str, source: &str, reason: &str, env: &dyn Fn(&str) -> Option<String>) -> String {
     // What is expected instead is not what is wrong.
     let wrong = reason.split(", expected").next().unwrap_or(reason);
     let names =
         |key: &str| wrong.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == key);
-    let set = |variable: &str| env(variable).is_some_and(|value| !value.is_empty());
     let mut of_table = VARIABLES.into_iter().filter(|(name, ..)| *name == table);
-    let found = of_table.find(|(_, key, variable)| names(key) && set(variable));
+    let found = of_table.find(|(_, key, variable)| {
+        env(variable)
+            .is_some_and(|value| !value.is_empty() && (names(key) || wrong.contains(&format!("`{value}`"))))
+    });
     found.map_or_else(|| source.to_owned(), |(.., variable)| format!("env {variable}"))
 }
 
