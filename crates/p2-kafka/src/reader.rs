@@ -25,6 +25,8 @@ use crate::records::{self, Names};
 pub(crate) const READERS_MAX: usize = 4;
 /// Longest wait for where a topic is.
 pub(crate) const METADATA_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for the leader of a partition, before it is asked who leads now.
+const LEADER_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for what one round of brokers says of a group.
 const GROUP_MAX: Duration = Duration::from_secs(3);
 /// Most bytes of values that one read returns, beyond the first record.
@@ -78,10 +80,12 @@ fn watermarks(
 ) -> Result<(i64, i64), LogError> {
     let until = Instant::now() + longest;
     loop {
-        let found = client.fetch_watermarks(name, partition, longest);
+        // One try waits for the leader that the client knows, also where that one is gone for good and another leads.
+        let left = until.saturating_duration_since(Instant::now());
+        let found = client.fetch_watermarks(name, partition, left.min(LEADER_MAX));
         serve(client);
         match found {
-            Err(error) if is_moving(&error) && Instant::now() < until => {
+            Err(error) if (is_moving(&error) || is_late(&error)) && Instant::now() < until => {
                 // A broker that has just started may answer that there is no such topic, and the client believes it
                 // for minutes (`topic.metadata.refresh.interval.ms`) unless it asks again.
                 find_topics(client, [name], METADATA_MAX);
@@ -94,6 +98,18 @@ fn watermarks(
             }
         }
     }
+}
+
+/// The leader did not answer in time, or the client has just learned that it is none any more.
+fn is_late(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::DestroyBroker
+        )
+    )
 }
 
 /// A partition that is new or gets another leader: soon over.
