@@ -302,3 +302,42 @@ fn a_payment_above_the_threshold_keeps_its_agent_waiting_for_a_person() {
     up.interrupt().exits(130);
     verified(&home);
 }
+
+/// An experiment beside the real money: what is paid and earned in it is in a copy of the book.
+#[test]
+fn a_conversation_on_a_copy_of_the_book_pays_and_earns_there_and_nowhere_else() {
+    let home = home();
+    let up = home.up();
+    let of = |book: &str, account: &str, expected: &str| {
+        until(&format!("{account} has {expected} in {book}"), || {
+            let found = home.p2(&["ledger", "--book", book, "balance", account, "--json"]).exits(0).json();
+            (found["balance"] == expected).then_some(())
+        });
+    };
+    told(&up, "x", "hello");
+    of("main", "alpha", "125.00");
+    let missing = home.p2(&["config", "set-book", "x", "trial"]).exits(4);
+    assert!(missing.stderr.contains("p2engine ledger copy trial"), "{}", missing.stderr);
+    home.p2(&["ledger", "copy", "trial"]).exits(0);
+    let moved = home.p2(&["config", "set-book", "x", "trial"]).exits(0);
+    assert!(moved.stdout.contains("is in book 'trial' now"), "{}", moved.stdout);
+    let paid = told(&up, "x", "pay beta 40");
+    assert_eq!(paid["new_balance"], "85.00");
+    assert_eq!(told(&up, "x", "balance")["balance"], "85.00");
+    told(&up, "x", "and now something");
+    of("trial", "alpha", "110.00");
+    of("trial", "beta", "140.00");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("125.00".into(), "100.00".into()));
+    let shown = home.p2(&["config", "show-overrides", "x"]).exits(0);
+    assert!(shown.stdout.contains("is in book 'trial'"), "{}", shown.stdout);
+    assert_eq!(home.p2(&["config", "show-overrides", "x", "--json"]).exits(0).json()["book"], "trial");
+    home.p2(&["config", "set-book", "x", "none"]).exits(0);
+    told(&up, "x", "pay beta 5");
+    of("main", "beta", "105.00");
+    of("trial", "beta", "140.00");
+    up.interrupt().exits(130);
+    for book in ["main", "trial"] {
+        let found = home.p2(&["ledger", "--book", book, "verify", "--json"]).exits(0).json();
+        assert_eq!(found["differences"], json!([]), "{book}");
+    }
+}

@@ -412,6 +412,16 @@ pub(crate) enum ConfigCommand {
         /// The agent's own wallet, or an account whose name begins with `budget:`.
         account: String,
     },
+    /// Move the money of one conversation to another book: what all its agents pay, spend on their work and earn.
+    #[command(
+        after_help = "Examples:\n  p2engine ledger copy trial && p2engine config set-book trip trial\n  p2engine config set-book trip none"
+    )]
+    SetBook {
+        /// The conversation's name.
+        name: String,
+        /// The book, or `none`: the books that the definitions name.
+        book: String,
+    },
     /// Override model or sampling in one conversation.
     #[command(
         after_help = "Example:\n  p2engine config set-model trip --model openai/gpt-4o --temperature 0.2"

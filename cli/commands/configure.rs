@@ -1,7 +1,7 @@
 //! `config …`: settings, and overrides of one conversation.
 
 use p2_core::definition::Definition;
-use p2_core::ids::AgentId;
+use p2_core::ids::{AgentId, BookId};
 use p2_core::record::{InboxBody, OverrideCommand, Overrides};
 use serde_json::{Value, json};
 
@@ -47,6 +47,7 @@ pub(crate) async fn run(run: &Run, command: ConfigCommand) -> EngineResult<()> {
         ConfigCommand::SetBudget { target, account } => {
             set(run, target, Overrides { budget: Some(account), ..Overrides::default() }, false).await
         }
+        ConfigCommand::SetBook { name, book } => set_book(run, &name, &book).await,
         ConfigCommand::SetModel { target, model, temperature, top_p, max_tokens } => {
             let overrides = Overrides { model, temperature, top_p, max_tokens, ..Overrides::default() };
             if overrides == Overrides::default() && !target.lock && !target.unlock {
@@ -64,11 +65,35 @@ pub(crate) async fn run(run: &Run, command: ConfigCommand) -> EngineResult<()> {
 async fn set(run: &Run, target: OverrideArgs, set: Overrides, clear: bool) -> EngineResult<()> {
     let OverrideArgs { name, agent, lock, unlock } = target;
     let agent = agent.map(AgentId);
-    let body = InboxBody::OverrideCommand(OverrideCommand { agent, set, clear, lock, unlock });
+    let body = InboxBody::OverrideCommand(OverrideCommand { agent, set, clear, lock, unlock, book: None });
     let outcome = run.submit(&name, body).await?;
     run.show(&data_of(&outcome)?, || {
         let suffix = if lock { ", locked" } else { "" };
         format!("Overrides of '{name}' changed{suffix}")
+    });
+    Ok(())
+}
+
+async fn set_book(run: &Run, name: &str, book: &str) -> EngineResult<()> {
+    let book = if book == "none" { BookId::default() } else { BookId::from(book) };
+    if !book.as_str().is_empty() && run.engine.book(&book).await?.is_none() {
+        let text = format!(
+            "there is no book '{book}': make it with 'p2engine ledger copy {book}', or 'p2engine ledger --book {book} init'"
+        );
+        return Err(EngineError::NotFound(text));
+    }
+    let command = OverrideCommand {
+        agent: None,
+        set: Overrides::default(),
+        clear: false,
+        lock: false,
+        unlock: false,
+        book: Some(book.clone()),
+    };
+    let outcome = run.submit(name, InboxBody::OverrideCommand(command)).await?;
+    run.show(&data_of(&outcome)?, || match book.as_str() {
+        "" => format!("The money of '{name}' is where its definitions say"),
+        book => format!("The money of '{name}' is in book '{book}' now"),
     });
     Ok(())
 }
@@ -80,7 +105,7 @@ async fn show_overrides(run: &Run, name: &str) -> EngineResult<()> {
         .iter()
         .map(|(agent, (set, locked))| json!({"agent": agent, "locked": locked, "overrides": set}))
         .collect();
-    run.show(&Value::Array(rows), || {
+    run.show(&json!({"book": conversation.book, "agents": rows}), || {
         let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let rows = conversation.overrides.iter().map(|(agent, (set, locked))| {
             vec![
@@ -97,7 +122,11 @@ async fn show_overrides(run: &Run, name: &str) -> EngineResult<()> {
         });
         let header =
             ["AGENT", "MODEL", "TEMPERATURE", "TOP_P", "MAX_TOKENS", "TOOLS", "BEHAVIOR", "BUDGET", "LOCKED"];
-        table::render(&header, rows.collect(), run.out.width)
+        let mut shown = table::render(&header, rows.collect(), run.out.width);
+        if let Some(book) = &conversation.book {
+            shown.push_str(&format!("\nThe money of all agents is in book '{book}'"));
+        }
+        shown
     });
     Ok(())
 }

@@ -163,7 +163,7 @@ fn right(
 fn earns(index: &Index<'_>, artifact: &Artifact, evaluation: &Evaluation) -> Option<PaymentRequest> {
     let Evaluation { evaluator, version, .. } = evaluation;
     let rewards = reward::rewards(&index.evidence.registry, evaluator, *version)?;
-    reward::request(rewards, &place(artifact)?, artifact.id, evaluation).ok().flatten()
+    reward::request(rewards, None, &place(artifact)?, artifact.id, evaluation).ok().flatten()
 }
 
 /// Its reward was asked for, and paid where the policy pays for that score. Policies are set before anybody works.

@@ -157,7 +157,12 @@ impl Story {
                 samples: 1,
                 ..Evaluation::default()
             };
-            Ruling::Judged { place: place.clone(), parent: None, evaluation: Box::new(evaluation) }
+            Ruling::Judged {
+                place: place.clone(),
+                parent: None,
+                book: None,
+                evaluation: Box::new(evaluation),
+            }
         };
         judges.map(ruling).collect()
     }

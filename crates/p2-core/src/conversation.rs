@@ -6,7 +6,7 @@ use std::iter;
 use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AgentId, BranchId, ConversationId, Id};
+use crate::ids::{AgentId, BookId, BranchId, ConversationId, Id};
 use crate::record::{BranchStatus, CallLink, Outcome, Overrides, StateTransition};
 use crate::state::{Entry, State, WaitKind, Waiting};
 
@@ -39,6 +39,9 @@ pub struct Conversation {
     /// agent's pinned definition.
     #[serde(default)]
     pub asked_models: BTreeMap<Id, String>,
+    /// The book that its money is in, whatever the definitions of its agents and evaluators say; none: as they say.
+    #[serde(default)]
+    pub book: Option<BookId>,
 }
 
 /// One agent's stack: its branches, and which is checked out.

@@ -93,6 +93,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
             conversation.overrides.insert(place.agent.clone(), (set.overrides.clone(), set.locked));
         }
         Change::PauseSet(set) => conversation.paused = set.paused,
+        Change::BookSet(set) => conversation.book = set.book.clone(),
         Change::Decided(decided) => {
             conversation.seen.entry(place.input).or_insert_with(|| decided.outcome.clone());
         }

@@ -6,7 +6,7 @@ use p2_core::definition::{Evaluator, EvaluatorKind};
 use p2_core::eval::reward::{self, Claim};
 use p2_core::eval::trigger::{self, If, Request, Spot};
 use p2_core::eval::{self, Place, evaluation_id};
-use p2_core::ids::Id;
+use p2_core::ids::{BookId, Id};
 use p2_core::record::{Artifact, ArtifactBody, Evaluation, Event, Message, Payload, PaymentRequest};
 use p2_core::registry::Registry;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark};
@@ -148,13 +148,13 @@ fn answered(message: &Message, artifact: &Artifact, code: &str, why: &str, now_m
 fn written(registry: &Registry, record: &Message, ruling: &Ruling, now_ms: i64) -> Vec<Message> {
     let written = |artifact: Artifact| output(record, artifact.id, Payload::Artifact(artifact), now_ms);
     match ruling {
-        Ruling::Judged { place, parent, evaluation } => {
+        Ruling::Judged { place, parent, book, evaluation } => {
             let of = evaluation.as_ref();
             let id = evaluation_id(&of.target, &of.evaluator, of.version, &of.occasion);
             let parents = parent.iter().copied().collect();
             let body = ArtifactBody::Evaluation(evaluation.clone());
             let mut messages = vec![written(at(place, id, parents, body, now_ms))];
-            messages.extend(earned(registry, record, place, id, of, now_ms));
+            messages.extend(earned(registry, record, book.as_ref(), place, id, of, now_ms));
             messages
         }
         // A trigger that comes twice is nothing to write about.
@@ -182,13 +182,14 @@ fn written(registry: &Registry, record: &Message, ruling: &Ruling, now_ms: i64) 
 fn earned(
     registry: &Registry,
     record: &Message,
+    book: Option<&BookId>,
     place: &Place,
     id: Id,
     evaluation: &Evaluation,
     now_ms: i64,
 ) -> Option<Message> {
     let rewards = reward::rewards(registry, &evaluation.evaluator, evaluation.version)?;
-    match reward::request(rewards, place, id, evaluation) {
+    match reward::request(rewards, book, place, id, evaluation) {
         Ok(request) => request.map(|request| payment(record, id, request, now_ms)),
         Err(why) => {
             tracing::warn!(target: "evaluator", evaluation = %id, why, "not rewarded");

@@ -25,7 +25,7 @@ use p2_core::definition;
 use p2_core::eval::Place;
 use p2_core::eval::reward::Claim;
 use p2_core::eval::trigger::{If, Spot};
-use p2_core::ids::Id;
+use p2_core::ids::{BookId, Id};
 use p2_core::record::{Evaluation, Message, Payload, PaymentRequest, Topic};
 use p2_core::registry::Registry;
 use p2_stream::processor::{Call, LaneInput, LaneStep, Processor};
@@ -76,6 +76,8 @@ pub enum Ruling {
         place: Place,
         /// The artifact of the judged entry, where there is such an entry.
         parent: Option<Id>,
+        /// The book of the conversation's money, where it has one of its own.
+        book: Option<BookId>,
         /// The evaluation.
         evaluation: Box<Evaluation>,
     },

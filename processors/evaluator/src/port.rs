@@ -12,7 +12,7 @@ use p2_core::eval::reward::Claim;
 use p2_core::eval::trajectory::Trajectory;
 use p2_core::eval::trigger::{Spot, entry_artifact};
 use p2_core::eval::{FIRST, Place, evaluation_id, money, prompt};
-use p2_core::ids::Id;
+use p2_core::ids::{BookId, Id};
 use p2_core::record::{ArtifactBody, Evaluation};
 use p2_core::registry::Registry;
 use p2_stream::ports::{Log, Model, StackStore, StoreError};
@@ -54,6 +54,8 @@ impl fmt::Debug for JudgePort {
 struct Target {
     place: Place,
     trajectory: Trajectory,
+    /// The book of the conversation's money, where it has one of its own.
+    book: Option<BookId>,
 }
 
 /// Why a conversation could not be read.
@@ -179,7 +181,7 @@ impl JudgePort {
             evaluation.error = Some(error("no_target", &format!("the target cannot be read: {why}")));
             self.known.answered(id, &evaluation);
             let evaluation = Box::new(evaluation);
-            ruled.push(Ruling::Judged { place: place.clone(), parent: None, evaluation });
+            ruled.push(Ruling::Judged { place: place.clone(), parent: None, book: None, evaluation });
         }
         ruled
     }
@@ -195,6 +197,7 @@ impl JudgePort {
         let judged = |evaluation: Evaluation| Ruling::Judged {
             place: place.clone(),
             parent: Some(entry_artifact(&target.trajectory.entry_id)),
+            book: target.book.clone(),
             evaluation: Box::new(evaluation),
         };
         match self.judged_before(&place, target.trajectory.time_ms, &id, deadline_ms).await {
@@ -316,7 +319,7 @@ impl JudgePort {
 
     /// What the model calls of the judged turn cost, decimal text; none where one of them has no known cost.
     async fn cost(&self, target: &Target) -> Result<Option<String>, String> {
-        let Target { place, trajectory } = target;
+        let Target { place, trajectory, .. } = target;
         let artifacts = self.known.artifacts(&place.conversation, trajectory.asked_ms).await;
         let artifacts = artifacts.map_err(|error| format!("the model calls cannot be read: {error}"))?;
         let turn = trajectory.asked_ms..=trajectory.time_ms;
@@ -344,7 +347,7 @@ fn is_content(content: &str, trajectory: &Trajectory) -> bool {
 
 /// Whether the target of a claim is what the claim says.
 fn believed(claim: Result<&Claim, &String>, target: &Target) -> Ruling {
-    let Target { place, trajectory } = target;
+    let Target { place, trajectory, .. } = target;
     let why = match claim {
         Err(why) => why.clone(),
         Ok(claim) if claim.place != *place => {
@@ -357,7 +360,13 @@ fn believed(claim: Result<&Claim, &String>, target: &Target) -> Ruling {
             "its 'content' is not the hash of what is there: hash the answer's text, or leave it empty"
                 .to_owned()
         }
-        Ok(claim) => return Ruling::Earned(Box::new(claim.request.clone())),
+        Ok(claim) => {
+            let mut request = claim.request.clone();
+            if let Some(book) = &target.book {
+                request.book = book.clone();
+            }
+            return Ruling::Earned(Box::new(request));
+        }
     };
     Ruling::Unearned { why }
 }
@@ -375,7 +384,7 @@ fn found(conversation: &Conversation, spot: &Spot, time_ms: i64) -> Result<Optio
     let Some(entry) = entry.or_else(newest) else { return Ok(None) };
     let place = Place::of(conversation, agent, branch, entry);
     match Trajectory::of(conversation, &place, branch) {
-        Some(trajectory) => Ok(Some(Target { place, trajectory })),
+        Some(trajectory) => Ok(Some(Target { place, trajectory, book: conversation.book.clone() })),
         None if conversation.head(agent, branch) >= entry => {
             Err(format!("entry {entry} is not visible on branch {branch}: a rewind hid it"))
         }

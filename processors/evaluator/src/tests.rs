@@ -231,6 +231,24 @@ impl Rig {
         self.store.write(0, vec![(0, transition)], 1).await.unwrap();
     }
 
+    /// Moves the money of a conversation to a book.
+    async fn move_to(&self, name: &str, book: &str) {
+        let transition = StateTransition {
+            id: Id::of_text(&format!("{name} moves")),
+            conversation: name.into(),
+            seq: 1,
+            previous: Some(Id::of_text(name)),
+            agent: "alpha".into(),
+            branch: BranchId::main(),
+            input: Id::of_text("move"),
+            changes: vec![Change::BookSet(BookSet { book: Some(book.into()) })],
+            head: 1,
+            status: BranchStatus::Idle,
+            time_ms: NOW,
+        };
+        self.store.write(0, vec![(1, transition)], 2).await.unwrap();
+    }
+
     /// Commits records of this processor.
     async fn commit(&self, messages: &[Message]) {
         let records =
@@ -831,6 +849,17 @@ async fn a_reward_may_be_for_another_metric_in_another_book_on_another_occasion(
     let data = json!({"evaluator": "witty", "occasion": FIRST, "entry": 1});
     let written = rig.take(&event("over", "more", REQUESTED, data)).await;
     assert_eq!((written.len(), evaluation(&written[0]).metric("wit")), (1, Some(1.5)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_conversation_earns_is_in_its_own_book_where_it_has_one() {
+    let rig = rig(&[GOOD]);
+    rig.talk("talk", chat()).await;
+    rig.move_to("talk", "trial").await;
+    let written = rig.take(&asks("ask", "witty", FIRST)).await;
+    assert_eq!(reward_of(&written[1]).0.book.as_str(), "trial");
+    let written = but_echo(rig.take(&verdict(|_, _| {})).await);
+    assert_eq!(reward_of(&written[0]).0.book.as_str(), "trial", "what somebody else judged, too");
 }
 
 #[tokio::test(start_paused = true)]

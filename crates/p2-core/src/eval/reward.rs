@@ -3,7 +3,7 @@
 
 use super::{Place, evaluation_id};
 use crate::definition::{Evaluator, EvaluatorKind, Rewards};
-use crate::ids::{AccountId, Id};
+use crate::ids::{AccountId, BookId, Id};
 use crate::ledger;
 use crate::record::{Artifact, CauseKind, Evaluation, PaymentBody, PaymentCause, PaymentRequest, Reward};
 use crate::registry::Registry;
@@ -18,7 +18,7 @@ pub fn rewards<'r>(registry: &'r Registry, evaluator: &str, version: i32) -> Opt
 }
 
 /// The request for the reward of an evaluation; none where it earned nothing: judging failed, or it does not have the
-/// metric.
+/// metric. It is paid in `book`, the conversation's, or in that of the evaluator where the conversation has none.
 ///
 /// The payee is the wallet of the judged agent, and the request's id does not depend on who judged how often: see
 /// [`ledger::reward_id`]. An evaluation that repeats another one's result (`same_as`) is of another piece of work, and
@@ -28,11 +28,12 @@ pub fn rewards<'r>(registry: &'r Registry, evaluator: &str, version: i32) -> Opt
 /// A sentence where the number is there and cannot be paid for.
 pub fn request(
     rewards: &Rewards,
+    book: Option<&BookId>,
     place: &Place,
     id: Id,
     evaluation: &Evaluation,
 ) -> Result<Option<PaymentRequest>, String> {
-    let Rewards { metric, occasion, book, .. } = rewards;
+    let Rewards { metric, occasion, book: own_book, .. } = rewards;
     if evaluation.error.is_some() || evaluation.score.is_none() {
         return Ok(None);
     }
@@ -57,7 +58,7 @@ pub fn request(
     };
     Ok(Some(PaymentRequest {
         id: ledger::reward_id(&reward),
-        book: book.clone(),
+        book: book.unwrap_or(own_book).clone(),
         by: format!("evaluator:{evaluator}"),
         cause: PaymentCause {
             kind: CauseKind::Evaluation,
@@ -80,7 +81,7 @@ pub struct Claim {
     pub place: Place,
     /// What was judged, as the record has it; empty: it does not say.
     pub content: String,
-    /// What is paid.
+    /// What is paid, in the evaluator's book: only the target tells whether the conversation has one of its own.
     pub request: PaymentRequest,
 }
 
@@ -133,6 +134,6 @@ pub fn claim(
     if artifact.id != id || record != id {
         return Err(format!("its id must be {id}: that of its target, evaluator, version and occasion"));
     }
-    let request = request(rewards, &place, id, evaluation)?;
+    let request = request(rewards, None, &place, id, evaluation)?;
     Ok(request.map(|request| Claim { place, content: evaluation.content.clone(), request }))
 }

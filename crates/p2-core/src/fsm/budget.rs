@@ -93,7 +93,7 @@ fn reserve(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, budget: &Bud
     let account = budget.account.clone().unwrap_or_else(|| AccountId::from(agent.as_str()));
     let held = Held {
         reservation: Id::derive(&wait, "reservation", 0),
-        book: budget.book.clone(),
+        book: step.conv.book.clone().unwrap_or_else(|| budget.book.clone()),
         account: account.clone(),
         again: purpose.again,
     };

@@ -96,7 +96,7 @@ fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody,
     let conversation = step.conversation().clone();
     step.payment(PaymentRequest {
         id: Id::derive(&effect, "payment", 0),
-        book: BookId::from(MAIN_BOOK),
+        book: step.conv.book.clone().unwrap_or_else(|| BookId::from(MAIN_BOOK)),
         by: call.agent.to_string(),
         cause: PaymentCause {
             kind: CauseKind::ToolCall,

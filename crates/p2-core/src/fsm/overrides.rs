@@ -4,16 +4,18 @@ use serde_json::json;
 
 use super::builder::Step;
 use super::{applied, lookup, refused, user_text};
-use crate::ids::{AccountId, AgentId};
-use crate::ledger::budget_account;
-use crate::record::{Change, Outcome, Overridden, OverrideCommand, Overrides};
+use crate::ids::{AccountId, AgentId, BookId, BranchId};
+use crate::ledger::{budget_account, check_book};
+use crate::record::{BookSet, Change, Outcome, Overridden, OverrideCommand, Overrides};
 
 pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome {
     let agent = command.agent.clone().unwrap_or_else(|| step.conv.root.clone());
     if lookup::agent(&step.conv, step.context, &agent).is_none() {
         return refused("not_found", user_text::unknown_agent(step, &agent));
     }
-    if lookup::llm(&step.conv, step.context, &agent).is_none() {
+    let OverrideCommand { set: asked, clear, lock, unlock, book, .. } = command;
+    let is_money = book.is_some() && !(*clear || *lock || *unlock) && *asked == Overrides::default();
+    if !is_money && lookup::llm(&step.conv, step.context, &agent).is_none() {
         return refused("invalid", format!("agent '{agent}' is not of type llm: it has nothing to override"));
     }
     let (mut set, locked) = step.conv.overrides.get(&agent).cloned().unwrap_or_default();
@@ -23,6 +25,7 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
     if let Some(why) = misfit(step, &command.set)
         .or_else(|| spending(step, &agent, &command.set))
         .or_else(|| unpayable(step, &agent, &command.set))
+        .or_else(|| no_book(book.as_ref()))
     {
         return refused("invalid", why);
     }
@@ -40,11 +43,31 @@ pub(super) fn decide(step: &mut Step<'_>, command: &OverrideCommand) -> Outcome 
         budget: new.budget.or(set.budget),
     };
     let branch = step.conv.current(&agent);
+    if let Some(book) = book {
+        move_money(step, &agent, &branch, book);
+    }
+    if is_money {
+        return applied();
+    }
     let data = json!({"agent": agent.as_str(), "locked": command.lock});
     step.change(&agent, &branch, Change::Overridden(Overridden { overrides: set, locked: command.lock }));
     user_text::pin(step, &agent, &branch);
     step.event(&agent, &branch, "override_set", data);
     applied()
+}
+
+/// From now on all that the conversation's agents pay and earn is in another book. What was set aside before ends where it
+/// was.
+fn move_money(step: &mut Step<'_>, agent: &AgentId, branch: &BranchId, book: &BookId) {
+    let book = Some(book).filter(|book| !book.as_str().is_empty()).cloned();
+    let data = json!({"book": &book});
+    step.change(agent, branch, Change::BookSet(BookSet { book }));
+    step.event(agent, branch, "book_set", data);
+}
+
+fn no_book(book: Option<&BookId>) -> Option<String> {
+    let book = book.filter(|book| !book.as_str().is_empty())?;
+    check_book(book).err().map(|refusal| refusal.message)
 }
 
 /// A made-up agent must not get a tool that spends by a detour.

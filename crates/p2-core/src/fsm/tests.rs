@@ -256,7 +256,8 @@ impl World {
     }
 
     fn over(&mut self, set: Overrides) -> Outcome {
-        let command = OverrideCommand { agent: None, set, clear: false, lock: false, unlock: false };
+        let command =
+            OverrideCommand { agent: None, set, clear: false, lock: false, unlock: false, book: None };
         self.inbox(InboxBody::OverrideCommand(command))
     }
 
@@ -372,6 +373,7 @@ fn to_helper(message: &str) -> (&'static str, Value) {
 
 mod anything;
 mod behaviour;
+mod books;
 mod budgets;
 mod delegation;
 mod ledger_tools;

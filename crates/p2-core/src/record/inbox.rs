@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::PaymentResult;
-use crate::ids::{AgentId, BranchId, ConversationId, Id};
+use crate::ids::{AgentId, BookId, BranchId, ConversationId, Id};
 use crate::json_text::JsonText;
 use crate::state::{Answer, ToolStatus};
 
@@ -138,6 +138,10 @@ pub struct OverrideCommand {
     pub lock: bool,
     /// Lift the lock first.
     pub unlock: bool,
+    /// The book that the conversation's money is in from now on, for all of its agents; the empty text: the books
+    /// that the definitions name. None: no change.
+    #[serde(default)]
+    pub book: Option<BookId>,
 }
 
 /// What can be overridden.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Overrides;
-use crate::ids::{AgentId, BranchId, ConversationId, Id};
+use crate::ids::{AgentId, BookId, BranchId, ConversationId, Id};
 use crate::state::Entry;
 
 /// One state transition of one (conversation, agent, branch) stack.
@@ -72,6 +72,15 @@ pub enum Change {
     Pinned(Pinned),
     /// Waits were closed.
     Closed(Closed),
+    /// The conversation's money is in another book.
+    BookSet(BookSet),
+}
+
+/// The book that the conversation's money is in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BookSet {
+    /// The book; none: those that the definitions name.
+    pub book: Option<BookId>,
 }
 
 /// Waits were closed: whatever answers one of them from now on is late.

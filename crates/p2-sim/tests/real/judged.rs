@@ -242,8 +242,8 @@ impl Judged {
             p2_sim::judged::same_rule(&definition.kind, &place, conversation, evaluation)?;
         }
         let rewards = definition.rewards.as_ref();
-        let earned =
-            rewards.and_then(|rewards| reward::request(rewards, &place, artifact.id, evaluation).ok()?);
+        let earned = rewards
+            .and_then(|rewards| reward::request(rewards, None, &place, artifact.id, evaluation).ok()?);
         Ok(earned.map(|_| artifact.id))
     }
 

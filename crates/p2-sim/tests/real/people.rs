@@ -164,6 +164,7 @@ fn overrides(rng: &mut SmallRng) -> OverrideCommand {
         clear: rng.random_bool(0.2),
         lock: rng.random_bool(0.6),
         unlock: rng.random_bool(0.2),
+        book: ["side", "main", ""].get(rng.random_range(0..12)).map(|&book| book.into()),
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) const SOURCES: [Source; 8] = [
             include_str!("../../../../schemas/history/inbox/1.avsc"),
             include_str!("../../../../schemas/history/inbox/2.avsc"),
             include_str!("../../../../schemas/history/inbox/3.avsc"),
+            include_str!("../../../../schemas/history/inbox/4.avsc"),
         ],
     ),
     (
@@ -26,6 +27,7 @@ pub(super) const SOURCES: [Source; 8] = [
         &[
             include_str!("../../../../schemas/history/state-transitions/1.avsc"),
             include_str!("../../../../schemas/history/state-transitions/2.avsc"),
+            include_str!("../../../../schemas/history/state-transitions/3.avsc"),
         ],
     ),
     (

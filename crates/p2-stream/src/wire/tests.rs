@@ -122,6 +122,7 @@ fn changes() -> Vec<Change> {
         Change::Decided(Decided { outcome }),
         Change::Pinned(Pinned { versions: BTreeMap::from([("agent/alpha".to_owned(), 3)]) }),
         Change::Closed(Closed { waits: vec![id("wait")] }),
+        Change::BookSet(BookSet { book: Some("trial".into()) }),
     ]
 }
 
@@ -158,6 +159,7 @@ fn inbox_bodies() -> Vec<InboxBody> {
             clear: true,
             lock: false,
             unlock: true,
+            book: Some("trial".into()),
         }),
         InboxBody::ControlCommand(ControlCommand {
             operation: ControlOperation::Resume,

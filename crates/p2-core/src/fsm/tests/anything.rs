@@ -158,7 +158,14 @@ pub(super) fn arrive(w: &mut World, arrival: &Arrival) {
             };
             let agent = Some(AGENTS[agent].into());
             let (clear, lock, unlock) = (flag(flags, 0), flag(flags, 1), flag(flags, 2));
-            w.inbox(InboxBody::OverrideCommand(OverrideCommand { agent, set, clear, lock, unlock }));
+            w.inbox(InboxBody::OverrideCommand(OverrideCommand {
+                agent,
+                set,
+                clear,
+                lock,
+                unlock,
+                book: None,
+            }));
         }
         Arrival::Control(nth) => {
             let all = [ControlOperation::Cancel, ControlOperation::Pause, ControlOperation::Resume];

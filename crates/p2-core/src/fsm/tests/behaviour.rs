@@ -405,7 +405,14 @@ fn locked_overrides_need_unlock() {
     w.say("go");
     let set = |temperature| Overrides { temperature: Some(temperature), ..Overrides::default() };
     let with = |set, lock, unlock| {
-        InboxBody::OverrideCommand(OverrideCommand { agent: None, set, clear: false, lock, unlock })
+        InboxBody::OverrideCommand(OverrideCommand {
+            agent: None,
+            set,
+            clear: false,
+            lock,
+            unlock,
+            book: None,
+        })
     };
     assert_eq!(w.inbox(with(set(3.0), false, false)).code, "invalid");
     assert_eq!(w.inbox(with(set(1.0), true, false)).code, "ok");

@@ -101,8 +101,14 @@ fn every_kind_of_input_is_answered_by_exactly_one_outcome_before_the_conversatio
         reward: None,
         latency_ms: None,
     };
-    let over =
-        OverrideCommand { agent: None, set: Overrides::default(), clear: false, lock: false, unlock: false };
+    let over = OverrideCommand {
+        agent: None,
+        set: Overrides::default(),
+        clear: false,
+        lock: false,
+        unlock: false,
+        book: None,
+    };
     let control = ControlCommand { operation: ControlOperation::Cancel, reason: String::new() };
     for body in [
         InboxBody::HumanAnswer(HumanAnswer { request: id, answer, by: "ann".into() }),

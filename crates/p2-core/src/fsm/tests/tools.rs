@@ -348,8 +348,14 @@ fn overrides_reach_the_request_and_clearing_them_takes_them_back() {
         "a tool that was taken away cannot be called"
     );
     w.reply("alpha", "sorry", &[]);
-    let clear =
-        OverrideCommand { agent: None, set: Overrides::default(), clear: true, lock: false, unlock: false };
+    let clear = OverrideCommand {
+        agent: None,
+        set: Overrides::default(),
+        clear: true,
+        lock: false,
+        unlock: false,
+        book: None,
+    };
     w.inbox(InboxBody::OverrideCommand(clear));
     w.say("go");
     check(

@@ -65,8 +65,10 @@ fn published_schemas_stay_as_they_are() {
         inbox 1 acd08cd9a187133d
         inbox 2 dae76cb10e56f92c
         inbox 3 406dea10cc9d7b85
+        inbox 4 7b61324154d0a423
         state-transitions 1 ddb71047c22902c4
         state-transitions 2 29109bd3e8629ee5
+        state-transitions 3 c93c963c72e98ecd
         effects 1 638de603f948ee7b
         effects 2 02e24f4e22c9faf3
         effects 3 0d471030a64b14e2
