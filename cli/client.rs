@@ -94,7 +94,8 @@ impl HttpEngine {
         if error.is_timeout() {
             return EngineError::Timeout(format!("process {pid} did not answer in time"));
         }
-        EngineError::Unavailable(format!("process {pid} at {} does not answer", self.endpoint.url))
+        let message = format!("process {pid} at {} does not answer", self.endpoint.url);
+        EngineError::Gone { message, sent: !error.is_connect() }
     }
 
     async fn get<T: DeserializeOwned>(&self, segments: &[&str]) -> EngineResult<T> {

@@ -38,6 +38,9 @@ pub(crate) enum EngineError {
     /// Nothing serves this data directory, or it stopped.
     #[error("{0}")]
     Unavailable(String),
+    /// The process that was asked has ended; where `sent`, it may have done what it was asked for.
+    #[error("{message}")]
+    Gone { message: String, sent: bool },
     /// The token is missing or not the one of this process.
     #[error("{0}")]
     Unauthorized(String),
@@ -57,7 +60,7 @@ impl EngineError {
             EngineError::NotFound(_) => "not_found",
             EngineError::Invalid(_) => "invalid",
             EngineError::Timeout(_) => "timeout",
-            EngineError::Unavailable(_) => "unavailable",
+            EngineError::Unavailable(_) | EngineError::Gone { .. } => "unavailable",
             EngineError::Unauthorized(_) => "unauthorized",
             EngineError::Differs(_) => "differs",
             EngineError::Internal(_) => "internal",

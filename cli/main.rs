@@ -10,6 +10,7 @@ mod config;
 mod engine;
 mod local;
 mod output;
+mod rejoin;
 mod signals;
 mod views;
 mod wiring;
@@ -80,7 +81,10 @@ fn exit_code(error: &EngineError) -> u8 {
         EngineError::Invalid(_) => 2,
         EngineError::Refused { .. } => 3,
         EngineError::NotFound(_) => 4,
-        EngineError::Timeout(_) | EngineError::Unavailable(_) | EngineError::Unauthorized(_) => 5,
+        EngineError::Timeout(_)
+        | EngineError::Unavailable(_)
+        | EngineError::Gone { .. }
+        | EngineError::Unauthorized(_) => 5,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::client::HttpEngine;
 use crate::config::Config;
 use crate::engine::{Engine, EngineError, EngineResult};
 use crate::local::{LocalEngine, Role, Work};
+use crate::rejoin::Rejoining;
 
 /// How long a stop waits for requests under way. Long polls end by themselves, so only a client that never
 /// sends the rest of its request, or never reads its answer, is cut off.
@@ -36,6 +37,8 @@ pub(crate) struct Opened {
     pub served: Option<Served>,
     /// The processors of this process, to be drained at the end.
     local: Option<Arc<LocalEngine>>,
+    /// The engine, where it was found in another process.
+    joined: Option<Arc<Rejoining>>,
 }
 
 /// The running HTTP API of this process.
@@ -54,14 +57,28 @@ impl Opened {
 
     /// Ends when a processor of this process has failed, with the reason.
     pub(crate) async fn failed(&self) -> EngineError {
-        match &self.local {
-            Some(local) => local.failed().await,
-            None => std::future::pending().await,
+        match (&self.local, &self.joined) {
+            (Some(local), _) => local.failed().await,
+            (None, Some(joined)) => joined.failed().await,
+            (None, None) => std::future::pending().await,
         }
+    }
+
+    /// The engine of this process.
+    pub(crate) fn local(&self) -> Option<Arc<LocalEngine>> {
+        self.local.clone()
     }
 
     /// Finishes running requests and withdraws `api.json`.
     pub(crate) async fn close(self) -> EngineResult<()> {
+        match self.joined.clone() {
+            Some(joined) => joined.close().await,
+            None => self.shut().await,
+        }
+    }
+
+    /// As [`Opened::close`], of an engine of this process.
+    pub(crate) async fn shut(self) -> EngineResult<()> {
         if let Some(served) = self.served {
             let Served { stop, mut task, .. } = served;
             let _ = stop.send(true);
@@ -84,15 +101,36 @@ impl Opened {
 }
 
 /// Joins the process that serves this system from the data directory, or opens it here; and serves it, unless it is
-/// on a cluster and this process runs nothing in it.
+/// on a cluster and this process runs nothing in it. When a process that was joined ends, the engine goes on in
+/// another one or here ([`Rejoining`]).
 pub(crate) async fn open(config: &Config, port: u16, role: Role) -> EngineResult<Opened> {
+    Ok(match find_or_open(config, port, &role).await? {
+        Place::Here(opened) => opened,
+        Place::Elsewhere(found) => {
+            let role = Role { rebuild: false, ..role };
+            let joined = Arc::new(Rejoining::new(config.clone(), port, role, found));
+            Opened { engine: joined.clone(), served: None, local: None, joined: Some(joined) }
+        }
+    })
+}
+
+/// Where the engine is.
+pub(crate) enum Place {
+    /// In this process.
+    Here(Opened),
+    /// In the one that serves the data directory now.
+    Elsewhere(HttpEngine),
+}
+
+/// As [`open`]; what is found elsewhere is that process and no other.
+pub(crate) async fn find_or_open(config: &Config, port: u16, role: &Role) -> EngineResult<Place> {
     let begin = Instant::now();
     let api_file = config.api_file();
     loop {
         if let Some(engine) = HttpEngine::find(&api_file).await? {
-            return Ok(Opened { engine: Arc::new(engine), served: None, local: None });
+            return Ok(Place::Elsewhere(engine));
         }
-        let local = match LocalEngine::open(config, &role).await {
+        let local = match LocalEngine::open(config, role).await {
             Ok(local) => local,
             Err(OpenFailed::Held(_)) if begin.elapsed() < HELD_MAX => {
                 tokio::time::sleep(HELD_EVERY).await;
@@ -101,11 +139,12 @@ pub(crate) async fn open(config: &Config, port: u16, role: Role) -> EngineResult
             Err(OpenFailed::Held(error) | OpenFailed::Other(error)) => return Err(error),
         };
         if config.kafka.is_some() && role.work == Work::None {
-            return Ok(Opened { engine: local.clone(), served: None, local: Some(local) });
+            let engine = local.clone();
+            return Ok(Place::Here(Opened { engine, served: None, local: Some(local), joined: None }));
         }
         let served = serve(local.clone(), local.metrics().clone(), &api_file, port).await;
         return match served {
-            Ok(opened) => Ok(Opened { local: Some(local), ..opened }),
+            Ok(opened) => Ok(Place::Here(Opened { local: Some(local), ..opened })),
             Err(error) => local.close().await.and(Err(error)),
         };
     }
@@ -146,7 +185,7 @@ async fn serve_on(
     let url = server.endpoint().url.clone();
     let (stop, stopping) = watch::channel(false);
     let task = tokio::spawn(server.run(engine.clone(), metrics, stopping));
-    Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None })
+    Ok(Opened { engine, served: Some(Served { url, stop, task }), local: None, joined: None })
 }
 
 /// Makes a Canton participant ready; `dar` wins over the one of the settings.

@@ -109,6 +109,33 @@ fn a_second_terminal_joins_a_running_chat_and_both_see_the_same() {
 }
 
 #[test]
+fn a_second_terminal_goes_on_when_the_first_has_ended_or_was_killed() {
+    let home = Home::with_fixtures();
+    let mut first = home.start(&["chat", "with", "worker", "--name", "x"]);
+    first.say("one\n");
+    until("the first answer", || first.stdout().contains("You said: one").then_some(()));
+    let mut second = home.start(&["chat", "with", "worker", "--name", "y"]);
+    second.say("two\n");
+    until("the second's answer", || second.stdout().contains("You said: two").then_some(()));
+    let mut third = home.start(&["chat", "resume", "x"]);
+    first.close_input();
+    first.end().exits(0);
+    second.say("three\n");
+    until("an answer without the first", || second.stdout().contains("You said: three").then_some(()));
+    third.say("four\n");
+    until("the third's answer", || third.stdout().contains("You said: four").then_some(()));
+    // One of the two serves the other now; whichever it is.
+    second.kill();
+    third.say("five\n");
+    until("an answer without the second", || third.stdout().contains("You said: five").then_some(()));
+    third.close_input();
+    third.end().exits(0);
+    let stack = home.p2(&["conversation", "stack", "x", "--json"]).exits(0).json();
+    let users = stack.as_array().unwrap().iter().filter(|entry| entry["kind"] == "UserMessage");
+    assert_eq!(users.count(), 3, "each once: {stack}");
+}
+
+#[test]
 fn a_second_up_says_that_one_is_running() {
     let home = Home::new();
     let up = home.up();

@@ -384,3 +384,16 @@ fn books_on_a_canton_ledger_are_paid_there_and_read_here() {
     let refused = home.p2(&["ledger", "transfer", "alpha", "beta", "1", "--json"]).exits(3);
     assert_eq!(code(&refused), "external");
 }
+
+/// Every one of them serves the others for as long as it takes itself.
+#[test]
+fn commands_side_by_side_all_end_well_and_each_pays_once() {
+    let home = Home::new();
+    home.p2(&["ledger", "init", "--agent", "alpha", "--agent", "beta"]).exits(0);
+    let running: Vec<_> = (0..8).map(|_| home.start(&["ledger", "transfer", "alpha", "beta", "1"])).collect();
+    for one in running {
+        one.end().exits(0);
+    }
+    let beta = home.p2(&["ledger", "balance", "beta", "--json"]).exits(0).json();
+    assert_eq!(beta["balance"], "108.00");
+}

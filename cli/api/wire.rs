@@ -68,7 +68,7 @@ pub(crate) fn status(error: &EngineError) -> StatusCode {
         EngineError::NotFound(_) => StatusCode::NOT_FOUND,
         EngineError::Invalid(_) => StatusCode::BAD_REQUEST,
         EngineError::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
-        EngineError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        EngineError::Unavailable(_) | EngineError::Gone { .. } => StatusCode::SERVICE_UNAVAILABLE,
         EngineError::Unauthorized(_) => StatusCode::UNAUTHORIZED,
         EngineError::Differs(_) | EngineError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -1,14 +1,15 @@
 //! `doctor`: one line for each thing that has to be right, and how to mend what is not.
 
+mod groups;
+
 use p2_embedded::OpenError;
 use p2_kafka::topics::{self, Difference, TopicSettings};
 use p2_kafka::{KafkaConfig, KafkaLog};
 use p2_registry::Schemas as _;
-use p2_stream::ports::Log;
 use serde::Serialize;
 
 use super::data_of;
-use crate::backend::{INPUTS, identity};
+use crate::backend::identity;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult};
 use crate::output::Output;
@@ -104,30 +105,7 @@ async fn broker(config: &KafkaConfig, found: &mut Findings) -> Option<KafkaLog> 
             return None;
         }
     };
-    for (processor, input) in INPUTS {
-        let group = format!("p2.{processor}");
-        match log.group_members(&group).await {
-            Ok(members) if members.is_empty() => {
-                let mut waiting = 0;
-                for partition in 0..log.partitions(input) {
-                    waiting += log.bounds(input, partition).await.map_or(0, |(start, end)| end - start);
-                }
-                let detail = format!(
-                    "nobody runs it ({waiting} offsets in {}): p2engine run {processor}",
-                    input.short()
-                );
-                found.add(processor, Health::Note, detail);
-            }
-            Ok(members) => {
-                found.add(
-                    processor,
-                    Health::Ok,
-                    format!("{} running: {}", members.len(), members.join(", ")),
-                );
-            }
-            Err(error) => found.add(processor, Health::Bad, error.to_string()),
-        }
-    }
+    groups::look(&log, found).await;
     Some(log)
 }
 

@@ -113,7 +113,8 @@ impl Desk<'_> {
     /// Asks, and gives the transaction; a refusal is an error.
     async fn ask(&self, ask: &AskArgs, body: PaymentBody) -> EngineResult<LedgerTransaction> {
         let id = ask.id.as_deref().map_or_else(draw_id, named_id);
-        let made = self.run.engine.pay(self.payment(id, &ask.by, &ask.reason, body)).await?;
+        let made = self.run.engine.pay(self.payment(id, &ask.by, &ask.reason, body)).await;
+        let made = made.map_err(|error| unknown(error, &id))?;
         match made.outcome {
             LedgerOutcome::Rejected(why) => {
                 Err(EngineError::Refused { code: why.code, message: why.message })
@@ -139,6 +140,20 @@ impl Desk<'_> {
             not_after_ms: None,
             body,
         }
+    }
+}
+
+/// An error after which the request may have been done, with the way to ask again.
+fn unknown(error: EngineError, id: &Id) -> EngineError {
+    let again =
+        |text: String| format!("{text}; it may have been done: the same command with --id {id} does it once");
+    match error {
+        EngineError::Timeout(text) => EngineError::Timeout(again(text)),
+        EngineError::Unavailable(text) => EngineError::Unavailable(again(text)),
+        EngineError::Gone { message, sent: true } => {
+            EngineError::Gone { message: again(message), sent: true }
+        }
+        other => other,
     }
 }
 

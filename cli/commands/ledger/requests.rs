@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Desk, account, amount, limit, money, moved, told};
 use crate::args::{AskArgs, Kind, LedgerCommand};
-use crate::commands::by_beginning;
+use crate::commands::{by_beginning, data_of};
 use crate::engine::{BookView, EngineError, EngineResult};
 use crate::views::table;
 
@@ -118,7 +118,17 @@ impl Desk<'_> {
 
     /// What became of a request; of an approval, what became of the request that waited.
     async fn tell(&self, made: &LedgerTransaction) -> EngineResult<()> {
-        let view = self.view().await?;
+        let view = match self.view().await {
+            Ok(view) => view,
+            // It is done all the same.
+            Err(error) => {
+                self.run.out.remark(&format!("done; the book cannot be read now: {error}"));
+                self.run.show(&data_of(made)?, || {
+                    format!("request {}: {}", made.request.id, made.outcome.as_str())
+                });
+                return Ok(());
+            }
+        };
         let settled = match &made.request.body {
             PaymentBody::Approve(Approve { request }) => self.settled(request).await?,
             _ => None,

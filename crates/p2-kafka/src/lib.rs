@@ -22,6 +22,7 @@
 //! Blocking calls of the client library run on threads of their own, never on those of the async runtime.
 
 mod begin;
+mod behind;
 mod callbacks;
 mod committer;
 mod config;

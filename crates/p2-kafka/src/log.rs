@@ -29,7 +29,7 @@ const TOPICS_MAX: Duration = Duration::from_secs(1);
 /// The log on Kafka. Clones are handles of the same connection.
 #[derive(Clone)]
 pub struct KafkaLog {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What all handles and members of one connection share.
