@@ -75,6 +75,13 @@ pub(crate) async fn run(config: &Config, out: Output) -> EngineResult<()> {
     Err(EngineError::Refused { code: "unhealthy".to_owned(), message })
 }
 
+fn missing(difference: &Difference) -> Option<&str> {
+    match difference {
+        Difference::Missing(wanted) => Some(&wanted.name),
+        _ => None,
+    }
+}
+
 /// The log on Kafka; none where it cannot be opened.
 async fn broker(config: &KafkaConfig, found: &mut Findings) -> Option<KafkaLog> {
     match topics::diff(config, &TopicSettings::default()).await {
@@ -82,6 +89,12 @@ async fn broker(config: &KafkaConfig, found: &mut Findings) -> Option<KafkaLog> 
             found.add("kafka", Health::Ok, format!("{} answers", config.brokers));
             if differences.iter().all(Difference::is_hint) {
                 found.add("topics", Health::Ok, "partitions, retention and clean-up are as they should be");
+            }
+            let missing: Vec<&str> = differences.iter().filter_map(missing).collect();
+            if !missing.is_empty() {
+                let missing = missing.join(", ");
+                found.add("topics", Health::Bad, format!("missing: {missing}; p2engine topics apply makes them"));
+                return None;
             }
             for one in differences {
                 match one {
