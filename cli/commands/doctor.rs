@@ -93,7 +93,11 @@ async fn broker(config: &KafkaConfig, found: &mut Findings) -> Option<KafkaLog> 
             let missing: Vec<&str> = differences.iter().filter_map(missing).collect();
             if !missing.is_empty() {
                 let missing = missing.join(", ");
-                found.add("topics", Health::Bad, format!("missing: {missing}; p2engine topics apply makes them"));
+                found.add(
+                    "topics",
+                    Health::Bad,
+                    format!("missing: {missing}; p2engine topics apply makes them"),
+                );
                 return None;
             }
             for one in differences {

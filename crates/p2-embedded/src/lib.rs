@@ -184,11 +184,11 @@ impl Embedded {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
         };
-        std::fs::create_dir_all(dir).map_err(io(dir))?;
+        make_private(dir).map_err(io(dir))?;
         let lock = lock(dir)?;
         let (format, created) = read_format(dir, options, disk)?;
         let log_path = dir.join("log");
-        std::fs::create_dir_all(&log_path).map_err(io(&log_path))?;
+        make_private(&log_path).map_err(io(&log_path))?;
         let mut visible = Visible::new(format.partitions.clone());
         let now_ms = p2_stream::shell::now_ms();
         let (journal, dropped) =
@@ -294,6 +294,15 @@ fn start(
         handle.clock = Some((stop, clock));
     }
     Ok(handle)
+}
+
+/// Makes a directory that only its owner can read, where it is not there: what people said is in it.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir)
 }
 
 /// Takes the directory's lock and writes the process id into it.

@@ -187,3 +187,21 @@ fn a_missing_journal_is_not_taken_for_an_empty_one() {
     assert!(error.to_string().contains("missing beside its views"), "{error}");
     assert_eq!(files(dir.path()), before);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_is_made_is_its_owners_alone_and_one_that_is_there_keeps_its_rights() {
+    use std::os::unix::fs::PermissionsExt;
+    let rights = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("new/data");
+    drop(Embedded::open(&dir, &Options::with_partitions(1)).unwrap());
+    for made in [&dir, &dir.join("log")] {
+        assert_eq!(rights(made), 0o700, "{}", made.display());
+    }
+    let there = scratch.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    std::fs::set_permissions(&there, std::fs::Permissions::from_mode(0o750)).unwrap();
+    drop(Embedded::open(&there, &Options::with_partitions(1)).unwrap());
+    assert_eq!((rights(&there), rights(&there.join("log"))), (0o750, 0o700));
+}
