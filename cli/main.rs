@@ -35,7 +35,7 @@ use wiring::Opened;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| misused(&error));
     match cli.color {
         Color::Auto => anstream::ColorChoice::Auto,
         Color::Always => anstream::ColorChoice::Always,
@@ -61,6 +61,18 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => fail(out, &error),
     }
+}
+
+/// Help and version as they are; what is wrong with a command line as everything else that is wrong.
+fn misused(error: &clap::Error) -> ! {
+    let wants_json = std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json");
+    if !wants_json || !error.use_stderr() {
+        error.exit()
+    }
+    let text = error.render().to_string();
+    let text = text.trim().trim_start_matches("error: ");
+    let _ = fail(Output::new(true), &EngineError::Invalid(text.to_owned()));
+    std::process::exit(error.exit_code())
 }
 
 fn fail(out: Output, error: &EngineError) -> ExitCode {

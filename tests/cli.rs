@@ -36,6 +36,19 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn wrong_usage_is_one_json_document_where_json_was_asked_for() {
+    for args in
+        [&["ledger", "foo", "--json"][..], &["--json", "ledger", "audit", "--limit", "x"], &["--json"]]
+    {
+        let output = p2(args);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &said["error"]["code"]), (Some(2), &"invalid".into()), "{args:?}");
+        assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    }
+    assert!(text(&p2(&["--json", "--help"]).stdout).contains("Usage:"));
+}
+
+#[test]
 fn settings_are_shown_with_their_source_and_as_json() {
     let output = p2(&["config", "show", "--json", "--data-dir", "here"]);
     assert_eq!(output.status.code(), Some(0));
