@@ -219,7 +219,7 @@ fn the_demo_verifies_itself_and_gives_the_same_as_data() {
     };
     assert_eq!(of("Reward").len(), 1, "{ledger}");
     let chain = of("Reward")[0]["chain"].to_string();
-    for part in ["evaluation of agent_alpha", "evaluation 1 by demo_paid@", " agent_alpha#"] {
+    for part in ["evaluation of agent_alpha", "evaluation 1 by demo_paid@", " of agent_alpha/main) "] {
         assert!(chain.contains(part), "{part} in {chain}");
     }
     let from = &of("Reward")[0]["money"]["from"][0];
