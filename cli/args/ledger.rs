@@ -2,6 +2,24 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+/// What can be asked of a book and is written down, as the audit names it.
+const OPERATIONS: [&str; 14] = [
+    "open_book",
+    "open_account",
+    "set_limits",
+    "freeze",
+    "set_policy",
+    "mint",
+    "transfer",
+    "reserve",
+    "post",
+    "void",
+    "expire",
+    "reward",
+    "approve",
+    "deny",
+];
+
 /// Which book.
 #[derive(Debug, Args)]
 pub(crate) struct LedgerArgs {
@@ -226,14 +244,14 @@ pub(crate) enum LedgerCommand {
     },
     /// What was asked, what became of it, and what caused it, newest last.
     #[command(
-        after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01T00:00:00Z"
+        after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01"
     )]
     Audit {
-        /// At or after this time.
-        #[arg(long)]
+        /// At or after this time (UTC): 2026-05-01, or 2026-05-01T12:00:00Z.
+        #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// transfer, mint, reward, reserve, …
-        #[arg(long = "type", value_name = "OPERATION")]
+        /// Only these operations.
+        #[arg(long = "type", value_name = "OPERATION", value_parser = OPERATIONS)]
         operation: Option<String>,
         /// That moved money of this account.
         #[arg(long)]
