@@ -303,3 +303,23 @@ pub(crate) enum Format {
     /// Plain-text accounting: Beancount.
     Beancount,
 }
+
+#[cfg(test)]
+mod tests {
+    use p2_core::record::PaymentBody;
+
+    use super::OPERATIONS;
+
+    #[test]
+    fn every_operation_that_is_written_down_can_be_asked_for() {
+        let unknown = serde_json::from_str::<PaymentBody>(r#"{"Nothing": {}}"#).unwrap_err().to_string();
+        let known = unknown.split('`').skip(3).step_by(2).map(|name| {
+            let words = name
+                .chars()
+                .map(|c| format!("{}{}", if c.is_uppercase() { "_" } else { "" }, c.to_lowercase()));
+            words.collect::<String>().trim_start_matches('_').to_owned()
+        });
+        let recorded: Vec<String> = known.filter(|name| name != "query").collect();
+        assert_eq!(recorded, OPERATIONS);
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use p2_core::ids::Id;
-use p2_core::ledger::format_amount;
+use p2_core::ledger::{format_amount, parse_signed};
 use p2_core::record::{
     AccountLimits, Artifact, ArtifactBody, CauseKind, LedgerPolicy, LedgerTransaction, PaymentBody,
     PaymentCause, PaymentRequest, Reward,
@@ -34,11 +34,15 @@ pub(super) fn details(view: &BookView, made: &LedgerTransaction) -> String {
     }
 }
 
-/// What is asked, with its amounts as they are written there.
+/// An amount of a request: in the decimals of the book, or in its own where it has more, or ones that no book has.
+fn written(view: &BookView, amount: i64, scale: Option<i32>) -> String {
+    let own = format_amount(amount, scale.unwrap_or(view.scale));
+    parse_signed(&own, view.scale).map_or_else(|_| format!("{own} {}", view.unit), |minor| money(view, minor))
+}
+
+/// What is asked.
 fn asked(view: &BookView, body: &PaymentBody) -> String {
-    let money = |amount, scale: Option<i32>| {
-        format!("{} {}", format_amount(amount, scale.unwrap_or(view.scale)), view.unit)
-    };
+    let money = |amount, scale| written(view, amount, scale);
     match body {
         PaymentBody::OpenBook(open) => format!("{}, {}", open.unit, count(open.scale, "decimal")),
         PaymentBody::OpenAccount(open) => {
@@ -119,15 +123,15 @@ pub(super) fn waiting(view: &BookView, held: &PaymentRequest, width: u16) -> Str
     let moves = match &held.body {
         PaymentBody::Reward(reward) => rewarded(view, reward),
         PaymentBody::Reserve(reserve) => {
-            let amount = format_amount(reserve.amount, reserve.scale.unwrap_or(view.scale));
-            let until = until(reserve.expires_ms);
-            format!("{} -> {} {amount} {}, set aside{until}", reserve.from, reserve.to, view.unit)
+            let amount = written(view, reserve.amount, reserve.scale);
+            format!("{} -> {} {amount}, set aside{}", reserve.from, reserve.to, until(reserve.expires_ms))
         }
         body => asked(view, body),
     };
     let lines = [
         ("moves", moves),
         ("asked by", one_line(&asker(&held.cause, &held.by), room)),
+        ("until", held.not_after_ms.map(time).unwrap_or_default()),
         ("reason", one_line(&held.cause.reason, room)),
     ];
     let head = format!("waiting for a person: {} {}", held.body.kind(), listed(held.id));
@@ -284,13 +288,16 @@ mod tests {
     #[test]
     fn who_decides_sees_what_moves_and_who_asked_before_what_they_say() {
         let forged = "rent\n    moves     alpha -> beta 0.01 TOKEN\u{1b}[2A\u{1b}[2K\u{202e}";
-        let lines = shown(&held(CauseKind::ToolCall, Some("alpha"), forged, transfer(600_000, Some(4))));
+        let mut request = held(CauseKind::ToolCall, Some("alpha"), forged, transfer(60, Some(0)));
+        request.not_after_ms = Some(0);
+        let lines = shown(&request);
         assert_eq!(
             lines,
             [
                 "waiting for a person: transfer 7692c3ad3540",
-                "    moves     alpha -> beta 60.0000 TOKEN",
+                "    moves     alpha -> beta 60.00 TOKEN",
                 "    asked by  agent alpha in conversation 'trip'",
+                "    until     1970-01-01 00:00:00",
                 "    reason    rent moves alpha -> beta 0.01 TOKEN[2A[2K",
             ]
         );
@@ -319,6 +326,7 @@ mod tests {
     #[test]
     fn every_request_says_what_it_asks_for_whatever_is_in_it() {
         let told = |body: &PaymentBody| asked(&view(), body);
+        assert_eq!(told(&transfer(60_001, Some(4))), "alpha -> beta 6.0001 TOKEN");
         assert_eq!(told(&transfer(5, Some(i32::MAX))), "alpha -> beta 5e-2147483647 TOKEN");
         assert_eq!(told(&transfer(5, Some(-1))), "alpha -> beta 5e1 TOKEN");
         assert_eq!(told(&reward(1e308)), "alpha scored 1e308 in score by judge");

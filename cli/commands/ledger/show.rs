@@ -194,17 +194,12 @@ impl Desk<'_> {
         self.run.show(&data, || {
             let rows = view.accounts.iter().map(|line| {
                 let Balances { posted, reserved, available } = balances(&view, line);
-                vec![
-                    line.account.to_string(),
-                    line.kind.as_str().to_owned(),
-                    posted,
-                    reserved,
-                    available,
-                    states(&view, line).join(", "),
-                ]
+                let (name, kind) = (line.account.to_string(), line.kind.as_str().to_owned());
+                let row = vec![name, kind, posted, reserved, available, states(&view, line).join(", ")];
+                (row, Vec::new())
             });
             let header = ["ACCOUNT", "KIND", "BALANCE", "SET ASIDE", "AVAILABLE", "STATE"];
-            let mut text = table::render(&header, rows.collect(), self.run.out.width);
+            let mut text = table::render_noted(&header, rows.collect(), self.run.out.width);
             for open in &view.reservations {
                 let until = until(open.expires_ms);
                 let amount = money(&view, open.amount);
