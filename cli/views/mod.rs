@@ -33,13 +33,15 @@ pub(crate) fn clean(text: &str) -> String {
     spaced.filter(|c| *c == '\n' || !is_unseen(*c)).collect()
 }
 
-/// Whether a character does something to a terminal or its reader instead of being read: controls, zero-width characters
-/// and those that set the direction of what follows.
+/// Whether a character does something to a terminal or its reader instead of being read: controls, zero-width characters,
+/// those that set the direction of what follows, and letters that look like blanks, with which a line could be filled up
+/// so that the next one seems to be another's.
 pub(crate) fn is_unseen(c: char) -> bool {
-    let marks =
-        matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+    let marks = matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
     let fillers = matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}');
-    c.is_control() || marks || fillers || matches!(c, '\u{e0000}'..='\u{e007f}')
+    let blanks =
+        matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}');
+    c.is_control() || marks || fillers || blanks || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
 /// A text of ours with its colours, as a terminal may have it, whatever of others is in it: of all control sequences

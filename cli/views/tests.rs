@@ -211,7 +211,7 @@ fn text_is_wrapped_between_words_and_keeps_its_own_lines() {
 
 #[test]
 fn nothing_of_others_moves_a_cursor_hides_or_turns_around() {
-    let bad = "a\u{1b}[2Kb\r\u{7f}\u{9b}1m\u{200b}\u{200f}\u{202e}\u{2060}\u{2067}\u{feff}\u{e0041}\tc\nd";
+    let bad = "a\u{1b}[2Kb\r\u{7f}\u{9b}1m\u{200b}\u{200f}\u{202e}\u{2060}\u{2067}\u{feff}\u{e0041}\u{3164}\u{2800}\tc\nd";
     assert_eq!(clean(bad), "a[2Kb1m c\nd");
     assert_eq!(one_line(bad, 99), "a[2Kb 1m c d");
     assert_eq!(one_line("a \u{200b} b", 99), "a b");
