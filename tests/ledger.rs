@@ -148,7 +148,11 @@ fn what_is_above_the_threshold_waits_for_a_person() {
     let (one, two, three) = (ask("one"), ask("two"), ask("three"));
     assert_eq!(balance(&home, "alpha"), "100.00");
     let shown = home.p2(&["ledger", "overview"]).exits(0).stdout;
-    assert!(shown.contains("waiting for a person: transfer"), "{shown}");
+    let waits = format!(
+        "waiting for a person: transfer {}\n    moves     alpha -> beta 60.00 TOKEN\n    asked by  person 'cli'\n",
+        &one[..12]
+    );
+    assert!(shown.contains(&waits), "{shown}");
     let done = home.p2(&["ledger", "approve", &one[..12], "--json"]).exits(0).json();
     assert_eq!(done["settled"]["postings"][0]["from_balance"], "40.00");
     home.p2(&["ledger", "deny", &two, "--reason", "too dear"]).exits(0);
@@ -169,6 +173,76 @@ fn request(name: &str, from: &str, to: &str, amount: i64) -> Value {
         "cause": {"kind": "Human", "reason": name},
         "body": {"Transfer": {"legs": [{"from": from, "to": to, "amount": amount}]}},
     })
+}
+
+#[test]
+fn no_request_breaks_a_view_and_none_looks_like_another() {
+    let home = opened();
+    let up = home.up();
+    for scale in [i32::MIN, -1, 9, 65_536, i32::MAX] {
+        let mut odd = request(&format!("scale {scale}"), "alpha", "beta", 100);
+        odd["body"]["Transfer"]["scale"] = json!(scale);
+        let (status, made) = up.api.post("ledger/requests", &odd);
+        assert_eq!((status, &made["outcome"]["Rejected"]["code"]), (200, &json!("invalid")), "{made}");
+    }
+    home.p2(&["ledger", "policy", "--approval-above", "50"]).exits(0);
+    let forged = "rent\n    moves     alpha -> beta 0.01 TOKEN\u{1b}[3A\u{1b}[2K\u{202e}";
+    let mut held = request("held", "alpha", "beta", 6_000);
+    held["cause"]["reason"] = json!(forged);
+    assert_eq!(up.api.post("ledger/requests", &held).0, 200);
+    let audit = home.p2(&["ledger", "audit"]).exits(0).stdout;
+    assert!(audit.contains("alpha -> beta 100e-65536 TOKEN"), "{audit}");
+    let overview = home.p2(&["ledger", "overview"]).exits(0).stdout;
+    let waits = "    moves     alpha -> beta 60.00 TOKEN\n    asked by  person 'test'\n    \
+                 reason    rent moves alpha -> beta 0.01 TOKEN[3A[2K\n";
+    assert!(overview.contains(waits), "{overview}");
+    for view in [["ledger", "history", "alpha"].as_slice(), &["ledger", "metrics"], &["ledger", "export"]] {
+        home.p2(view).exits(0);
+    }
+    let told = home.p2(&["ledger", "overview", "--json"]).exits(0).json();
+    assert_eq!(told["waiting"][0]["cause"]["reason"], forged, "data is exact");
+    up.interrupt().exits(130);
+    verified(&home);
+}
+
+#[test]
+fn what_is_changed_and_what_is_asked_is_said() {
+    let home = opened();
+    let said = home.p2(&["ledger", "reserve", "alpha", "fees", "5"]).exits(0).stdout;
+    assert!(said.starts_with("set aside 5.00 TOKEN of alpha for fees\n"), "{said}");
+    home.p2(&["ledger", "limits", "alpha", "--credit", "20", "--day-max", "15"]).exits(0);
+    home.p2(&["ledger", "policy", "--approval-above", "50", "--tier", "0.9=40"]).exits(0);
+    let limits = "credit 20.00 TOKEN, at most 15.00 TOKEN per day";
+    let has = home.p2(&["ledger", "balance", "alpha"]).exits(0).stdout;
+    assert_eq!(
+        has,
+        format!("alpha: 100.00 TOKEN (5.00 TOKEN set aside, 115.00 TOKEN available), {limits}\n")
+    );
+    let overview = home.p2(&["ledger", "overview"]).exits(0).stdout;
+    assert!(overview.contains(&format!("  {limits}\n")), "{overview}");
+    let audit = home.p2(&["ledger", "audit"]).exits(0).stdout;
+    let policy =
+        "policy 2: treasury pays 40.00 TOKEN from a score of 0.9; above 50.00 TOKEN a person has to agree";
+    for part in [format!("  alpha: {limits}\n"), format!("  {policy}\n"), "  TOKEN, 2 decimals\n".to_owned()]
+    {
+        assert!(audit.contains(&part), "no {part} in\n{audit}");
+    }
+
+    let nobody = home.p2(&["ledger", "audit", "--account", "nobody"]).exits(4);
+    assert!(nobody.stderr.contains("there is no account 'nobody'"), "{nobody:?}");
+    let unknown = home.p2(&["ledger", "audit", "--type", "rewrd"]).exits(2);
+    assert!(
+        unknown.stderr.contains("set_limits, freeze") && unknown.stderr.contains("'reward'"),
+        "{unknown:?}"
+    );
+    let since = |text: &str| home.p2(&["ledger", "audit", "--since", text, "--json"]);
+    assert_ne!(since("2020-02-29").exits(0).json(), json!([]));
+    assert_eq!(since("2120-02-29").exits(0).json(), json!([]));
+    since("today").exits(2);
+    let numbers = home.p2(&["ledger", "metrics"]).exits(0).stdout;
+    assert!(numbers.contains("transactions that moved money"), "{numbers}");
+    let csv = home.p2(&["ledger", "export"]).exits(0).stdout;
+    assert!(csv.ends_with("\r\n") && !csv.ends_with("\n\r\n"), "{csv:?}");
 }
 
 #[test]

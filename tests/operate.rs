@@ -219,7 +219,7 @@ fn the_demo_verifies_itself_and_gives_the_same_as_data() {
     };
     assert_eq!(of("Reward").len(), 1, "{ledger}");
     let chain = of("Reward")[0]["chain"].to_string();
-    for part in ["evaluation of agent_alpha", "evaluation 1 by demo_paid@", " agent_alpha#"] {
+    for part in ["evaluation of agent_alpha", "evaluation 1 by demo_paid@", " of agent_alpha/main) "] {
         assert!(chain.contains(part), "{part} in {chain}");
     }
     let from = &of("Reward")[0]["money"]["from"][0];
@@ -234,7 +234,10 @@ fn overrides_are_set_shown_locked_and_cleared() {
     home.p2_with(&["chat", "with", "worker", "--name", "x"], "hey\n").exits(0);
     home.p2(&["config", "set-model", "x", "--temperature", "0.5", "--lock"]).exits(0);
     let shown = home.p2(&["config", "show-overrides", "x", "--json"]).exits(0).json();
-    assert_eq!((&shown[0]["locked"], &shown[0]["overrides"]["temperature"]), (&json!(true), &json!(0.5)));
+    assert_eq!(
+        (&shown["agents"][0]["locked"], &shown["agents"][0]["overrides"]["temperature"]),
+        (&json!(true), &json!(0.5))
+    );
     home.p2(&["config", "set-tools", "x", "none"]).exits(3);
     home.p2(&["config", "set-tools", "x", "nothing-of-the-kind", "--unlock"]).exits(4);
     home.p2(&["config", "set-tools", "x", "none", "--unlock"]).exits(0);

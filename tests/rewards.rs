@@ -99,11 +99,23 @@ fn a_judged_answer_is_paid_once_whatever_is_judged_again() {
     let chain = reward["chain"].to_string();
     for part in [
         "evaluation of alpha in x (score 1 by paid, version 1)",
-        "evaluation 1 by paid@1 alpha#",
-        "UserMessage alpha#0",
+        "evaluation 1 by paid@1 (entry 1 of alpha/main) ",
+        "UserMessage (entry 0 of alpha/main) ",
     ] {
         assert!(chain.contains(part), "{part} in {chain}");
     }
+    // Whatever a link names can be followed on.
+    for link in reward["chain"].as_array().unwrap().iter().skip(1) {
+        let id = link.as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
+        home.p2(&["trace", &id]).exits(0);
+    }
+    // What is shown is what is typed: the same place, judged before.
+    let listed = home.p2(&["eval", "list", "--evaluator", "paid"]).exits(0).stdout;
+    assert!(listed.contains("  x 1 alpha/main  "), "{listed}");
+    let typed = ["eval", "run", "x", "1", "--agent", "alpha", "--branch", "main", "--evaluator", "paid"];
+    let judged = home.p2(&typed).exits(0);
+    assert!(judged.stderr.contains("it was judged before"), "{judged:?}");
+    assert!(judged.stdout.contains("judged      x 1 alpha/main\n"), "{judged:?}");
     assert_eq!(reward["money"]["from"][0]["way"], json!(["mint", "treasury"]));
     assert_eq!(reward["money"]["now"], json!({"alpha": "25.00"}));
     // The past once more, another evaluation of the same answer, another policy: nothing is paid.
@@ -251,7 +263,7 @@ fn agents_pay_with_tools_and_read_real_transactions() {
     let audit = home.p2(&["ledger", "audit", "--type", "transfer", "--json"]).exits(0).json();
     let first = &audit[0];
     assert_eq!(first["transaction"]["id"], json!(transaction));
-    assert!(first["chain"].to_string().contains("ToolCall alpha#"), "{first}");
+    assert!(first["chain"].to_string().contains("ToolCall (entry 1 of alpha/main) "), "{first}");
     assert_eq!(first["money"]["now"], json!({"beta": "25.00"}));
     up.interrupt().exits(130);
     assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("55.00".into(), "145.00".into()));

@@ -79,7 +79,7 @@ pub(crate) struct EvalBackfill {
     /// The evaluator.
     #[arg(long)]
     pub evaluator: String,
-    /// From this time on (2026-05-01T12:00:00Z) [default: everything].
+    /// From this time on (UTC): 2026-05-01, or 2026-05-01T12:00:00Z [default: everything].
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Of this conversation only.

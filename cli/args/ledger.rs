@@ -2,6 +2,24 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 
+/// What can be asked of a book and is written down, as the audit names it.
+const OPERATIONS: [&str; 14] = [
+    "open_book",
+    "open_account",
+    "set_limits",
+    "freeze",
+    "set_policy",
+    "mint",
+    "transfer",
+    "reserve",
+    "post",
+    "void",
+    "expire",
+    "reward",
+    "approve",
+    "deny",
+];
+
 /// Which book.
 #[derive(Debug, Args)]
 pub(crate) struct LedgerArgs {
@@ -226,14 +244,14 @@ pub(crate) enum LedgerCommand {
     },
     /// What was asked, what became of it, and what caused it, newest last.
     #[command(
-        after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01T00:00:00Z"
+        after_help = "Examples:\n  p2engine ledger audit --limit 10\n  p2engine ledger audit --type reward --since 2026-05-01"
     )]
     Audit {
-        /// At or after this time.
-        #[arg(long)]
+        /// At or after this time (UTC): 2026-05-01, or 2026-05-01T12:00:00Z.
+        #[arg(long, value_name = "TIME")]
         since: Option<String>,
-        /// transfer, mint, reward, reserve, …
-        #[arg(long = "type", value_name = "OPERATION")]
+        /// Only these operations.
+        #[arg(long = "type", value_name = "OPERATION", value_parser = OPERATIONS)]
         operation: Option<String>,
         /// That moved money of this account.
         #[arg(long)]
@@ -284,4 +302,24 @@ pub(crate) enum Format {
     Csv,
     /// Plain-text accounting: Beancount.
     Beancount,
+}
+
+#[cfg(test)]
+mod tests {
+    use p2_core::record::PaymentBody;
+
+    use super::OPERATIONS;
+
+    #[test]
+    fn every_operation_that_is_written_down_can_be_asked_for() {
+        let unknown = serde_json::from_str::<PaymentBody>(r#"{"Nothing": {}}"#).unwrap_err().to_string();
+        let known = unknown.split('`').skip(3).step_by(2).map(|name| {
+            let words = name
+                .chars()
+                .map(|c| format!("{}{}", if c.is_uppercase() { "_" } else { "" }, c.to_lowercase()));
+            words.collect::<String>().trim_start_matches('_').to_owned()
+        });
+        let recorded: Vec<String> = known.filter(|name| name != "query").collect();
+        assert_eq!(recorded, OPERATIONS);
+    }
 }

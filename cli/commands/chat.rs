@@ -19,9 +19,10 @@ use super::{Run, no_conversation, object};
 use crate::args::Chat;
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, draw_id};
+use crate::output::Output;
 use crate::views::lineage::lineage;
 use crate::views::stack::content;
-use crate::views::{one_line, wrapped};
+use crate::views::{clean, one_line, wrapped};
 
 /// How long one look at the conversation waits for a change.
 const LOOK: Duration = Duration::from_secs(20);
@@ -226,7 +227,7 @@ impl Session<'_> {
                 }
                 break;
             }
-            spinner.set_message(awaited(&now, &self.agent));
+            spinner.set_message(one_line(&awaited(&now, &self.agent), usize::from(self.run.out.width)));
             // After an answer the conversation moved on: this returns at once.
             conversation = self.run.engine.wait_change(&self.name, now.next_seq, LOOK).await?;
         }
@@ -275,10 +276,7 @@ impl Session<'_> {
                     };
                     let who = if self.interactive { format!("{agent}: ") } else { String::new() };
                     let said = format!("{who}{}", message.text);
-                    let said = match self.interactive {
-                        true => wrapped(&said, usize::from(self.run.out.width)),
-                        false => said,
-                    };
+                    let said = spoken(said, self.interactive, self.run.out);
                     self.run.out.line(&format!("{green}{said}{green:#}"));
                 }
                 State::UserMessage(_) if own => {}
@@ -322,6 +320,15 @@ impl Session<'_> {
     }
 }
 
+/// What an agent said, for who reads it: a person, or a program that wants it exactly.
+fn spoken(said: String, interactive: bool, out: Output) -> String {
+    match (interactive, out.terminal) {
+        (true, _) => wrapped(&said, usize::from(out.width)),
+        (false, true) => clean(&said),
+        (false, false) => said,
+    }
+}
+
 /// A call whose outcome nobody knows: its wait has lost its deadline.
 fn in_doubt(wait: &OpenWait) -> bool {
     matches!(wait.waiting.kind, WaitKind::Tool | WaitKind::Payment) && wait.waiting.deadline_ms.is_none()
@@ -344,5 +351,19 @@ fn parse_answer(kind: RequestKind, line: &str) -> EngineResult<Answer> {
         _ => Err(EngineError::Invalid(format!(
             "'{word}' is no answer to an approval: say approve, deny [reason] or edit {{json}}"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_model_says_is_exact_for_programs_and_harmless_on_a_terminal() {
+        let out = |terminal| Output { json: false, width: 80, terminal, animate: false, silent: false };
+        let said = || "one\u{1b}[2J\ntwo\u{202e}".to_owned();
+        assert_eq!(spoken(said(), false, out(false)), said());
+        assert_eq!(spoken(said(), false, out(true)), "one[2J\ntwo");
+        assert_eq!(spoken(said(), true, out(true)), "one[2J\ntwo");
     }
 }

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, Resolution};
 use crate::local::router_of;
 use crate::views::labelled::count;
-use crate::views::{table, time};
+use crate::views::{one_line, table, time};
 use crate::wiring;
 
 /// `replay stacks --verify`.
@@ -62,11 +62,11 @@ pub(crate) async fn dead_letters(run: &Run, command: DeadLettersCommand) -> Engi
                     letter.topic,
                     letter.partition,
                     letter.offset,
-                    letter.key,
+                    one_line(&letter.key, usize::MAX),
                     letter.group,
-                    letter.reason,
+                    one_line(&letter.reason, usize::MAX),
                     letter.value.len(),
-                    crate::views::one_line(&value, usize::from(run.out.width))
+                    one_line(&value, usize::from(run.out.width))
                 )
             });
         }

@@ -7,8 +7,8 @@ use p2_core::ids::{AgentId, BranchId};
 use p2_core::record::BranchStatus;
 use serde_json::{Value, json};
 
-use super::labelled;
 use super::lineage::{counted, lineage};
+use super::{labelled, one_line};
 
 /// The visible index of the last inherited entry; −1 for none.
 fn fork_index(conversation: &Conversation, agent: &AgentId, branch: &Branch) -> Option<i64> {
@@ -28,7 +28,8 @@ fn status(status: BranchStatus) -> &'static str {
 
 fn line(conversation: &Conversation, agent: &AgentId, branch: &Branch, current: bool) -> String {
     let length = labelled::count(counted(&lineage(conversation, agent, &branch.id)).len(), "entry");
-    let name = branch.name.as_ref().map_or_else(String::new, |name| format!(" \"{name}\""));
+    let name =
+        branch.name.as_ref().map_or_else(String::new, |name| format!(" \"{}\"", one_line(name, usize::MAX)));
     let from = fork_index(conversation, agent, branch)
         .map_or_else(String::new, |index| format!(", from index {index}"));
     let mark = if current { " *" } else { "" };

@@ -37,9 +37,14 @@ pub(crate) fn render(artifact: &Artifact, evaluation: &Evaluation, judged: Strin
     labelled::render(&lines, 1, width)
 }
 
-/// A number with at most four decimals; `-` for none.
+/// A number with at most four decimals; `-` for none. What has more digits before the point than anybody reads has an
+/// exponent.
 pub(crate) fn number(value: Option<f64>) -> String {
-    let text = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    let Some(value) = value else { return "-".to_owned() };
+    if value.abs() >= 1e15 {
+        return format!("{value:e}");
+    }
+    let text = format!("{value:.4}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 

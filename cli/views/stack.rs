@@ -19,7 +19,7 @@ pub(crate) fn content(state: &State) -> String {
         },
         State::AssistantMessage(message) => match (&message.error, message.summary_of) {
             (Some(error), _) => format!("[{}: {}] {}", error.class, error.code, message.text),
-            (None, Some(seq)) => format!("[summary up to {seq}] {}", message.text),
+            (None, Some(_)) => format!("[summary of what was before] {}", message.text),
             (None, None) => message.text.clone(),
         },
         State::ToolCall(call) => format!("{} {}", call.tool, call.arguments.text()),
@@ -109,14 +109,10 @@ pub(crate) fn diff(left: (&str, &[&Entry]), right: (&str, &[&Entry]), width: usi
     lines.push(format!("  {shared} shared entries"));
     for (sign, entries) in [('-', &a), ('+', &b)] {
         for (index, entry) in entries.iter().enumerate().skip(shared) {
-            let text = format!("{sign} {index:>3} {:<17} {}", entry.state.kind(), content(&entry.state));
-            lines.push(one_line_keeping_indent(&text, width));
+            let before = format!("{sign} {index:>3} {:<17} ", entry.state.kind());
+            let room = width.saturating_sub(before.len()).max(20);
+            lines.push(format!("{before}{}", one_line(&content(&entry.state), room)));
         }
     }
     lines.join("\n")
-}
-
-fn one_line_keeping_indent(text: &str, width: usize) -> String {
-    let (head, rest) = text.split_at_checked(24).unwrap_or((text, ""));
-    format!("{head}{}", one_line(rest, width.saturating_sub(24).max(20)))
 }

@@ -28,6 +28,7 @@ pub(crate) fn render_styled(
     width: u16,
     style: impl Fn(&str) -> Style,
 ) -> String {
+    let rows = cleaned(rows);
     let layout = Layout::of(header, rows.iter());
     let room = usize::from(width).saturating_sub(layout.before).max(LAST_MIN);
     let marked = layout.widths.len().checked_sub(1);
@@ -39,15 +40,25 @@ pub(crate) fn render_styled(
 /// A table whose rows have more to say than a line holds: nothing is cut, the last column is broken between words, and
 /// the notes of a row stand below it.
 pub(crate) fn render_noted(header: &[&str], rows: Vec<(Vec<String>, Notes)>, width: u16) -> String {
-    let layout = Layout::of(header, rows.iter().map(|(row, _)| row));
+    let (rows, notes): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    let rows = cleaned(rows);
+    let layout = Layout::of(header, rows.iter());
     let mut lines = vec![layout.head(header)];
-    for (row, notes) in &rows {
+    for (row, notes) in rows.iter().zip(&notes) {
         lines.push(
             layout.line(row, &|_, _| Style::new(), |cell| labelled::hanging(cell, layout.before, width)),
         );
         lines.extend(Some(labelled::render(notes, NOTE_INDENT, width)).filter(|notes| !notes.is_empty()));
     }
     lines.join("\n")
+}
+
+/// Every cell on one line: names are of others too.
+fn cleaned(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    for cell in rows.iter_mut().flatten() {
+        *cell = one_line(cell, usize::MAX);
+    }
+    rows
 }
 
 /// Where the columns are.

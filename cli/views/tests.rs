@@ -4,8 +4,11 @@ use p2_core::ids::{AgentId, BranchId, Id};
 use p2_core::record::{Artifact, ArtifactBody, BranchStatus, Evaluation, EvaluationError, JudgeScore};
 use p2_core::state::{AssistantMessage, Entry, State, UserMessage, WaitKind, Waiting};
 
-use super::lineage::{find_branch, lineage};
-use super::{branches, evaluation, labelled, one_line, stack, table, time, wrapped};
+use super::lineage::{counted, find_branch, lineage};
+use super::{
+    branches, clean, clean_json, clean_styled, evaluation, labelled, one_line, parse_time, stack, table,
+    time, wrapped,
+};
 
 fn entry(seq: i64, branch: &str, state: State) -> Entry {
     Entry {
@@ -96,6 +99,18 @@ fn entries_hidden_by_a_destructive_rewind_do_not_show() {
     stack.branches.get_mut(&BranchId::main()).unwrap().hidden.push((3, 5));
     let seqs: Vec<i64> = entries(&conversation, "main").iter().map(|entry| entry.seq).collect();
     assert_eq!(seqs, [0, 1, 2]);
+}
+
+#[test]
+fn a_fork_shows_and_counts_what_its_parent_hid_after_it() {
+    let mut conversation = sample();
+    let (agent, fork) = (AgentId::from("alpha"), BranchId::from("aa11"));
+    let stack = conversation.stacks.get_mut(&agent).unwrap();
+    stack.branches.get_mut(&BranchId::main()).unwrap().hidden.push((1, 5));
+    let shown: Vec<i64> = counted(&entries(&conversation, "aa11")).iter().map(|entry| entry.seq).collect();
+    assert_eq!(shown, [0, 2, 3]);
+    let typed = (0..3).map(|index| conversation.seq_at(&agent, &fork, index).unwrap());
+    assert_eq!(typed.collect::<Vec<_>>(), shown, "what is shown is what is typed");
 }
 
 #[test]
@@ -195,10 +210,47 @@ fn text_is_wrapped_between_words_and_keeps_its_own_lines() {
 }
 
 #[test]
+fn nothing_of_others_moves_a_cursor_hides_or_turns_around() {
+    let bad = "a\u{1b}[2Kb\r\u{7f}\u{9b}1m\u{200b}\u{200f}\u{202e}\u{2060}\u{2067}\u{feff}\u{e0041}\u{3164}\u{2800}\tc\nd";
+    assert_eq!(clean(bad), "a[2Kb1m c\nd");
+    assert_eq!(one_line(bad, 99), "a[2Kb 1m c d");
+    assert_eq!(one_line("a \u{200b} b", 99), "a b");
+    assert_eq!(wrapped(bad, 99), "a[2Kb1m c\nd");
+    assert_eq!(
+        clean_styled("\u{1b}[1;31mred\u{1b}[0m\u{1b}]0;title\u{7}\u{1b}[2J"),
+        "\u{1b}[1;31mred\u{1b}[0m]0;title[2J"
+    );
+    let value = serde_json::json!({"reason": bad});
+    let shown = clean_json(&value.to_string());
+    assert!(shown.is_ascii(), "{shown}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+}
+
+#[test]
+fn every_cell_of_a_table_is_clean_and_on_one_line() {
+    let row = || vec!["na\nme\u{1b}[8m".to_owned(), "b\u{202e}c".to_owned()];
+    let expected = " NAME      LAST\n na me[8m  bc";
+    assert_eq!(plain(&table::render(&["NAME", "LAST"], vec![row()], 80)), expected);
+    assert_eq!(plain(&table::render_noted(&["NAME", "LAST"], vec![(row(), Vec::new())], 80)), expected);
+}
+
+#[test]
 fn times_are_utc_on_leap_days_and_before_the_epoch() {
     assert_eq!(time(0), "1970-01-01 00:00:00");
     assert_eq!(time(1_709_164_800_000), "2024-02-29 00:00:00");
     assert_eq!(time(-1), "1969-12-31 23:59:59");
+}
+
+#[test]
+fn a_time_is_read_as_it_is_shown_and_a_day_is_its_beginning() {
+    let noon = 1_709_208_000_000;
+    for text in ["2024-02-29T12:00:00Z", "2024-02-29 12:00:00", "2024-02-29T14:00:00+02:00", &time(noon)] {
+        assert_eq!(parse_time(text), Some(noon), "{text}");
+    }
+    assert_eq!(parse_time("2024-02-29"), Some(1_709_164_800_000));
+    for text in ["", "2024-02-30", "yesterday", "12:00", "2024-02-29T12:00:00 Europe/Berlin"] {
+        assert_eq!(parse_time(text), None, "{text}");
+    }
 }
 
 #[test]

@@ -98,7 +98,7 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
     let before = super::artifacts(run, Some(&args.stack.name)).await?;
     if let Some(judged) = aggregate::find(&aggregate::evaluations(&before), &id) {
         run.out.remark("it was judged before; --again WHY judges it again");
-        return super::show_one(run, &judged);
+        return super::show_one(run, &judged).await;
     }
     let mut reader = Reader::new(run, &BTreeSet::from([place.conversation.clone()])).await?;
     let request = wanted.event(&place, Some(parent))?;
@@ -113,7 +113,7 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
         for artifact in reader.more(run).await? {
             match &artifact.body {
                 ArtifactBody::Evaluation(evaluation) if artifact.id == id => {
-                    return super::show_one(run, &Judged { artifact: &artifact, evaluation });
+                    return super::show_one(run, &Judged { artifact: &artifact, evaluation }).await;
                 }
                 ArtifactBody::Event(event)
                     if event.name == ANSWERED && event.data.0.get("request") == Some(&json!(asked)) =>
@@ -164,7 +164,7 @@ async fn answered(run: &Run, data: &serde_json::Value, name: &str, id: &Id) -> E
         "judged_before" => {
             let all = super::artifacts(run, Some(name)).await?;
             match aggregate::find(&aggregate::evaluations(&all), id) {
-                Some(judged) => super::show_one(run, &judged),
+                Some(judged) => super::show_one(run, &judged).await,
                 None => Err(EngineError::NotFound(message)),
             }
         }
@@ -235,7 +235,9 @@ pub(super) async fn backfill(run: &Run, args: EvalBackfill) -> EngineResult<()> 
     let since_ms = match &args.since {
         None => None,
         Some(text) => Some(parse_time(text).ok_or_else(|| {
-            EngineError::Invalid(format!("--since {text}: not a time like 2026-05-01T12:00:00Z"))
+            EngineError::Invalid(format!(
+                "--since {text}: write a day like 2026-05-01 or a time like 2026-05-01T12:00:00Z"
+            ))
         })?),
     };
     let conversation = args.conversation.as_deref().map(ConversationId::from);

@@ -2,6 +2,8 @@
 
 mod ask;
 
+use std::collections::BTreeSet;
+
 use p2_core::definition::{Evaluator, EvaluatorKind, Run as Runs, Trigger};
 use p2_core::eval::aggregate::{self, Judged};
 use p2_core::ids::ConversationId;
@@ -12,7 +14,8 @@ use super::{Run, by_beginning, data_of, listed};
 use crate::args::{EvalCommand, EvalFilter, EvalList, EvalTop};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult};
 use crate::views::evaluation::number;
-use crate::views::{evaluation, table, time};
+use crate::views::lineage::Indices;
+use crate::views::{evaluation, one_line, table, time};
 
 /// Runs one of them.
 pub(crate) async fn run(run: &Run, command: EvalCommand) -> EngineResult<()> {
@@ -43,12 +46,24 @@ fn fits(filter: &EvalFilter, judged: &Judged<'_>) -> bool {
         && filter.agent.as_deref().is_none_or(|wanted| agent == Some(wanted))
 }
 
-/// What an evaluation judged, for people.
-fn place(artifact: &Artifact) -> String {
+/// Which index the entries have that were judged; nothing where only data is shown.
+async fn indices(run: &Run, judged: &[&Artifact]) -> EngineResult<Indices> {
+    let mut indices = Indices::default();
+    let of: BTreeSet<&ConversationId> = judged.iter().map(|artifact| &artifact.conversation).collect();
+    for id in of.into_iter().filter(|_| !run.out.json) {
+        if let Some(conversation) = run.engine.conversation(id).await? {
+            indices.add(conversation);
+        }
+    }
+    Ok(indices)
+}
+
+/// What an evaluation judged, for people: `trip 4 alpha/main` is entry 4 there, and what `eval run` takes.
+fn place(artifact: &Artifact, indices: &mut Indices) -> String {
     let agent = artifact.agent.as_ref().map_or("?", |agent| agent.as_str());
     let branch = artifact.branch.as_ref().map_or("?", |branch| branch.as_str());
-    let entry = artifact.entry.map_or_else(|| "?".to_owned(), |entry| entry.to_string());
-    format!("{} {agent}/{branch}@{entry}", artifact.conversation)
+    let entry = indices.of(artifact).map_or_else(|| "-".to_owned(), |index| index.to_string());
+    format!("{} {entry} {agent}/{branch}", artifact.conversation)
 }
 
 async fn list(run: &Run, args: EvalList) -> EngineResult<()> {
@@ -59,11 +74,12 @@ async fn list(run: &Run, args: EvalList) -> EngineResult<()> {
         found.drain(..found.len().saturating_sub(args.limit));
     }
     let data: Vec<&Artifact> = found.iter().map(|judged| judged.artifact).collect();
-    run.show(&data_of(&data)?, || render(&found, run.out.width));
+    let mut indices = indices(run, &data).await?;
+    run.show(&data_of(&data)?, || render(&found, &mut indices, run.out.width));
     Ok(())
 }
 
-fn render(found: &[Judged<'_>], width: u16) -> String {
+fn render(found: &[Judged<'_>], indices: &mut Indices, width: u16) -> String {
     let rows = found.iter().map(|Judged { artifact, evaluation }| {
         let named = format!("{}@{}", evaluation.evaluator, evaluation.version);
         let said = match &evaluation.error {
@@ -71,7 +87,7 @@ fn render(found: &[Judged<'_>], width: u16) -> String {
             None => evaluation.comment.clone(),
         };
         let score = number(evaluation.score);
-        vec![listed(artifact.id), time(artifact.time_ms), named, place(artifact), score, said]
+        vec![listed(artifact.id), time(artifact.time_ms), named, place(artifact, indices), score, said]
     });
     table::render(&["ID", "TIME (UTC)", "EVALUATOR", "JUDGED", "SCORE", "SAID"], rows.collect(), width)
 }
@@ -79,15 +95,16 @@ fn render(found: &[Judged<'_>], width: u16) -> String {
 async fn show(run: &Run, id: &str) -> EngineResult<()> {
     let all = artifacts(run, None).await?;
     let found = find(&all, id)?;
-    show_one(run, &found)
+    show_one(run, &found).await
 }
 
 /// One evaluation with everything that is in it.
-fn show_one(run: &Run, judged: &Judged<'_>) -> EngineResult<()> {
+async fn show_one(run: &Run, judged: &Judged<'_>) -> EngineResult<()> {
     let data = data_of(judged.artifact)?;
+    let mut indices = indices(run, &[judged.artifact]).await?;
     run.show(&data, || {
         let Judged { artifact, evaluation } = judged;
-        evaluation::render(artifact, evaluation, place(artifact), run.out.width)
+        evaluation::render(artifact, evaluation, place(artifact, &mut indices), run.out.width)
     });
     Ok(())
 }
@@ -114,7 +131,9 @@ async fn diff(run: &Run, left: &str, right: &str) -> EngineResult<()> {
             .map(|one| vec![one.metric.clone(), number(one.left), number(one.right), number(one.change)]);
         let header = ["METRIC", &listed(left.artifact.id), &listed(right.artifact.id), "CHANGE"];
         let numbers = table::render(&header, rows.collect(), run.out.width);
-        let said = |of: &Judged<'_>| format!("{}: {}", listed(of.artifact.id), of.evaluation.comment);
+        let said = |of: &Judged<'_>| {
+            format!("{}: {}", listed(of.artifact.id), one_line(&of.evaluation.comment, usize::MAX))
+        };
         format!("{numbers}\n{}\n{}", said(&left), said(&right))
     });
     Ok(())
@@ -143,11 +162,13 @@ async fn top(run: &Run, args: EvalTop) -> EngineResult<()> {
             .iter()
             .map(|(value, judged)| json!({"value": value, "evaluation": judged.artifact}))
             .collect();
+        let judged: Vec<&Artifact> = best.iter().map(|(_, judged)| judged.artifact).collect();
+        let mut indices = indices(run, &judged).await?;
         run.show(&Value::Array(data), || {
             let rows = best.iter().map(|(value, judged)| {
                 vec![
                     listed(judged.artifact.id),
-                    place(judged.artifact),
+                    place(judged.artifact, &mut indices),
                     number(Some(*value)),
                     comment(judged.evaluation),
                 ]

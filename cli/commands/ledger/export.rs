@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Desk;
 use crate::args::Format;
 use crate::engine::{BookView, EngineResult};
-use crate::views::time;
+use crate::views::{is_unseen, time};
 
 /// Milliseconds of a day.
 const DAY_MS: i64 = 86_400_000;
@@ -26,8 +26,12 @@ impl Desk<'_> {
             Format::Csv => csv(&view, &made),
             Format::Beancount => beancount(&view, &made),
         };
-        let data = json!({"format": if format == Format::Csv { "csv" } else { "beancount" }, "text": text});
-        self.run.show(&data, || text.trim_end().to_owned());
+        if self.run.out.json {
+            let name = if format == Format::Csv { "csv" } else { "beancount" };
+            self.run.out.data(&json!({"format": name, "text": text}));
+        } else {
+            self.run.out.file(&text);
+        }
         Ok(())
     }
 }
@@ -63,9 +67,12 @@ pub(super) fn csv(view: &BookView, made: &[LedgerTransaction]) -> String {
     text
 }
 
-/// A text of others that a spreadsheet would take for a formula is marked as text.
+/// A text of others that a spreadsheet could take for a formula is marked as text: as it is, without the blanks before
+/// it, or in full-width characters.
 fn foreign(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+    let formula = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+    let odd = |c: char| formula.contains(&c) || c.is_whitespace() || is_unseen(c);
+    if text.starts_with(odd) { format!("'{text}") } else { text.to_owned() }
 }
 
 fn quoted(cell: &str) -> String {
@@ -141,4 +148,32 @@ fn name(kind: AccountKind, account: &AccountId) -> String {
         }
     }
     format!("{root}:{word}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_begins_like_a_formula_is_one() {
+        for text in [
+            "=1",
+            "+1",
+            "-1",
+            "@a",
+            "\t=1",
+            "\n=1",
+            "\r=1",
+            " =1",
+            "\u{a0}=1",
+            "\u{feff}=1",
+            "＝1",
+            "＋1",
+            "－1",
+            "＠a",
+        ] {
+            assert_eq!(foreign(text), format!("'{text}"));
+        }
+        assert_eq!(foreign("order 17 = paid"), "order 17 = paid");
+    }
 }

@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use p2_core::ids::AccountId;
 use p2_core::record::{AccountKind, LedgerTransaction};
 
-/// Most accounts of a way that are kept; what is between the first and the newest is left out.
+/// Most accounts of a way that are kept; what is between the first and the newest is left out, and that is said.
 const WAY_MAX: usize = 6;
+/// How many of the first are kept, and what stands behind them where some are left out. No account has that name.
+const FIRST_KEPT: usize = 2;
+const LEFT_OUT: &str = "…";
 
 /// A part of the money that a transaction moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +20,30 @@ pub(super) struct Source {
     /// `seq` of the transaction that made it; none: it was lent by a credit.
     pub(super) mint: Option<i64>,
     /// The accounts that it went through up to the payer, the mint first.
-    pub(super) way: Vec<AccountId>,
+    way: Vec<AccountId>,
+    /// Whether accounts behind the first ones are left out.
+    shortened: bool,
     /// How much.
     pub(super) amount: i64,
+}
+
+impl Source {
+    /// The accounts that it went through; `…` stands for those that are left out.
+    pub(super) fn places(&self) -> Vec<&str> {
+        let mut places: Vec<&str> = self.way.iter().map(AccountId::as_str).collect();
+        if self.shortened {
+            places.insert(FIRST_KEPT.min(places.len()), LEFT_OUT);
+        }
+        places
+    }
+
+    fn step(&mut self, to: &AccountId) {
+        if self.way.len() >= WAY_MAX {
+            self.way.remove(FIRST_KEPT);
+            self.shortened = true;
+        }
+        self.way.push(to.clone());
+    }
 }
 
 /// The money that one transaction moved.
@@ -76,7 +100,7 @@ pub(super) fn follow(
             let mut lots = VecDeque::from(lots);
             take(&mut lots, paid_back);
             for lot in &mut lots {
-                step(&mut lot.source.way, &posting.to);
+                lot.source.step(&posting.to);
                 if watched.contains(&seq) && lot.moved_by.last() != Some(&seq) {
                     lot.moved_by.push(seq);
                 }
@@ -96,7 +120,7 @@ pub(super) fn follow(
 }
 
 fn lot(mint: Option<i64>, from: &AccountId, amount: i64) -> Lot {
-    Lot { source: Source { mint, way: vec![from.clone()], amount }, moved_by: Vec::new() }
+    Lot { source: Source { mint, way: vec![from.clone()], shortened: false, amount }, moved_by: Vec::new() }
 }
 
 /// Up to that much, what came first.
@@ -114,13 +138,6 @@ fn take(purse: &mut VecDeque<Lot>, mut amount: i64) -> Vec<Lot> {
         taken.push(first);
     }
     taken
-}
-
-fn step(way: &mut Vec<AccountId>, to: &AccountId) {
-    if way.len() >= WAY_MAX {
-        way.remove(2);
-    }
-    way.push(to.clone());
 }
 
 #[cfg(test)]
@@ -164,10 +181,8 @@ mod tests {
         let kinds = BTreeMap::from([(AccountId::from("mint"), AccountKind::Mint)]);
         let flows = follow(made, &kinds, &BTreeSet::from([seq]));
         let Some(flow) = flows.get(&seq) else { return String::new() };
-        let source = |source: &Source| {
-            let way: Vec<&str> = source.way.iter().map(AccountId::as_str).collect();
-            format!("{:?} {} {}", source.mint, way.join(">"), source.amount)
-        };
+        let source =
+            |source: &Source| format!("{:?} {} {}", source.mint, source.places().join(">"), source.amount);
         let sources: Vec<String> = flow.sources.iter().map(source).collect();
         let now: Vec<String> =
             flow.now.iter().map(|(account, amount)| format!("{account} {amount}")).collect();
@@ -205,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn money_that_goes_round_for_long_keeps_its_beginning_and_its_end() {
+    fn money_that_goes_round_for_long_keeps_its_beginning_and_its_end_and_says_that_more_is_between() {
         let mut made = vec![moved(0, "mint", "a", 1)];
         made.extend((1..40).map(|n| if n % 2 == 1 { moved(n, "a", "b", 1) } else { moved(n, "b", "a", 1) }));
-        assert_eq!(told(&made, 39), "Some(0) mint>a>b>a>b>a 1 | b 1");
+        assert_eq!(told(&made, 39), "Some(0) mint>a>…>b>a>b>a 1 | b 1");
     }
 }

@@ -5,12 +5,13 @@ mod copy;
 mod export;
 mod flow;
 mod requests;
+mod said;
 mod show;
 
 use p2_core::ids::{AccountId, BookId, Id};
 use p2_core::ledger::{MAIN_BOOK, format_amount, parse_amount, parse_signed};
 use p2_core::record::{
-    CauseKind, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentCause, PaymentRequest, Topic,
+    CauseKind, HoldState, LedgerOutcome, LedgerTransaction, PaymentBody, PaymentCause, PaymentRequest, Topic,
 };
 use p2_stream::wire;
 use serde_json::json;
@@ -191,8 +192,14 @@ fn moved(view: &BookView, made: &LedgerTransaction) -> String {
         .holds
         .iter()
         .map(|hold| {
-            let amount = money(view, hold.change.saturating_abs());
-            format!("{} {amount} of {}", hold.state.as_str(), hold.account)
+            let (amount, whose) = (money(view, hold.change.saturating_abs()), &hold.account);
+            match (hold.state, &made.request.body) {
+                (HoldState::Open, PaymentBody::Reserve(asked)) => {
+                    format!("set aside {amount} of {whose} for {}", asked.to)
+                }
+                (HoldState::Open, _) => format!("set aside {amount} of {whose}"),
+                (state, _) => format!("{} {amount} of {whose}", state.as_str()),
+            }
         })
         .collect();
     parts.extend(

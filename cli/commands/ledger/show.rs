@@ -2,22 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use p2_core::ids::{AccountId, ConversationId, Id};
+use p2_core::ids::{ConversationId, Id};
 use p2_core::ledger::format_amount;
-use p2_core::record::{
-    AccountKind, Artifact, ArtifactBody, LedgerOutcome, LedgerTransaction, PaymentBody, Posting,
-};
+use p2_core::record::{AccountKind, LedgerOutcome, LedgerTransaction, PaymentBody, Posting};
 use serde_json::{Value, json};
 
 use super::flow::{self, Flow, Source};
-use super::{Desk, money, moved};
+use super::said::{self, Known, details, until};
+use super::{Desk, money};
 use crate::commands::{data_of, listed};
 use crate::engine::{AccountLine, ArtifactFilter, BookView, EngineError, EngineResult};
 use crate::views::labelled::count;
 use crate::views::{parse_time, table, time};
 
-/// Links of a cause chain that are shown.
-const CHAIN_MAX: usize = 8;
 /// Ways of money that a line shows.
 const WAYS_SHOWN: usize = 3;
 
@@ -94,10 +91,14 @@ impl Desk<'_> {
         limit: usize,
     ) -> EngineResult<()> {
         let bad = |text: &str| {
-            EngineError::Invalid(format!("--since {text}: write a time like 2026-05-01T12:00:00Z"))
+            let form = "write a day like 2026-05-01 or a time like 2026-05-01T12:00:00Z";
+            EngineError::Invalid(format!("--since {text}: {form}"))
         };
         let since = since.map(|text| parse_time(text).ok_or_else(|| bad(text))).transpose()?;
         let view = self.view().await?;
+        if let Some(account) = account.filter(|account| view.account(account).is_none()) {
+            return Err(no_account(&view, account));
+        }
         let all = self.transactions().await?;
         let mut made: Vec<&LedgerTransaction> = all
             .iter()
@@ -160,18 +161,20 @@ impl Desk<'_> {
 
     /// Of each transaction what caused it, back to the step that did.
     async fn chains(&self, made: &[&LedgerTransaction]) -> EngineResult<BTreeMap<Id, Vec<String>>> {
-        let mut artifacts: BTreeMap<Id, Artifact> = BTreeMap::new();
+        let mut known = Known::default();
         let mut of: Vec<&ConversationId> =
             made.iter().filter_map(|made| made.request.cause.conversation.as_ref()).collect();
         of.sort();
         of.dedup();
-        for conversation in of {
-            let filter =
-                ArtifactFilter { conversation: Some(conversation.clone()), ..ArtifactFilter::default() };
+        for id in of {
+            let filter = ArtifactFilter { conversation: Some(id.clone()), ..ArtifactFilter::default() };
             let found = self.run.engine.artifacts(&filter).await?;
-            artifacts.extend(found.into_iter().map(|artifact| (artifact.id, artifact)));
+            known.artifacts.extend(found.into_iter().map(|artifact| (artifact.id, artifact)));
+            if let Some(conversation) = self.run.engine.conversation(id).await? {
+                known.indices.add(conversation);
+            }
         }
-        Ok(made.iter().map(|made| (made.id, chain(made, &artifacts))).collect())
+        Ok(made.iter().map(|made| (made.id, known.chain(made))).collect())
     }
 
     pub(super) async fn overview(&self) -> EngineResult<()> {
@@ -191,19 +194,14 @@ impl Desk<'_> {
         self.run.show(&data, || {
             let rows = view.accounts.iter().map(|line| {
                 let Balances { posted, reserved, available } = balances(&view, line);
-                vec![
-                    line.account.to_string(),
-                    line.kind.as_str().to_owned(),
-                    posted,
-                    reserved,
-                    available,
-                    states(&view, line).join(", "),
-                ]
+                let (name, kind) = (line.account.to_string(), line.kind.as_str().to_owned());
+                let row = vec![name, kind, posted, reserved, available, states(&view, line).join(", ")];
+                (row, Vec::new())
             });
             let header = ["ACCOUNT", "KIND", "BALANCE", "SET ASIDE", "AVAILABLE", "STATE"];
-            let mut text = table::render(&header, rows.collect(), self.run.out.width);
+            let mut text = table::render_noted(&header, rows.collect(), self.run.out.width);
             for open in &view.reservations {
-                let until = open.expires_ms.map(|at| format!(" until {}", time(at))).unwrap_or_default();
+                let until = until(open.expires_ms);
                 let amount = money(&view, open.amount);
                 text.push_str(&format!(
                     "\nreservation {}: {amount} of {} for {}{until}",
@@ -213,14 +211,10 @@ impl Desk<'_> {
                 ));
             }
             for held in &view.held {
-                let (id, kind, by) = (listed(held.id), held.body.kind(), &held.by);
-                text.push_str(&format!(
-                    "\nwaiting for a person: {kind} {id}, asked by {by} ({})",
-                    held.cause.reason
-                ));
+                text.push_str(&format!("\n{}", said::waiting(&view, held, self.run.out.width)));
             }
             format!(
-                "{text}\n{} in book '{}'; the sum of all accounts is {}",
+                "{text}\n{} in book '{}', refused requests included; the sum of all accounts is {}",
                 count(view.transactions, "transaction"),
                 view.book,
                 money(&view, sum)
@@ -251,28 +245,27 @@ impl Desk<'_> {
             .filter(|line| line.kind == AccountKind::Mint)
             .map(|line| -line.balance.posted)
             .sum();
-        let average =
-            i64::try_from(wallets.len()).ok().filter(|count| *count > 0).map_or(0, |count| total / count);
+        let average = mean(total, wallets.len());
         let text = |minor: i64| format_amount(minor, view.scale);
         let volume = text(i64::try_from(volume).unwrap_or(i64::MAX));
         let facts = [
-            ("wallet_count", json!(wallets.len())),
-            ("total_balance", json!(text(total))),
-            ("average_balance", json!(text(average))),
-            ("supply", json!(text(supply))),
-            ("transaction_count", json!(paid)),
-            ("total_volume", json!(volume)),
-            ("rewards", json!(rewards)),
-            ("rejected", json!(rejected)),
-            ("in_doubt", json!(in_doubt)),
-            ("open_reservations", json!(view.reservations.len())),
-            ("waiting_for_a_person", json!(view.held.len())),
+            ("wallet_count", "wallets", json!(wallets.len())),
+            ("total_balance", "in all wallets", json!(text(total))),
+            ("average_balance", "in a wallet on average", json!(text(average))),
+            ("supply", "in all accounts but mints", json!(text(supply))),
+            ("transaction_count", "transactions that moved money", json!(paid)),
+            ("total_volume", "moved by them", json!(volume)),
+            ("rewards", "of them rewards", json!(rewards)),
+            ("rejected", "refused requests", json!(rejected)),
+            ("in_doubt", "requests in doubt", json!(in_doubt)),
+            ("open_reservations", "open reservations", json!(view.reservations.len())),
+            ("waiting_for_a_person", "waiting for a person", json!(view.held.len())),
         ];
         let data: serde_json::Map<String, Value> =
-            facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+            facts.iter().map(|(key, _, value)| ((*key).to_owned(), value.clone())).collect();
         self.run.show(&Value::Object(data), || {
             let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            let rows = facts.iter().map(|(name, value)| vec![name.replace('_', " "), plain(value)]);
+            let rows = facts.iter().map(|(_, what, value)| vec![(*what).to_owned(), plain(value)]);
             table::render(&["WHAT", "HOW MUCH"], rows.collect(), self.run.out.width)
         });
         Ok(())
@@ -308,6 +301,13 @@ fn no_account(view: &BookView, account: &str) -> EngineError {
     ))
 }
 
+/// A sum over so many, rounded to the nearest minor unit, a half away from zero; 0 of none.
+fn mean(sum: i64, count: usize) -> i64 {
+    let Some(count) = i128::try_from(count).ok().filter(|count| *count > 0) else { return 0 };
+    let twice = 2 * i128::from(sum) + count * i128::from(sum.signum());
+    i64::try_from(twice / (2 * count)).unwrap_or(sum)
+}
+
 struct Balances {
     posted: String,
     reserved: String,
@@ -326,7 +326,8 @@ fn balances(view: &BookView, line: &AccountLine) -> Balances {
 /// What is special about an account, for people.
 fn states(view: &BookView, line: &AccountLine) -> Vec<String> {
     let owes = (line.debt > 0).then(|| format!("owes {}", money(view, line.debt)));
-    line.frozen.then(|| "frozen".to_owned()).into_iter().chain(owes).collect()
+    let frozen = line.frozen.then(|| "frozen".to_owned());
+    frozen.into_iter().chain(owes).chain(said::limits(view, &line.limits)).collect()
 }
 
 fn account_data(view: &BookView, line: &AccountLine) -> Value {
@@ -363,30 +364,6 @@ fn touches(made: &LedgerTransaction, account: &str) -> bool {
     paid.chain(made.holds.iter().map(|hold| &hold.account)).any(|name| name.as_str() == account)
 }
 
-fn details(view: &BookView, made: &LedgerTransaction) -> String {
-    let moved = moved(view, made);
-    match &made.request.body {
-        _ if !moved.is_empty() => moved,
-        PaymentBody::OpenAccount(open) => format!("{} ({})", open.account, open.kind.as_str()),
-        PaymentBody::Freeze(set) => {
-            format!("{} {}", set.account, if set.frozen { "frozen" } else { "thawed" })
-        }
-        PaymentBody::SetLimits(set) => set.account.to_string(),
-        PaymentBody::Reward(reward) => format!("{} scored {}", reward.payee, reward.score),
-        PaymentBody::Transfer(transfer) => {
-            let legs = transfer.legs.iter();
-            let scale = transfer.scale.unwrap_or(view.scale);
-            let money = |amount| format!("{} {}", format_amount(amount, scale), view.unit);
-            legs.map(|leg| format!("{} -> {} {}", leg.from, leg.to, money(leg.amount)))
-                .collect::<Vec<_>>()
-                .join("; ")
-        }
-        PaymentBody::Approve(approve) => listed(approve.request),
-        PaymentBody::Deny(deny) => listed(deny.request),
-        _ => String::new(),
-    }
-}
-
 /// A transaction with what led to it, where its money came from and where that is now.
 struct Audited<'m> {
     made: &'m LedgerTransaction,
@@ -397,7 +374,7 @@ struct Audited<'m> {
 impl Audited<'_> {
     fn data(&self, view: &BookView) -> EngineResult<Value> {
         let amount = |minor: i64| format_amount(minor, view.scale);
-        let source = |source: &Source| json!({"mint": source.mint, "way": source.way, "amount": amount(source.amount)});
+        let source = |source: &Source| json!({"mint": source.mint, "way": source.places(), "amount": amount(source.amount)});
         let now: BTreeMap<&str, String> =
             self.flow.now.iter().map(|(account, minor)| (account.as_str(), amount(*minor))).collect();
         Ok(json!({
@@ -411,8 +388,7 @@ impl Audited<'_> {
     fn money(&self, view: &BookView) -> String {
         let mut ways: Vec<String> = Vec::new();
         for source in &self.flow.sources {
-            let names: Vec<&str> = source.way.iter().map(AccountId::as_str).collect();
-            let way = names.join(" → ");
+            let way = source.places().join(" → ");
             let way = match source.mint {
                 Some(seq) => format!("#{seq} {way}"),
                 None => format!("credit of {way}"),
@@ -438,38 +414,13 @@ impl Audited<'_> {
     }
 }
 
-/// From who or what asked back to the first step that is known.
-fn chain(made: &LedgerTransaction, artifacts: &BTreeMap<Id, Artifact>) -> Vec<String> {
-    let cause = &made.request.cause;
-    let reason = if cause.reason.is_empty() { String::new() } else { format!(" ({})", cause.reason) };
-    let mut links = vec![match (&cause.agent, &cause.conversation) {
-        (Some(agent), Some(conversation)) => {
-            format!("{} of {agent} in {conversation}{reason}", cause.kind.as_str())
-        }
-        (None, Some(conversation)) => format!("{} in {conversation}{reason}", cause.kind.as_str()),
-        _ => format!("{} {}{reason}", cause.kind.as_str(), made.request.by),
-    }];
-    let mut next = cause.reference;
-    while let (Some(id), true) = (next, links.len() < CHAIN_MAX) {
-        let Some(artifact) = artifacts.get(&id) else {
-            links.push(listed(id));
-            break;
-        };
-        let place = match (&artifact.agent, artifact.entry) {
-            (Some(agent), Some(entry)) => format!(" {agent}#{entry}"),
-            (Some(agent), None) => format!(" {agent}"),
-            _ => String::new(),
-        };
-        let kind = match &artifact.body {
-            ArtifactBody::EntryAppended(entry) => entry.state.clone(),
-            ArtifactBody::Evaluation(evaluation) => {
-                let score = evaluation.score.map(|score| format!(" {score}")).unwrap_or_default();
-                format!("evaluation{score} by {}@{}", evaluation.evaluator, evaluation.version)
-            }
-            body => body.kind().to_owned(),
-        };
-        links.push(format!("{kind}{place} {}", listed(id)));
-        next = artifact.parents.first().copied();
+#[cfg(test)]
+mod tests {
+    use super::mean;
+
+    #[test]
+    fn a_mean_is_the_nearest_amount() {
+        let means = [(100, 3), (101, 3), (200, 3), (5, 2), (-5, 2), (-100, 3), (i64::MAX, 1), (7, 0)];
+        assert_eq!(means.map(|(sum, count)| mean(sum, count)), [33, 34, 67, 3, -3, -33, i64::MAX, 0]);
     }
-    links
 }

@@ -3,6 +3,9 @@
 /// The largest amount and balance, in minor units: what every reader of JSON can hold exactly (2^53 − 1).
 pub const AMOUNT_MAX: i64 = 9_007_199_254_740_991;
 
+/// Most decimals that are written out: more than any unit has.
+const SHOWN_SCALE_MAX: u8 = 30;
+
 /// Most decimals of a unit.
 pub(super) const SCALE_MAX: i32 = 8;
 
@@ -127,9 +130,12 @@ pub(super) fn rescale_up(amount: i64, from: i32, to: i32) -> Result<i64, BadAmou
     rounded.map(|rounded| rounded / factor).ok_or_else(|| BadAmount::TooLarge(format_amount(amount, from)))
 }
 
-/// An amount as decimal text with exactly `scale` decimals.
+/// An amount as decimal text with exactly `scale` decimals. With so many, or so few, that no book has them, as in a
+/// request that was refused for that: the digits and the exponent, `2500e-65536`.
 pub fn format_amount(minor: i64, scale: i32) -> String {
-    let decimals = usize::try_from(scale).unwrap_or(0);
+    let exponent = || format!("{minor}e{}", -i64::from(scale));
+    let fitting = u8::try_from(scale).ok().filter(|decimals| *decimals <= SHOWN_SCALE_MAX);
+    let Some(decimals) = fitting.map(usize::from) else { return exponent() };
     let digits = format!("{:0>width$}", minor.unsigned_abs(), width = decimals + 1);
     let sign = if minor < 0 { "-" } else { "" };
     match digits.split_at_checked(digits.len() - decimals) {

@@ -65,7 +65,7 @@ pub(super) fn check_policy(policy: &LedgerPolicy, in_force: &LedgerPolicy) -> Re
 /// What a score is paid.
 pub(super) fn tier(policy: &LedgerPolicy, score: f64) -> Result<i64, Refusal> {
     if !(0.0..=1.0).contains(&score) {
-        return Err(Refusal::new(Code::Invalid, format!("the score {score} is not between 0 and 1")));
+        return Err(Refusal::new(Code::Invalid, format!("the score {score:?} is not between 0 and 1")));
     }
     let reached = policy.tiers.iter().find(|tier| score >= tier.at_least);
     reached.map(|tier| tier.amount).ok_or_else(|| {

@@ -696,6 +696,11 @@ fn amounts_are_read_exactly_or_not_at_all() {
         (-1_050, 2, "-10.50"),
         (7, 0, "7"),
         (i64::MIN, 0, "-9223372036854775808"),
+        // What no book has, but a request can say.
+        (2_500, 65_536, "2500e-65536"),
+        (-2_500, i32::MAX, "-2500e-2147483647"),
+        (7, -3, "7e3"),
+        (i64::MIN, i32::MIN, "-9223372036854775808e2147483648"),
     ] {
         assert_eq!(format_amount(minor, scale), text);
     }

@@ -111,8 +111,9 @@ fn reservation_of(book: &Book, id: Id) -> Result<Reservation, Refusal> {
     }
     match book.answers.get(&id).and_then(|answer| answer.hold) {
         Some(state) => {
+            let how = if state == HoldState::Expired { "has" } else { "was" };
             let state = state.as_str();
-            Err(Refusal::new(Code::Ended, format!("reservation {id} has ended: it was {state}")))
+            Err(Refusal::new(Code::Ended, format!("reservation {id} has ended: it {how} {state}")))
         }
         None => Err(Refusal::new(Code::UnknownRequest, format!("there is no reservation {id}"))),
     }
