@@ -72,14 +72,15 @@ impl MemoryLedger {
         let (_, end) = log.bounds(Topic::LedgerTransactions, partition).await?;
         let mut next = self.read_up_to(partition);
         while next < end {
-            let records = log.read(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
+            let records = log.read_values(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
             let Some(last) = records.last() else { break };
             let applied = last.offset + 1;
             let mut transactions = Vec::with_capacity(records.len());
             for stored in &records {
                 let at = format!("{}/{partition}/{}", Topic::LedgerTransactions.name(), stored.offset);
-                let message = wire::decode(stored).map_err(|e| LogError::Corrupt(format!("{at}: {e}")))?;
-                let Payload::LedgerTransaction(transaction) = message.payload else { continue };
+                let payload = wire::decode_checked(&stored.record)
+                    .map_err(|e| LogError::Corrupt(format!("{at}: {e}")))?;
+                let Payload::LedgerTransaction(transaction) = payload else { continue };
                 transactions.push((stored.offset, transaction));
             }
             let taken = self.inner().take(partition, transactions, applied);

@@ -122,7 +122,7 @@ where
             Ok(Event::ViewBounds { partition, epoch, applied, mark, from })
         }
         Action::ReadView { partition, epoch, from } => {
-            let read = || log.read(view, *partition, *from, VIEW_RECORDS_MAX);
+            let read = || log.read_values(view, *partition, *from, VIEW_RECORDS_MAX);
             let (mut records, mut next) = (read().await?, *from);
             if records.is_empty() {
                 // Nothing is there below the end as it was before a read that found nothing.

@@ -127,8 +127,7 @@ pub fn encode(message: &Message, source: &str, partitions: i32) -> Result<NewRec
     let value = encode_payload(&message.payload)?;
     let key = message.payload.key().to_owned();
     let headers = headers::write(message, source);
-    let head: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-    let bytes = value.len() + key.len() + head;
+    let bytes = value.len() + key.len() + headers.size();
     if bytes > RECORD_BYTES_MAX {
         return Err(WireError::TooLarge { topic: topic.short(), bytes });
     }
@@ -145,12 +144,15 @@ pub fn decode(stored: &StoredRecord) -> Result<Message, WireError> {
     let record = &stored.record;
     let payload = decode_checked(record)?;
     let (id, cause, cause_position) = headers::read(&record.headers)?;
-    let traceparent = headers::text(&record.headers, "traceparent");
+    let traceparent = headers::text(&record.headers, "traceparent").map(str::to_owned);
     Ok(Message { id, cause, cause_position, time_ms: record.time_ms, traceparent, payload })
 }
 
-/// The value, where it belongs to the record's key.
-fn decode_checked(record: &NewRecord) -> Result<Payload, WireError> {
+/// The value, where it belongs to the record's key. Headers are not looked at.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_checked(record: &NewRecord) -> Result<Payload, WireError> {
     let payload = decode_payload(record.topic, &record.value)?;
     if payload.key() == record.key {
         Ok(payload)
@@ -271,7 +273,7 @@ impl ProcessorWire {
             group: format!("p2.{}", self.name),
             code: error.code().to_owned(),
             reason: error.to_string(),
-            headers: record.headers.clone(),
+            headers: Vec::from(&record.headers),
             value: record.value.clone(),
             time_ms: now_ms,
         }
@@ -293,7 +295,8 @@ impl Codec for ProcessorWire {
 
     fn letter(&self, at: (i32, i64), message: &Message, code: &str, reason: &str, now_ms: i64) -> DeadLetter {
         let original = encode(message, "/p2/replay", self.partitions(message.payload.topic())).ok();
-        let (headers, value) = original.map(|record| (record.headers, record.value)).unwrap_or_default();
+        let (headers, value) =
+            original.map(|record| (Vec::from(&record.headers), record.value)).unwrap_or_default();
         let topic = message.payload.topic().name();
         DeadLetter {
             id: Id::of_text(&format!("{topic}/{}/{}/{}", at.0, at.1, self.name)),
