@@ -375,7 +375,7 @@ pub trait LedgerStore: Send + Sync {
     async fn write(
         &self,
         partition: i32,
-        transactions: Vec<(i64, LedgerTransaction)>,
+        transactions: &[(i64, &LedgerTransaction)],
         applied: i64,
     ) -> Result<(), StoreError>;
 

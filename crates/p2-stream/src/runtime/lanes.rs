@@ -233,7 +233,7 @@ impl<P: Processor> Runtime<P> {
             let _ = self.processor.apply(state, message);
         }
         let record = offset.or(lane.record);
-        let mut step = self.processor.decide(key, state, input, now_ms);
+        let (mut step, after) = self.processor.decide_and_apply(key, state, input, now_ms);
         if let Some(offset) = record {
             let at = Position { topic: self.processor.input(), partition: index, offset };
             step.outputs.iter_mut().for_each(|output| output.cause_position = Some(at));
@@ -255,7 +255,9 @@ impl<P: Processor> Runtime<P> {
         let view = self.processor.view();
         let mut of_view =
             outputs.iter().map(|output| &output.message).filter(|made| Some(made.payload.topic()) == view);
-        if let Err(reason) = of_view.try_for_each(|made| self.processor.apply(state, made)) {
+        if let Some(after) = after {
+            *state = after;
+        } else if let Err(reason) = of_view.try_for_each(|made| self.processor.apply(state, made)) {
             self.refold(index, &reason, 1, actions);
             return;
         }

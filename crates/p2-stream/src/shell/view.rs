@@ -141,7 +141,7 @@ where
             Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, records: found, next })
         }
         Action::WriteView { partition, epoch, records, applied } => {
-            store.write(*partition, records.clone(), *applied).await?;
+            store.write(*partition, records, *applied).await?;
             Ok(Event::ViewWritten { partition: *partition, epoch: *epoch, applied: *applied })
         }
         Action::ListOpenLanes { partition, epoch } => {
