@@ -15,6 +15,8 @@ const GAP_FOLDS_MAX: u8 = 3;
 
 /// (partition, key).
 pub(super) type LaneKey = (i32, String);
+/// Outputs with what the codec wrote of them, and their bytes together.
+type Measured = (Vec<Arc<Output>>, usize);
 
 /// One lane.
 pub(super) struct Lane<P: Processor> {
@@ -297,8 +299,7 @@ impl<P: Processor> Runtime<P> {
         }
     }
 
-    /// The outputs with what the codec wrote of them, and their size.
-    fn encoded(&self, outputs: Vec<Message>) -> Result<(Vec<Arc<Output>>, usize), (String, String)> {
+    fn encoded(&self, outputs: Vec<Message>) -> Result<Measured, (String, String)> {
         let mut all = 0;
         let encode = |message: Message| {
             let Encoded { bytes, value } = self.codec.encode(&message)?;
