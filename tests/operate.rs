@@ -96,7 +96,7 @@ fn a_dead_letter_is_replayed_once_and_again_only_by_force() {
             group: "p2.agent-step".to_owned(),
             code: "too_large".to_owned(),
             reason: "it was too large for an earlier limit".to_owned(),
-            headers: original.headers.clone(),
+            headers: Vec::from(&original.headers),
             value: original.value.clone(),
             time_ms: now_ms(),
         };

@@ -178,8 +178,8 @@ fn evaluation(partitions: &dyn Fn(Topic) -> i32, evaluator: &str, entry: i64, ag
 }
 
 fn misnamed(mut record: NewRecord) -> NewRecord {
-    let id = record.headers.iter_mut().find(|header| header.name == "ce_id").unwrap();
-    id.value = Id::of_text("another").to_string().into_bytes();
+    record.headers.retain(|name, _| name != "ce_id");
+    record.headers.push_text("ce_id", Id::of_text("another"));
     record
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use p2_core::ids::Id;
-use p2_core::record::{Header, Message, Payload, Topic};
+use p2_core::record::{Message, Payload, Topic};
 use p2_stream::ports::{Log, NewRecord};
 use p2_stream::shell::now_ms;
 use p2_stream::wire;
@@ -158,7 +158,7 @@ fn record(deed: &Deed, partitions: i32) -> Option<NewRecord> {
             topic: Topic::Inbox,
             partition: wire::partition(key.as_str(), partitions),
             key: key.0.clone(),
-            headers: vec![Header { name: "content-type".to_owned(), value: b"text/plain".to_vec() }],
+            headers: [("content-type", &b"text/plain"[..])].into_iter().collect(),
             value: POISON.to_vec(),
             time_ms: now_ms(),
         }),

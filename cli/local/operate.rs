@@ -6,7 +6,7 @@ use p2_core::conversation::Conversation;
 use p2_core::ids::{ConversationId, Id};
 use p2_core::record::{EffectBody, InboxBody, InboxMessage, Message, Payload, Topic};
 use p2_core::state::{State, WaitKind};
-use p2_stream::ports::{NewRecord, StoredRecord};
+use p2_stream::ports::{Headers, NewRecord, StoredRecord};
 use p2_stream::shell::now_ms;
 use p2_stream::wire;
 
@@ -30,7 +30,7 @@ impl LocalEngine {
             topic,
             partition: letter.partition,
             key: letter.key.clone(),
-            headers: letter.headers.clone(),
+            headers: Headers::from(letter.headers.as_slice()),
             value: letter.value.clone(),
             time_ms: now_ms(),
         };

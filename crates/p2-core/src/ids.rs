@@ -43,6 +43,13 @@ impl Id {
         &self.0
     }
 
+    /// All 32 hex digits, in a buffer of the caller: a record has ten ids.
+    fn digits<'b>(&self, buffer: &'b mut [u8; 32]) -> &'b str {
+        // Neither fails: the buffer fits, and digits are ASCII.
+        let _ = hex::encode_to_slice(self.0, buffer);
+        std::str::from_utf8(buffer).unwrap_or_default()
+    }
+
     /// The first eight hex digits: what people see and type.
     pub fn short(&self) -> String {
         let mut text = self.to_string();
@@ -61,7 +68,8 @@ impl Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        let mut digits = [0; 32];
+        f.write_str(self.digits(&mut digits))
     }
 }
 
@@ -88,14 +96,29 @@ impl FromStr for Id {
 
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let mut digits = [0; 32];
+        serializer.serialize_str(self.digits(&mut digits))
     }
 }
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Id, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(Digits)
+    }
+}
+
+/// Reads an id from text that need not be kept.
+struct Digits;
+
+impl serde::de::Visitor<'_> for Digits {
+    type Value = Id;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("32 hex digits")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Id, E> {
+        text.parse().map_err(E::custom)
     }
 }
 

@@ -26,7 +26,7 @@ pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decim
 pub use answer::{Answer, Code, Refusal, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use copying::{Original, OriginalAccount, copied};
-pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};
+pub use decide::{LEGS_MAX, Ruling, decide, decide_and_apply, due, expiry_id};
 pub use names::{BUDGET, budget_account, check_account, check_book, check_name, is_budget};
 pub use outside::{
     Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,

@@ -21,7 +21,7 @@ fn record(partition: usize) -> NewRecord {
         topic: Topic::Artifacts,
         partition: (partition % 16) as i32,
         key: "conversation".to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: vec![0x5A; VALUE],
         time_ms: 1,
     }

@@ -11,8 +11,8 @@
 //!
 //! All integers are little-endian. Topics are numbered here, once and for ever.
 
-use p2_core::record::{Header, Topic};
-use p2_stream::ports::{CommittedOffset, NewRecord, StoredRecord};
+use p2_core::record::Topic;
+use p2_stream::ports::{CommittedOffset, Headers, NewRecord, StoredRecord};
 
 /// A record of a frame: where it belongs, and where its bytes lie within the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,23 +74,21 @@ pub(crate) fn encode_batch(
     put_count(to, records.len())?;
     let mut found = Vec::with_capacity(records.len());
     for (offset, record) in records {
-        let mut body = Vec::with_capacity(64 + record.key.len() + record.value.len());
-        body.push(code(record.topic));
-        body.extend(record.partition.to_le_bytes());
-        body.extend(offset.to_le_bytes());
-        body.extend(record.time_ms.to_le_bytes());
-        put_text(&mut body, record.key.as_bytes())?;
-        put_count(&mut body, record.headers.len())?;
-        for header in &record.headers {
-            put_text(&mut body, header.name.as_bytes())?;
-            put_text(&mut body, &header.value)?;
-        }
-        put_text(&mut body, &record.value)?;
-        let length = u32::try_from(body.len()).map_err(|_| "a record over 4 GiB".to_owned())?;
         let at = to.len();
-        to.extend(length.to_le_bytes());
-        to.extend(crc32c::crc32c(&body).to_le_bytes());
-        to.extend(body);
+        // Length and checksum are known when the body is there.
+        to.extend([0; 8]);
+        to.push(code(record.topic));
+        to.extend(record.partition.to_le_bytes());
+        to.extend(offset.to_le_bytes());
+        to.extend(record.time_ms.to_le_bytes());
+        put_text(to, record.key.as_bytes())?;
+        to.extend(record.headers.count().to_le_bytes());
+        to.extend(record.headers.block());
+        put_text(to, &record.value)?;
+        let body = to.get(at + 8..).unwrap_or_default();
+        let length = u32::try_from(body.len()).map_err(|_| "a record over 4 GiB".to_owned())?;
+        let head = length.to_le_bytes().into_iter().chain(crc32c::crc32c(body).to_le_bytes());
+        to.iter_mut().skip(at).zip(head).for_each(|(to, from)| *to = from);
         found.push(Found {
             topic: record.topic,
             partition: record.partition,
@@ -173,6 +171,14 @@ impl<'a> Reader<'a> {
         self.take(length as usize)
     }
 
+    /// The form of their block is that of the format.
+    fn headers(&mut self) -> Result<Headers, String> {
+        let count = self.u32()?;
+        let (headers, rest) = Headers::split_off(count, self.bytes.get(self.at..).unwrap_or_default())?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(headers)
+    }
+
     pub(crate) fn text(&mut self) -> Result<String, String> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| "a text that is not UTF-8".to_owned())
     }
@@ -222,10 +228,7 @@ pub(crate) fn decode_record(bytes: &[u8]) -> Result<StoredRecord, String> {
     let mut body = Reader::new(body);
     let (topic, partition, offset, time_ms) = (body.topic()?, body.i32()?, body.i64()?, body.i64()?);
     let key = body.text()?;
-    let mut headers = Vec::new();
-    for _ in 0..body.u32()? {
-        headers.push(Header { name: body.text()?, value: body.bytes()?.to_vec() });
-    }
+    let headers = body.headers()?;
     let value = body.bytes()?.to_vec();
     Ok(StoredRecord { offset, record: NewRecord { topic, partition, key, headers, value, time_ms } })
 }

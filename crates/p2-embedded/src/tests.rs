@@ -103,7 +103,7 @@ fn inbox(text: &str) -> NewRecord {
         topic: Topic::Inbox,
         partition: 0,
         key: "key".to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: text.as_bytes().to_vec(),
         time_ms: 1,
     }

@@ -266,9 +266,7 @@ impl Writer {
                     record.partition
                 )));
             }
-            let headers: usize =
-                record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-            let size = record.key.len() + headers + record.value.len();
+            let size = record.key.len() + record.headers.size() + record.value.len();
             if record.value.len() > RECORD_BYTES_MAX || size > 2 * RECORD_BYTES_MAX {
                 return Err(LogError::TooLarge(format!(
                     "a record for {} with a value of {} bytes ({size} with key and headers): at most \

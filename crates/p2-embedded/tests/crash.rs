@@ -28,7 +28,7 @@ fn part(mark: &str, part: i32) -> NewRecord {
         topic: Topic::Effects,
         partition: part,
         key: mark.to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: format!("mark-{mark};{}", "x".repeat(200)).into_bytes(),
         time_ms: 1,
     }

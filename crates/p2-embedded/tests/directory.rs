@@ -16,7 +16,7 @@ fn record(text: &str) -> NewRecord {
         topic: Topic::Inbox,
         partition: 0,
         key: "k".to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: text.as_bytes().to_vec(),
         time_ms: 1,
     }

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             topic: Topic::Artifacts,
             partition: 0,
             key: "key".to_owned(),
-            headers: Vec::new(),
+            headers: p2_stream::ports::Headers::default(),
             value: vec![7; 600],
             time_ms: 0,
         };

@@ -17,8 +17,9 @@ use tokio::sync::{Notify, OnceCell, Semaphore};
 use crate::committer::{Settled, settle_by_position};
 use crate::config::{KafkaConfig, process_name};
 use crate::context::{Context, lock};
+use crate::ownership::Lane;
 use crate::producer::{Answers, Polled};
-use crate::reader::{self, READERS_MAX, Readers, SharedReaders};
+use crate::reader::{self, READERS_MAX, Readers, SharedReaders, Wanted};
 use crate::records::{self, Names};
 use crate::transactor::{Outcome, Transactor};
 use crate::{follower, member};
@@ -197,6 +198,20 @@ impl KafkaLog {
         records::check_lane(topic, partition, self.partitions(topic))
     }
 
+    async fn read_as(
+        &self,
+        wanted: Wanted,
+        lane: Lane,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.check_lane(lane.0, lane.1)?;
+        let turn = self.inner.reads.acquire().await;
+        let _turn = turn.map_err(|_| LogError::Unavailable("the log is closed".to_owned()))?;
+        let readers = Arc::clone(&self.inner.readers);
+        blocking(move || readers.read_as(wanted, lane, from, records_max)).await
+    }
+
     async fn append_one(&self, record: &NewRecord) -> Result<Position, LogError> {
         let longest = Duration::from_millis(u64::from(self.inner.config.request_timeout_ms));
         let inner = Arc::clone(&self.inner);
@@ -282,11 +297,17 @@ impl Log for KafkaLog {
         from: i64,
         records_max: usize,
     ) -> Result<Vec<StoredRecord>, LogError> {
-        self.check_lane(topic, partition)?;
-        let turn = self.inner.reads.acquire().await;
-        let _turn = turn.map_err(|_| LogError::Unavailable("the log is closed".to_owned()))?;
-        let readers = Arc::clone(&self.inner.readers);
-        blocking(move || readers.read((topic, partition), from, records_max)).await
+        self.read_as(records::stored, (topic, partition), from, records_max).await
+    }
+
+    async fn read_values(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.read_as(records::values, (topic, partition), from, records_max).await
     }
 
     async fn newest(

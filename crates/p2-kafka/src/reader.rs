@@ -14,6 +14,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::config::{self, KafkaConfig};
@@ -33,6 +34,9 @@ const GROUP_MAX: Duration = Duration::from_secs(3);
 const BYTES_MAX: usize = 16 << 20;
 
 type Client = BaseConsumer<Context>;
+
+/// What is wanted of a message: [`records::stored`] or [`records::values`].
+pub(crate) type Wanted = fn(&Names, &BorrowedMessage<'_>) -> Option<StoredRecord>;
 
 /// Reads ranges and bounds.
 pub(crate) struct Readers {
@@ -270,10 +274,21 @@ impl Readers {
     /// Committed records from `from` on. Empty only where all below the high watermark, as of the call, is
     /// decided and nothing of it is visible: an open transaction there is waited for.
     pub(crate) fn read(&self, lane: Lane, from: i64, max: usize) -> Result<Vec<StoredRecord>, LogError> {
+        self.read_as(records::stored, lane, from, max)
+    }
+
+    /// As [`Readers::read`], with what is wanted of a message.
+    pub(crate) fn read_as(
+        &self,
+        wanted: Wanted,
+        lane: Lane,
+        from: i64,
+        max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
         if max == 0 {
             return Ok(Vec::new());
         }
-        if let Some(records) = self.read_on(lane, from, max) {
+        if let Some(records) = self.read_on(wanted, lane, from, max) {
             return Ok(records);
         }
         let name = self.names.of(lane.0);
@@ -289,7 +304,7 @@ impl Readers {
         loop {
             let (_, stable) = watermarks(&self.stable, name, lane.1, self.longest())?;
             if stable > from {
-                let records = self.read_stable(lane, from, max, until)?;
+                let records = self.read_stable(wanted, lane, from, max, until)?;
                 if !records.is_empty() {
                     return Ok(records);
                 }
@@ -316,18 +331,19 @@ impl Readers {
         if from >= stable || max == 0 {
             return Ok(Vec::new());
         }
-        self.read_stable(lane, from, max, Instant::now() + self.longest())
+        self.read_stable(records::stored, lane, from, max, Instant::now() + self.longest())
     }
 
     /// What a reader has next that stands at this very offset: no question to the broker, and mostly no waiting.
     /// Nothing where there is none, or it is at the end.
-    fn read_on(&self, lane: Lane, from: i64, max: usize) -> Option<Vec<StoredRecord>> {
+    fn read_on(&self, wanted: Wanted, lane: Lane, from: i64, max: usize) -> Option<Vec<StoredRecord>> {
         let mut reader = {
             let mut idle = lock(&self.idle);
             let fits = idle.iter().position(|reader| reader.at == Some((lane, from)))?;
             idle.swap_remove(fits)
         };
-        let records = reader.read(&self.names, lane, from, max, Instant::now() + self.longest()).ok()?;
+        let until = Instant::now() + self.longest();
+        let records = reader.read((&self.names, wanted), lane, from, max, until).ok()?;
         self.put_back(reader);
         (!records.is_empty()).then_some(records)
     }
@@ -347,13 +363,14 @@ impl Readers {
 
     fn read_stable(
         &self,
+        wanted: Wanted,
         lane: Lane,
         from: i64,
         max: usize,
         until: Instant,
     ) -> Result<Vec<StoredRecord>, LogError> {
         let mut reader = self.take(lane, from)?;
-        let read = reader.read(&self.names, lane, from, max, until);
+        let read = reader.read((&self.names, wanted), lane, from, max, until);
         if read.is_ok() {
             self.put_back(reader);
         }
@@ -377,7 +394,7 @@ impl Reader {
     /// Reads to the last stable offset or `max` records. An error leaves a reader of no use.
     fn read(
         &mut self,
-        names: &Names,
+        (names, wanted): (&Names, Wanted),
         lane: Lane,
         from: i64,
         max: usize,
@@ -406,7 +423,7 @@ impl Reader {
                 None => {}
                 Some(Ok(message)) => {
                     let next = found.last().map_or(from, |last| last.offset + 1);
-                    let Some(stored) = records::stored(names, &message) else { continue };
+                    let Some(stored) = wanted(names, &message) else { continue };
                     if (stored.record.topic, stored.record.partition) == lane && stored.offset >= next {
                         bytes += stored.record.value.len();
                         found.push(stored);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use p2_core::record::{Header, RECORD_BYTES_MAX, Topic};
-use p2_stream::ports::{LogError, NewRecord, StoredRecord};
+use p2_core::record::{RECORD_BYTES_MAX, Topic};
+use p2_stream::ports::{Headers as OurHeaders, LogError, NewRecord, StoredRecord};
 use rdkafka::message::{BorrowedMessage, Header as KafkaHeader, Headers, Message, OwnedHeaders};
 
 /// The names that the topics have at the broker.
@@ -32,31 +32,33 @@ impl Names {
 
 /// Headers as Kafka has them.
 pub(crate) fn headers(record: &NewRecord) -> OwnedHeaders {
-    let empty = OwnedHeaders::new_with_capacity(record.headers.len());
-    record.headers.iter().fold(empty, |headers, header| {
-        headers.insert(KafkaHeader { key: &header.name, value: Some(&header.value) })
-    })
+    let empty = OwnedHeaders::new_with_capacity(record.headers.count() as usize);
+    let insert =
+        |headers: OwnedHeaders, (key, value)| headers.insert(KafkaHeader { key, value: Some(value) });
+    record.headers.iter().fold(empty, insert)
 }
 
 /// A message as the ports have it; none of a topic that is not ours.
 pub(crate) fn stored(names: &Names, message: &BorrowedMessage<'_>) -> Option<StoredRecord> {
+    let mut stored = values(names, message)?;
+    let mut headers = OurHeaders::roomy();
+    for header in message.headers().into_iter().flat_map(|found| found.iter()) {
+        headers.push(header.key, header.value.unwrap_or_default());
+    }
+    stored.record.headers = headers;
+    Some(stored)
+}
+
+/// As [`stored`], without headers: the library does not even look at those that nobody asks for.
+pub(crate) fn values(names: &Names, message: &BorrowedMessage<'_>) -> Option<StoredRecord> {
     let topic = names.topic(message.topic())?;
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| Header {
-                name: header.key.to_owned(),
-                value: header.value.map_or_else(Vec::new, <[u8]>::to_vec),
-            })
-            .collect()
-    });
     Some(StoredRecord {
         offset: message.offset(),
         record: NewRecord {
             topic,
             partition: message.partition(),
             key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
-            headers,
+            headers: OurHeaders::default(),
             value: message.payload().map_or_else(Vec::new, <[u8]>::to_vec),
             time_ms: message.timestamp().to_millis().unwrap_or(0),
         },

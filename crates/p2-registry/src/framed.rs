@@ -82,6 +82,18 @@ impl Log for FramedLog {
         Ok(records)
     }
 
+    async fn read_values(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        let mut records = self.log.read_values(topic, partition, from, records_max).await?;
+        self.ids.settle(&mut records).await?;
+        Ok(records)
+    }
+
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
         self.log.bounds(topic, partition).await
     }

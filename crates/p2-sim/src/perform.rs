@@ -175,12 +175,14 @@ impl World<'_> {
         let outcome =
             self.checker.transactions(&self.log, partition, books.read_up_to(partition), records, applied);
         self.expect(outcome);
-        let ledger = |record: &ViewRecord| match record {
-            ViewRecord::Ledger(made) => Some(LedgerTransaction::clone(made)),
-            ViewRecord::Transition(_) => None,
-        };
-        let made = records.iter().filter_map(|(at, record)| Some((*at, ledger(record)?))).collect();
-        let outcome = at_once(books.write(partition, made, applied));
+        let made: Vec<(i64, &LedgerTransaction)> = records
+            .iter()
+            .filter_map(|(at, record)| match record {
+                ViewRecord::Ledger(made) => Some((*at, made.as_ref())),
+                ViewRecord::Transition(_) => None,
+            })
+            .collect();
+        let outcome = at_once(books.write(partition, &made, applied));
         self.expect(outcome);
         true
     }

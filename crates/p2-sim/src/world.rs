@@ -480,6 +480,7 @@ impl World<'_> {
             }
             Action::Cut { .. } => self.outside.count("call no longer wanted"),
             Action::Commit { batch, outputs, progress } => {
+                let outputs = outputs.iter().map(|output| output.message.clone()).collect();
                 let sent =
                     Sent { member: seat.member, generation: seat.generation, batch, outputs, progress };
                 self.schedule(latency, Happening::Commit(to, sent));

@@ -1,11 +1,15 @@
 //! The ports: what the runtime needs from the outside, each with one embedded and one real implementation.
 
+mod headers;
+
 use async_trait::async_trait;
 use p2_core::ids::{AgentId, BookId, BranchId, ConversationId, Id};
 use p2_core::ledger::{Book, Submission, Submitted};
 use p2_core::model::{ModelOutcome, ModelRequest};
-use p2_core::record::{Header, LedgerTransaction, Position, StateTransition, Topic};
+use p2_core::record::{LedgerTransaction, Position, StateTransition, Topic};
 use p2_core::state::Entry;
+
+pub use headers::Headers;
 
 /// A record to be written: encoded, and already assigned to its partition (murmur2 of the key).
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +21,7 @@ pub struct NewRecord {
     /// The key, UTF-8.
     pub key: String,
     /// CloudEvents headers, `traceparent`, `content-type`, causes.
-    pub headers: Vec<Header>,
+    pub headers: Headers,
     /// Avro single-object encoding; empty for a tombstone.
     pub value: Vec<u8>,
     /// Milliseconds since the epoch.
@@ -165,6 +169,17 @@ pub trait Log: Send + Sync {
         from: i64,
         records_max: usize,
     ) -> Result<Vec<StoredRecord>, LogError>;
+
+    /// As [`Log::read`], for who wants keys, values and times: headers may be left out, where that is cheaper.
+    async fn read_values(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        records_max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.read(topic, partition, from, records_max).await
+    }
 
     /// Committed records among the newest `offsets` offsets of what is decided, ascending: an open transaction is not
     /// waited for, and nothing behind its beginning is seen. Fewer where they are large.
@@ -360,7 +375,7 @@ pub trait LedgerStore: Send + Sync {
     async fn write(
         &self,
         partition: i32,
-        transactions: Vec<(i64, LedgerTransaction)>,
+        transactions: &[(i64, &LedgerTransaction)],
         applied: i64,
     ) -> Result<(), StoreError>;
 

@@ -97,6 +97,18 @@ pub trait Processor {
         now_ms: i64,
     ) -> LaneStep<Self::Request>;
 
+    /// As [`Processor::decide`], and the lane with those outputs taken in that are of its view, where deciding has made it
+    /// anyway. None: they are applied.
+    fn decide_and_apply(
+        &self,
+        key: &str,
+        lane: &Self::Lane,
+        input: &LaneInput<Self::Reply>,
+        now_ms: i64,
+    ) -> (LaneStep<Self::Request>, Option<Self::Lane>) {
+        (self.decide(key, lane, input, now_ms), None)
+    }
+
     /// Takes a record into the lane's state: with a view, each record of it (own outputs and catch-up); without
     /// one, the lane's input record right before it is decided, and nothing else: such a lane ends when it is done.
     ///

@@ -228,9 +228,9 @@ fn artifact(stored: &StoredRecord) -> Option<Artifact> {
 
 /// The evaluation that a record is. Only what its headers call one is decoded: they are few among the artifacts.
 fn evaluation(stored: &StoredRecord) -> Option<(Id, Evaluation)> {
-    let kind = stored.record.headers.iter().find(|header| header.name == "ce_type");
+    let kind = stored.record.headers.get("ce_type");
     // An outsider may leave the header out.
-    if kind.is_some_and(|kind| kind.value != b"p2.artifact.evaluation") {
+    if kind.is_some_and(|kind| kind != b"p2.artifact.evaluation") {
         return None;
     }
     let artifact = artifact(stored)?;

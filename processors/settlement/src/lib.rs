@@ -68,9 +68,20 @@ impl Processor for Settlement {
         input: &LaneInput<Infallible>,
         now_ms: i64,
     ) -> LaneStep<Infallible> {
-        let mut mark = Mark::Done;
+        self.decide_and_apply(key, lane, input, now_ms).0
+    }
+
+    fn decide_and_apply(
+        &self,
+        key: &str,
+        lane: &Book,
+        input: &LaneInput<Infallible>,
+        now_ms: i64,
+    ) -> (LaneStep<Infallible>, Option<Book>) {
+        let (mut mark, mut after) = (Mark::Done, None);
         let mut answered = |request: &PaymentRequest, cause: Id, traceparent: Option<String>| {
-            let ruling = ledger::decide(lane, request, now_ms);
+            let (ruling, book) = ledger::decide_and_apply(lane, request, now_ms);
+            after = book;
             log_ruling(key, &cause, &ruling);
             if matches!(ruling, Ruling::Broken(_)) {
                 // Never skipped: it is decided again by the next owner, once the book was mended.
@@ -91,7 +102,7 @@ impl Processor for Settlement {
             },
             LaneInput::Reply { reply, .. } => match *reply {},
         };
-        LaneStep { outputs, calls: Vec::new(), cancel: Vec::new(), mark }
+        (LaneStep { outputs, calls: Vec::new(), cancel: Vec::new(), mark }, after)
     }
 
     fn apply(&self, lane: &mut Book, message: &Message) -> Result<(), String> {

@@ -433,7 +433,10 @@ impl Stage {
                     Action::WriteView { partition, epoch, applied, .. } => {
                         events.push(Event::ViewWritten { partition, epoch, applied });
                     }
-                    Action::Commit { batch, outputs, .. } => self.sealed = Some((batch, outputs)),
+                    Action::Commit { batch, outputs, .. } => {
+                        let outputs = outputs.iter().map(|output| output.message.clone()).collect();
+                        self.sealed = Some((batch, outputs));
+                    }
                     Action::Call { epoch, id, request, .. } => self.calls.push((epoch, id, request)),
                     _ => {}
                 }
@@ -446,10 +449,11 @@ impl Stage {
         while let Some((batch, outputs)) = self.sealed.take() {
             let mut positions = Vec::new();
             for output in outputs {
-                let topic = output.payload.topic();
+                let payload = output.payload;
+                let topic = payload.topic();
                 let offset = self.made.len() as i64;
                 positions.push(Position { topic, partition: 0, offset });
-                if let Payload::LedgerTransaction(made) = output.payload {
+                if let Payload::LedgerTransaction(made) = payload {
                     self.made.push(made);
                 }
             }

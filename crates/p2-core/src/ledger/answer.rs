@@ -44,21 +44,20 @@ mod bytes {
 /// without what is null, so that a field that is added later changes no digest. Who asks, when and why are no part
 /// of it.
 pub fn digest(request: &PaymentRequest) -> Id {
-    let body = serde_json::to_value(&request.body).map(without_nulls).unwrap_or_default();
+    let mut body = serde_json::to_value(&request.body).unwrap_or_default();
+    drop_nulls(&mut body);
+    let body = serde_json::to_string(&body).unwrap_or_default();
     Id::of_text(&format!("{}\n{body}", request.book))
 }
 
-fn without_nulls(value: Value) -> Value {
+fn drop_nulls(value: &mut Value) {
     match value {
-        Value::Object(fields) => Value::Object(
-            fields
-                .into_iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| (name, without_nulls(value)))
-                .collect(),
-        ),
-        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
-        other => other,
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 

@@ -36,8 +36,14 @@ pub enum Ruling {
 
 /// Answers a request on a book as it is. The transactions are to be applied in their order.
 pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
+    decide_and_apply(book, request, now_ms).0
+}
+
+/// As [`decide`], and the book after the transactions, where deciding has made it: it is the same [`Book::apply`] that took
+/// them in, so there is no need to do it once more.
+pub fn decide_and_apply(book: &Book, request: &PaymentRequest, now_ms: i64) -> (Ruling, Option<Book>) {
     if let Some(ruling) = answered(book, request, now_ms) {
-        return ruling;
+        return (ruling, None);
     }
     let mut work = Work::new(book, now_ms);
     if book.outside.is_used() {
@@ -49,7 +55,10 @@ pub fn decide(book: &Book, request: &PaymentRequest, now_ms: i64) -> Ruling {
     } else {
         work.settle(request);
     }
-    work.ruling()
+    match work.broken {
+        None => (Ruling::Transactions(work.transactions), Some(work.book)),
+        Some(broken) => (Ruling::Broken(broken), None),
+    }
 }
 
 /// The answer to what changes nothing: queries, and requests whose id was answered before.

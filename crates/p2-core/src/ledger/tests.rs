@@ -89,13 +89,15 @@ impl Desk {
     }
 
     fn ask(&mut self, request: &PaymentRequest) -> Ruling {
-        let decided = decide(&self.book, request, self.now);
+        let (decided, after) = decide_and_apply(&self.book, request, self.now);
         if let Ruling::Transactions(transactions) = &decided {
             for transaction in transactions {
                 self.book.apply(transaction).unwrap();
                 self.log.push(transaction.clone());
             }
         }
+        // The book that comes along is the one that its transactions make.
+        assert_eq!(*after.as_ref().unwrap_or(&self.book), self.book);
         self.book.check().unwrap();
         decided
     }

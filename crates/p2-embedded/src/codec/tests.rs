@@ -5,7 +5,7 @@ fn sample() -> NewRecord {
         topic: Topic::Effects,
         partition: 3,
         key: "ключ\0".to_owned(),
-        headers: vec![Header { name: "ce_id".to_owned(), value: vec![0, 255] }],
+        headers: [("ce_id", &[0, 255][..])].into_iter().collect(),
         value: vec![1, 2, 3],
         time_ms: -5,
     }

@@ -25,7 +25,7 @@ fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
         topic,
         partition,
         key: "key".to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: text.as_bytes().to_vec(),
         time_ms: 1,
     }

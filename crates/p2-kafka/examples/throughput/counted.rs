@@ -77,6 +77,16 @@ impl Log for Counted {
         self.log.read(topic, partition, from, max).await
     }
 
+    async fn read_values(
+        &self,
+        topic: Topic,
+        partition: i32,
+        from: i64,
+        max: usize,
+    ) -> Result<Vec<StoredRecord>, LogError> {
+        self.log.read_values(topic, partition, from, max).await
+    }
+
     async fn bounds(&self, topic: Topic, partition: i32) -> Result<(i64, i64), LogError> {
         self.log.bounds(topic, partition).await
     }

@@ -32,7 +32,7 @@ pub fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
         topic,
         partition,
         key: format!("key {text}"),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: text.as_bytes().to_vec(),
         time_ms: 1_000,
     }

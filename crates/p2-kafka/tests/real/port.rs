@@ -71,7 +71,7 @@ async fn offsets_are_found_by_time() {
             topic: Topic::Inbox,
             partition: 1,
             key: "k".to_owned(),
-            headers: Vec::new(),
+            headers: p2_stream::ports::Headers::default(),
             value: b"v".to_vec(),
             time_ms,
         };
@@ -97,7 +97,7 @@ async fn long_gaps_of_aborted_transactions_are_passed_and_nothing_behind_them_is
         topic: Topic::Inbox,
         partition: 1,
         key: "k".to_owned(),
-        headers: Vec::new(),
+        headers: p2_stream::ports::Headers::default(),
         value: text.as_bytes().to_vec(),
         time_ms: 1_000,
     };

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use p2_core::record::{Header, RegistryRecord};
+use p2_core::record::RegistryRecord;
 use p2_stream::conformance;
 use p2_stream::memory::MemoryLog;
 use p2_stream::wire;
@@ -182,8 +182,7 @@ async fn a_schema_that_is_not_ours_comes_out_as_it_is_and_says_why_it_cannot_be_
     registry.add(78, r#"{"type": "record", "name": "Other", "fields": []}"#);
     registry.add(79, "no schema at all");
     for id in [78, 79, 80] {
-        let foreign =
-            NewRecord { headers: vec![Header { name: "x".into(), value: vec![1] }], ..record("a", 0) };
+        let foreign = NewRecord { headers: [("x", &[1][..])].into_iter().collect(), ..record("a", 0) };
         below.append(vec![under(id, &foreign)]).await.unwrap();
     }
     for (stored, id) in log.read(Topic::Registry, 0, 0, 10).await.unwrap().iter().zip(78..) {

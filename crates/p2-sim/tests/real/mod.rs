@@ -25,7 +25,7 @@ use p2_core::step::{DedupPolicy, Settings};
 use p2_sim::oracle::Oracle;
 use p2_sim::{Actor, Hosted, Outside, SimLog, SimStore, Topology};
 use p2_stream::memory::MemoryLedger;
-use p2_stream::runtime::{Codec, Limits, Runtime};
+use p2_stream::runtime::{Codec, Encoded, Limits, Runtime};
 use p2_stream::wire::ProcessorWire;
 use rand::rngs::SmallRng;
 use settlement::Settlement;
@@ -86,13 +86,13 @@ struct RealCodec {
 }
 
 impl Codec for RealCodec {
-    fn size(&self, message: &Message) -> Result<usize, (String, String)> {
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)> {
         if says(message, OVERSIZE) {
             return Err(("too_large".to_owned(), "too large".to_owned()));
         }
         match &self.wire {
-            Some(wire) => wire.size(message),
-            None => Ok(300),
+            Some(wire) => wire.encode(message),
+            None => Ok(Encoded { bytes: 300, value: None }),
         }
     }
 

@@ -9,7 +9,7 @@ use p2_core::record::*;
 use p2_core::state::{Answer, AnswerKind, Entry, State, ToolStatus, WaitKind, Waiting};
 use p2_sim::{Actor, Asked, CallAnswer, Hosted, Outside, Port, SimLog, Topology};
 use p2_stream::processor::{Call, LaneInput, LaneStep, Mark, Processor};
-use p2_stream::runtime::{Codec, Limits, Runtime};
+use p2_stream::runtime::{Codec, Encoded, Limits, Runtime};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -489,10 +489,10 @@ impl Port<Tool> for ToyToolbox {
 pub(crate) struct ToyCodec;
 
 impl Codec for ToyCodec {
-    fn size(&self, message: &Message) -> Result<usize, (String, String)> {
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)> {
         match weight(message) {
             Some(OVERSIZE) => Err(("too_large".to_owned(), "too large".to_owned())),
-            _ => Ok(100),
+            _ => Ok(Encoded { bytes: 100, value: None }),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2_core::record::{Header, Position, RECORD_BYTES_MAX, Topic};
+use p2_core::record::{Position, RECORD_BYTES_MAX, Topic};
 
 use super::follow::{
     finds_an_offset_by_time, followers_get_everything_from_where_they_asked, gives_the_newest,
@@ -128,7 +128,7 @@ pub(super) fn record(topic: Topic, partition: i32, text: &str) -> NewRecord {
         topic,
         partition,
         key: format!("key-{text}"),
-        headers: vec![Header { name: "ce_id".to_owned(), value: text.as_bytes().to_vec() }],
+        headers: [("ce_id", text.as_bytes())].into_iter().collect(),
         value: text.as_bytes().to_vec(),
         time_ms: 1_000,
     }

@@ -72,17 +72,19 @@ impl MemoryLedger {
         let (_, end) = log.bounds(Topic::LedgerTransactions, partition).await?;
         let mut next = self.read_up_to(partition);
         while next < end {
-            let records = log.read(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
+            let records = log.read_values(Topic::LedgerTransactions, partition, next, READ_RECORDS).await?;
             let Some(last) = records.last() else { break };
             let applied = last.offset + 1;
             let mut transactions = Vec::with_capacity(records.len());
             for stored in &records {
                 let at = format!("{}/{partition}/{}", Topic::LedgerTransactions.name(), stored.offset);
-                let message = wire::decode(stored).map_err(|e| LogError::Corrupt(format!("{at}: {e}")))?;
-                let Payload::LedgerTransaction(transaction) = message.payload else { continue };
+                let payload = wire::decode_checked(&stored.record)
+                    .map_err(|e| LogError::Corrupt(format!("{at}: {e}")))?;
+                let Payload::LedgerTransaction(transaction) = payload else { continue };
                 transactions.push((stored.offset, transaction));
             }
-            let taken = self.inner().take(partition, transactions, applied);
+            let transactions: Vec<_> = transactions.iter().map(|(at, made)| (*at, made)).collect();
+            let taken = self.inner().take(partition, &transactions, applied);
             taken.map_err(|error| LogError::Corrupt(error.to_string()))?;
             self.keep_where_due(partition);
             next = applied;
@@ -110,10 +112,10 @@ impl Books {
     fn take(
         &mut self,
         partition: i32,
-        transactions: Vec<(i64, LedgerTransaction)>,
+        transactions: &[(i64, &LedgerTransaction)],
         applied: i64,
     ) -> Result<(), StoreError> {
-        for (offset, transaction) in transactions {
+        for (offset, transaction) in transactions.iter().copied() {
             let (_, book) =
                 self.books.entry(transaction.book.clone()).or_insert_with(|| (partition, Book::default()));
             // Read again after a new assignment, or read by somebody else of this process meanwhile.
@@ -123,7 +125,7 @@ impl Books {
             let newest = self.newest.entry(partition).or_default();
             (newest.offset, newest.id) = (offset, transaction.id);
             newest.since_kept += 1;
-            book.apply(&transaction).map_err(|reason| {
+            book.apply(transaction).map_err(|reason| {
                 let topic = Topic::LedgerTransactions.name();
                 StoreError::Corrupt(format!("{topic}/{partition}/{offset}: {reason}"))
             })?;
@@ -139,7 +141,7 @@ impl LedgerStore for MemoryLedger {
     async fn write(
         &self,
         partition: i32,
-        transactions: Vec<(i64, LedgerTransaction)>,
+        transactions: &[(i64, &LedgerTransaction)],
         applied: i64,
     ) -> Result<(), StoreError> {
         self.inner().take(partition, transactions, applied)?;

@@ -1,5 +1,7 @@
 //! What the runtime is told and what it wants done. The shell and the simulator translate both, nothing else.
 
+use std::sync::Arc;
+
 use p2_core::ids::Id;
 use p2_core::record::{DeadLetter, Message, Position};
 
@@ -18,6 +20,15 @@ pub enum Incoming {
     Misplaced(Box<Message>),
     /// It cannot be read: it goes to `dead-letters`.
     Poison(Box<DeadLetter>),
+}
+
+/// A message on its way to the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The message.
+    pub message: Message,
+    /// Its value as [`Codec::encode`](super::Codec::encode) wrote it, for whoever commits. The runtime does not look at it.
+    pub value: Option<Vec<u8>>,
 }
 
 /// What the runtime is told.
@@ -217,8 +228,8 @@ pub enum Action<C> {
     Commit {
         /// The batch's number.
         batch: u64,
-        /// Records to write, in order.
-        outputs: Vec<Message>,
+        /// Records to write, in order; shared with the runtime, which keeps them until it knows how the commit ended.
+        outputs: Vec<Arc<Output>>,
         /// Progress per input partition.
         progress: Vec<(i32, CommittedOffset)>,
     },

@@ -1,12 +1,13 @@
 //! Lanes: the inputs of one key, decided in order.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use p2_core::ids::Id;
 use p2_core::record::{Message, Payload, Position};
 
-use super::{Action, Actions, Epoch, Incoming, OffsetMark, Part, Runtime};
-use crate::processor::{LaneInput, LaneStep, Mark, Processor};
+use super::{Action, Actions, Encoded, Epoch, Incoming, OffsetMark, Output, Part, Runtime};
+use crate::processor::{LaneInput, Mark, Processor};
 use crate::view::LaneRows;
 
 /// How often in a row a view is folded anew because a store lost rows in the middle.
@@ -14,6 +15,8 @@ const GAP_FOLDS_MAX: u8 = 3;
 
 /// (partition, key).
 pub(super) type LaneKey = (i32, String);
+/// Outputs with what the codec wrote of them, and their bytes together.
+type Measured = (Vec<Arc<Output>>, usize);
 
 /// One lane.
 pub(super) struct Lane<P: Processor> {
@@ -232,13 +235,13 @@ impl<P: Processor> Runtime<P> {
             let _ = self.processor.apply(state, message);
         }
         let record = offset.or(lane.record);
-        let mut step = self.processor.decide(key, state, input, now_ms);
+        let (mut step, after) = self.processor.decide_and_apply(key, state, input, now_ms);
         if let Some(offset) = record {
             let at = Position { topic: self.processor.input(), partition: index, offset };
             step.outputs.iter_mut().for_each(|output| output.cause_position = Some(at));
         }
-        let bytes = match self.outputs_bytes(&step) {
-            Ok(bytes) => bytes,
+        let (outputs, bytes) = match self.encoded(step.outputs) {
+            Ok(encoded) => encoded,
             Err((code, reason)) => {
                 if let (Some(offset), LaneInput::Record(message) | LaneInput::Claimed(message)) =
                     (offset, input)
@@ -251,13 +254,14 @@ impl<P: Processor> Runtime<P> {
         };
         let Some(lane) = self.lanes.get_mut(&lane_key) else { return };
         let Some(state) = lane.state.as_mut() else { return };
-        for output in
-            step.outputs.iter().filter(|output| Some(output.payload.topic()) == self.processor.view())
-        {
-            if let Err(reason) = self.processor.apply(state, output) {
-                self.refold(index, &reason, 1, actions);
-                return;
-            }
+        let view = self.processor.view();
+        let mut of_view =
+            outputs.iter().map(|output| &output.message).filter(|made| Some(made.payload.topic()) == view);
+        if let Some(after) = after {
+            *state = after;
+        } else if let Err(reason) = of_view.try_for_each(|made| self.processor.apply(state, made)) {
+            self.refold(index, &reason, 1, actions);
+            return;
         }
         let mark = match step.mark {
             Mark::Done | Mark::DoneThenCall => record.map(|offset| (offset, OffsetMark::Done)),
@@ -285,10 +289,9 @@ impl<P: Processor> Runtime<P> {
             Mark::Claimed | Mark::DoneThenCall => (Vec::new(), step.calls),
             Mark::Done | Mark::Pending => (step.calls, Vec::new()),
         };
-        if !step.outputs.is_empty() || mark.is_some() || !after.is_empty() {
+        if !outputs.is_empty() || mark.is_some() || !after.is_empty() {
             let key = key.to_owned();
-            let part =
-                Part { partition: index, epoch, key, outputs: step.outputs, bytes, mark, calls: after };
+            let part = Part { partition: index, epoch, key, outputs, bytes, mark, calls: after };
             self.building.push_back(part);
         }
         for call in now {
@@ -296,8 +299,15 @@ impl<P: Processor> Runtime<P> {
         }
     }
 
-    fn outputs_bytes(&self, step: &LaneStep<P::Request>) -> Result<usize, (String, String)> {
-        step.outputs.iter().map(|output| self.codec.size(output)).sum()
+    fn encoded(&self, outputs: Vec<Message>) -> Result<Measured, (String, String)> {
+        let mut all = 0;
+        let encode = |message: Message| {
+            let Encoded { bytes, value } = self.codec.encode(&message)?;
+            all += bytes;
+            Ok(Arc::new(Output { message, value }))
+        };
+        let outputs: Result<_, (String, String)> = outputs.into_iter().map(encode).collect();
+        Ok((outputs?, all))
     }
 
     fn dead_letter(
@@ -315,11 +325,11 @@ impl<P: Processor> Runtime<P> {
     }
 
     /// A record that ends in one other record instead of a decision.
-    fn finish_record(&mut self, index: i32, epoch: Epoch, offset: i64, output: Message) {
-        let bytes = self.codec.size(&output).unwrap_or_default();
+    fn finish_record(&mut self, index: i32, epoch: Epoch, offset: i64, message: Message) {
+        let Encoded { bytes, value } = self.codec.encode(&message).unwrap_or_default();
         let mark = Some((offset, OffsetMark::Done));
-        let key = output.payload.key().to_owned();
-        let outputs = vec![output];
+        let key = message.payload.key().to_owned();
+        let outputs = vec![Arc::new(Output { message, value })];
         self.building.push_back(Part {
             partition: index,
             epoch,

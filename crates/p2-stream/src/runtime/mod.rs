@@ -21,11 +21,12 @@ mod recent;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use p2_core::ids::Id;
 use p2_core::record::{DeadLetter, Message};
 
-pub use event::{Action, Epoch, Event, Incoming};
+pub use event::{Action, Epoch, Event, Incoming, Output};
 pub use progress::{OffsetMark, Progress, WINDOW_OFFSETS_MAX};
 
 use crate::ports::CommittedOffset;
@@ -90,14 +91,24 @@ impl Default for Limits {
 
 /// What the runtime must know of the wire: pure, no IO.
 pub trait Codec {
-    /// The encoded size of a message in bytes.
+    /// The encoded size of a message, and what was written to learn it.
     ///
     /// # Errors
     /// (code, sentence) where it cannot be written: too large, or it does not fit its schema.
-    fn size(&self, message: &Message) -> Result<usize, (String, String)>;
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)>;
 
     /// The dead letter of a record that was read but cannot be processed.
     fn letter(&self, at: (i32, i64), message: &Message, code: &str, reason: &str, now_ms: i64) -> DeadLetter;
+}
+
+/// What a codec says of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The size of its record in bytes.
+    pub bytes: usize,
+    /// Its value: it goes with the output to the commit, so that nothing is encoded twice. None where whoever commits
+    /// has no use for it.
+    pub value: Option<Vec<u8>>,
 }
 
 /// What one lane input left to be committed.
@@ -106,7 +117,7 @@ struct Part<C> {
     partition: i32,
     epoch: Epoch,
     key: String,
-    outputs: Vec<Message>,
+    outputs: Vec<Arc<Output>>,
     bytes: usize,
     /// The record behind the step and what becomes of its offset.
     mark: Option<(i64, OffsetMark)>,
@@ -406,7 +417,7 @@ impl<P: Processor> Runtime<P> {
     fn commit_action(sealed: &Sealed<P::Request>) -> Action<P::Request> {
         Action::Commit {
             batch: sealed.id,
-            outputs: sealed.parts.iter().flat_map(|part| part.outputs.iter().cloned()).collect(),
+            outputs: sealed.parts.iter().flat_map(|part| part.outputs.iter().map(Arc::clone)).collect(),
             progress: sealed.progress.clone(),
         }
     }
@@ -430,7 +441,7 @@ impl<P: Processor> Runtime<P> {
                 let position = positions.next();
                 if let (true, Some(position)) = (current, position)
                     && self.processor.view() == Some(position.topic)
-                    && let Some(record) = ViewRecord::of(output.payload)
+                    && let Some(record) = ViewRecord::of(Arc::unwrap_or_clone(output).message.payload)
                     && let Some(partition) = self.partitions.get_mut(&part.partition)
                 {
                     partition.recent.remember(position.offset, record.key(), record.seq());

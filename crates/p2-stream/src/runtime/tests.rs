@@ -10,7 +10,7 @@ use p2_core::record::{
 };
 use serde_json::json;
 
-use super::{Action, Codec, Event, Incoming, Limits, OffsetMark, Progress, Runtime, Start};
+use super::{Action, Codec, Encoded, Event, Incoming, Limits, OffsetMark, Progress, Runtime, Start};
 use crate::ports::CommittedOffset;
 use crate::processor::{Call, LaneInput, LaneStep, Mark, Processor};
 use crate::view::LaneRows;
@@ -212,12 +212,12 @@ impl Processor for Claiming {
 struct Sizes;
 
 impl Codec for Sizes {
-    fn size(&self, message: &Message) -> Result<usize, (String, String)> {
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)> {
         match &message.payload {
             Payload::Transition(transition) if transition.agent.as_str() == "large" => {
                 Err(("too_large".into(), "larger than a record may be".into()))
             }
-            _ => Ok(100),
+            _ => Ok(Encoded { bytes: 100, value: None }),
         }
     }
 
@@ -291,7 +291,10 @@ type Committing = (u64, Vec<Message>, Vec<(i32, CommittedOffset)>);
 
 fn commit<R: Clone>(actions: &[Action<R>]) -> Option<Committing> {
     actions.iter().find_map(|action| match action {
-        Action::Commit { batch, outputs, progress } => Some((*batch, outputs.clone(), progress.clone())),
+        Action::Commit { batch, outputs, progress } => {
+            let outputs = outputs.iter().map(|output| output.message.clone()).collect();
+            Some((*batch, outputs, progress.clone()))
+        }
         _ => None,
     })
 }

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use p2_core::record::Message;
-
 use super::{CallPort, Shell, Wire};
 use crate::ports::{Batch, CommitError, CommittedOffset, NewRecord};
 use crate::processor::Processor;
-use crate::runtime::Event;
+use crate::runtime::{Event, Output};
 
 /// Longest pause before an aborted commit is tried again.
 const ABORT_PAUSE_MAX_MS: u64 = 5_000;
@@ -26,11 +24,11 @@ where
     pub(super) fn commit(
         &mut self,
         batch: u64,
-        messages: Vec<Message>,
+        messages: Vec<Arc<Output>>,
         progress: Vec<(i32, CommittedOffset)>,
     ) {
         let encoded: Result<Vec<NewRecord>, _> =
-            messages.iter().map(|message| self.setup.wire.encode(message)).collect();
+            messages.iter().map(|output| self.setup.wire.record(output)).collect();
         let outputs = match encoded {
             Ok(outputs) => outputs,
             Err((code, reason)) => {
@@ -39,7 +37,7 @@ where
                 return;
             }
         };
-        self.committing = Some(Arc::new(messages));
+        self.committing = messages;
         let input = self.input;
         let progress = progress.into_iter().map(|(index, committed)| (input, index, committed)).collect();
         let (committer, sender, gauge) = (self.committer.clone(), self.sender.clone(), self.gauge.clone());

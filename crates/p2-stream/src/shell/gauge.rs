@@ -1,12 +1,13 @@
 //! Where the shell counts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use p2_core::record::{Message, Payload, Position, Topic};
+use p2_core::record::{Payload, Position, Topic};
 
 use crate::metrics::{Metric, Metrics};
 use crate::ports::CommitError;
-use crate::runtime::Counters;
+use crate::runtime::{Counters, Output};
 
 /// The metrics, and the processor in whose name it is counted.
 #[derive(Clone)]
@@ -81,8 +82,8 @@ impl Gauge {
     }
 
     /// What a committed batch wrote.
-    pub(super) fn committed(&self, outputs: &[Message], positions: &[Position], view: Option<Topic>) {
-        for (message, position) in outputs.iter().zip(positions) {
+    pub(super) fn committed(&self, outputs: &[Arc<Output>], positions: &[Position], view: Option<Topic>) {
+        for (Output { message, .. }, position) in outputs.iter().map(AsRef::as_ref).zip(positions) {
             self.metrics.committed(self.name, message);
             if let Payload::Transition(transition) = &message.payload
                 && view == Some(position.topic)

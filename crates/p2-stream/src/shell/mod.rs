@@ -26,7 +26,7 @@ use crate::metrics::{Metric, Metrics};
 use crate::outage::{self, Part};
 use crate::ports::{Committer, Log, LogError, Member, MemberEvent, NewRecord, StoredRecord};
 use crate::processor::Processor;
-use crate::runtime::{Action, Codec, Epoch, Event, Incoming, Limits, Runtime};
+use crate::runtime::{Action, Codec, Encoded, Epoch, Event, Incoming, Limits, Output, Runtime};
 use crate::view::{LaneRows, ViewRecord};
 use believed::Asked;
 use gauge::{Gauge, as_f64};
@@ -46,11 +46,11 @@ pub trait CallPort<P: Processor>: Send + Sync + 'static {
 
 /// Between typed messages and the records of a log.
 pub trait Wire: Codec + Send + Sync + 'static {
-    /// Encodes a message and assigns its partition.
+    /// The record of an output, in its partition.
     ///
     /// # Errors
     /// (code, sentence).
-    fn encode(&self, message: &Message) -> Result<NewRecord, (String, String)>;
+    fn record(&self, output: &Output) -> Result<NewRecord, (String, String)>;
 
     /// Decodes a record of the input topic: a message, a misplaced one, or poison with its letter.
     fn incoming(&self, record: &StoredRecord, now_ms: i64) -> Incoming;
@@ -138,7 +138,7 @@ where
     let view = processor.view();
     let runtime = Runtime::new(processor, Box::new(codec), setup.limits, setup.nonce);
     let gauge = Gauge { metrics: setup.metrics.clone(), name: runtime.processor().name() };
-    let (calls, marks, committing, aborts) = (BTreeMap::new(), BTreeMap::new(), None, Arc::default());
+    let (calls, marks, committing, aborts) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Arc::default());
     let shell = Shell {
         runtime,
         setup,
@@ -164,8 +164,8 @@ where
 struct SharedCodec<W>(Arc<W>);
 
 impl<W: Wire> Codec for SharedCodec<W> {
-    fn size(&self, message: &Message) -> Result<usize, (String, String)> {
-        self.0.size(message)
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)> {
+        self.0.encode(message)
     }
 
     fn letter(
@@ -190,7 +190,7 @@ struct Shell<P: Processor, W, C> {
     input: Topic,
     calls: BTreeMap<Id, AbortHandle>,
     /// The outputs of the commit under way.
-    committing: Option<Arc<Vec<Message>>>,
+    committing: Vec<Arc<Output>>,
     /// Partitions that catch up → the high watermark of their view at assignment.
     marks: BTreeMap<i32, i64>,
     /// Aborted commits since the last one that went through.
@@ -347,7 +347,7 @@ where
     fn count(&mut self, event: &Event<P::Reply>) {
         match event {
             Event::Committed { positions, .. } => {
-                let outputs = self.committing.take().unwrap_or_default();
+                let outputs = std::mem::take(&mut self.committing);
                 self.gauge.committed(&outputs, positions, self.view);
             }
             Event::Loaded { partition, rows: LaneRows::Transitions(transitions), .. } => {

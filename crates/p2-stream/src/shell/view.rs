@@ -122,7 +122,7 @@ where
             Ok(Event::ViewBounds { partition, epoch, applied, mark, from })
         }
         Action::ReadView { partition, epoch, from } => {
-            let read = || log.read(view, *partition, *from, VIEW_RECORDS_MAX);
+            let read = || log.read_values(view, *partition, *from, VIEW_RECORDS_MAX);
             let (mut records, mut next) = (read().await?, *from);
             if records.is_empty() {
                 // Nothing is there below the end as it was before a read that found nothing.
@@ -141,7 +141,7 @@ where
             Ok(Event::ViewRecords { partition: *partition, epoch: *epoch, records: found, next })
         }
         Action::WriteView { partition, epoch, records, applied } => {
-            store.write(*partition, records.clone(), *applied).await?;
+            store.write(*partition, records, *applied).await?;
             Ok(Event::ViewWritten { partition: *partition, epoch: *epoch, applied: *applied })
         }
         Action::ListOpenLanes { partition, epoch } => {

@@ -22,7 +22,7 @@ impl Views {
     pub(super) async fn write(
         &self,
         partition: i32,
-        records: Vec<(i64, ViewRecord)>,
+        records: &[(i64, ViewRecord)],
         applied: i64,
     ) -> Result<(), StoreError> {
         match self {
@@ -31,7 +31,7 @@ impl Views {
                 let mut transitions = Vec::with_capacity(records.len());
                 for (offset, record) in records {
                     let ViewRecord::Transition(transition) = record else { return Err(foreign()) };
-                    transitions.push((offset, transition));
+                    transitions.push((*offset, transition.clone()));
                 }
                 store.write(partition, transitions, applied).await
             }
@@ -39,9 +39,9 @@ impl Views {
                 let mut transactions = Vec::with_capacity(records.len());
                 for (offset, record) in records {
                     let ViewRecord::Ledger(transaction) = record else { return Err(foreign()) };
-                    transactions.push((offset, *transaction));
+                    transactions.push((*offset, transaction.as_ref()));
                 }
-                store.write(partition, transactions, applied).await
+                store.write(partition, &transactions, applied).await
             }
         }
     }

@@ -24,7 +24,7 @@ pub use framing::{Fingerprint, Framing, SchemaIds, fingerprint, schema};
 pub use partitioner::partition;
 
 use crate::ports::{NewRecord, StoredRecord};
-use crate::runtime::{Codec, Incoming};
+use crate::runtime::{Codec, Encoded, Incoming, Output};
 use crate::shell::Wire;
 use crate::view::ViewRecord;
 
@@ -123,12 +123,20 @@ impl WireError {
 /// # Errors
 /// [`WireError::TooLarge`] or [`WireError::Schema`].
 pub fn encode(message: &Message, source: &str, partitions: i32) -> Result<NewRecord, WireError> {
+    with_value(message, encode_payload(&message.payload)?, source, partitions)
+}
+
+/// The record of a message whose value is encoded.
+fn with_value(
+    message: &Message,
+    value: Vec<u8>,
+    source: &str,
+    partitions: i32,
+) -> Result<NewRecord, WireError> {
     let topic = message.payload.topic();
-    let value = encode_payload(&message.payload)?;
     let key = message.payload.key().to_owned();
     let headers = headers::write(message, source);
-    let head: usize = headers.iter().map(|header| header.name.len() + header.value.len()).sum();
-    let bytes = value.len() + key.len() + head;
+    let bytes = value.len() + key.len() + headers.size();
     if bytes > RECORD_BYTES_MAX {
         return Err(WireError::TooLarge { topic: topic.short(), bytes });
     }
@@ -145,12 +153,15 @@ pub fn decode(stored: &StoredRecord) -> Result<Message, WireError> {
     let record = &stored.record;
     let payload = decode_checked(record)?;
     let (id, cause, cause_position) = headers::read(&record.headers)?;
-    let traceparent = headers::text(&record.headers, "traceparent");
+    let traceparent = headers::text(&record.headers, "traceparent").map(str::to_owned);
     Ok(Message { id, cause, cause_position, time_ms: record.time_ms, traceparent, payload })
 }
 
-/// The value, where it belongs to the record's key.
-fn decode_checked(record: &NewRecord) -> Result<Payload, WireError> {
+/// The value, where it belongs to the record's key. Headers are not looked at.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_checked(record: &NewRecord) -> Result<Payload, WireError> {
     let payload = decode_payload(record.topic, &record.value)?;
     if payload.key() == record.key {
         Ok(payload)
@@ -245,18 +256,24 @@ fn read<T: DeserializeOwned>(writer: &Schema, datum: &mut &[u8]) -> Result<T, St
 #[derive(Clone, Debug)]
 pub struct ProcessorWire {
     name: &'static str,
+    /// `ce_source` of what it writes.
+    source: String,
     partitions: [i32; Topic::ALL.len()],
 }
 
 impl ProcessorWire {
     /// For a processor on a log whose topics have these many partitions.
     pub fn new(name: &'static str, partitions: impl Fn(Topic) -> i32) -> ProcessorWire {
-        ProcessorWire { name, partitions: Topic::ALL.map(partitions) }
+        ProcessorWire { name, source: format!("/p2/{name}"), partitions: Topic::ALL.map(partitions) }
     }
 
     fn partitions(&self, topic: Topic) -> i32 {
         let known = Topic::ALL.iter().zip(self.partitions).find(|(of, _)| **of == topic);
         known.map_or(1, |(_, partitions)| partitions)
+    }
+
+    fn record_of(&self, message: &Message, value: Vec<u8>) -> Result<NewRecord, (String, String)> {
+        with_value(message, value, &self.source, self.partitions(message.payload.topic())).map_err(told)
     }
 
     fn dead_letter(&self, stored: &StoredRecord, error: &WireError, now_ms: i64) -> DeadLetter {
@@ -271,29 +288,35 @@ impl ProcessorWire {
             group: format!("p2.{}", self.name),
             code: error.code().to_owned(),
             reason: error.to_string(),
-            headers: record.headers.clone(),
+            headers: Vec::from(&record.headers),
             value: record.value.clone(),
             time_ms: now_ms,
         }
     }
 }
 
+/// (code, sentence).
+fn told(error: WireError) -> (String, String) {
+    (error.code().to_owned(), error.to_string())
+}
+
 impl Codec for ProcessorWire {
-    fn size(&self, message: &Message) -> Result<usize, (String, String)> {
-        let told = |error: WireError| (error.code().to_owned(), error.to_string());
-        let value = encode_payload(&message.payload).map_err(told)?.len();
+    fn encode(&self, message: &Message) -> Result<Encoded, (String, String)> {
+        let value = encode_payload(&message.payload).map_err(told)?;
+        let bytes = value.len();
         // Headers are written where they might decide: what they repeat of key and value is as long as these at
         // most, and the trace is foreign text.
         let trace = message.traceparent.as_ref().map_or(0, String::len);
-        if 2 * value + 4 * message.payload.key().len() + trace + HEADERS_BYTES_MAX > RECORD_BYTES_MAX {
-            Wire::encode(self, message)?;
+        if 2 * bytes + 4 * message.payload.key().len() + trace + HEADERS_BYTES_MAX > RECORD_BYTES_MAX {
+            self.record_of(message, value.clone())?;
         }
-        Ok(value + 400)
+        Ok(Encoded { bytes: bytes + 400, value: Some(value) })
     }
 
     fn letter(&self, at: (i32, i64), message: &Message, code: &str, reason: &str, now_ms: i64) -> DeadLetter {
         let original = encode(message, "/p2/replay", self.partitions(message.payload.topic())).ok();
-        let (headers, value) = original.map(|record| (record.headers, record.value)).unwrap_or_default();
+        let (headers, value) =
+            original.map(|record| (Vec::from(&record.headers), record.value)).unwrap_or_default();
         let topic = message.payload.topic().name();
         DeadLetter {
             id: Id::of_text(&format!("{topic}/{}/{}/{}", at.0, at.1, self.name)),
@@ -312,10 +335,10 @@ impl Codec for ProcessorWire {
 }
 
 impl Wire for ProcessorWire {
-    fn encode(&self, message: &Message) -> Result<NewRecord, (String, String)> {
-        let source = format!("/p2/{}", self.name);
-        encode(message, &source, self.partitions(message.payload.topic()))
-            .map_err(|error| (error.code().to_owned(), error.to_string()))
+    fn record(&self, output: &Output) -> Result<NewRecord, (String, String)> {
+        let value = output.value.clone();
+        let value = value.map_or_else(|| encode_payload(&output.message.payload).map_err(told), Ok)?;
+        self.record_of(&output.message, value)
     }
 
     fn incoming(&self, stored: &StoredRecord, now_ms: i64) -> Incoming {

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use p2_core::record::Position;
 
 use super::*;
-use crate::ports::{Follower, Member, NewRecord};
+use crate::ports::{Follower, Headers, Member, NewRecord};
 
 const VIEW: Topic = Topic::StateTransitions;
 
@@ -49,7 +49,7 @@ impl Log for Sparse {
         let kept = self.records.iter().filter(|(offset, _)| *offset >= from).take(max);
         Ok(kept
             .map(|(offset, time_ms)| {
-                let (key, headers, value) = (String::new(), Vec::new(), Vec::new());
+                let (key, headers, value) = (String::new(), Headers::default(), Vec::new());
                 let record = NewRecord { topic, partition, key, headers, value, time_ms: *time_ms };
                 StoredRecord { offset: *offset, record }
             })
