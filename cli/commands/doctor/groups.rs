@@ -139,7 +139,7 @@ mod tests {
             topic: Topic::Inbox,
             partition: 0,
             key: "x".to_owned(),
-            headers: Vec::new(),
+            headers: Default::default(),
             value: Vec::new(),
             time_ms,
         };
