@@ -32,7 +32,7 @@ pub use outside::{
     Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,
     due_outside, replied,
 };
-pub use reward::{default_policy, reward_id};
+pub use reward::{default_policy, may_be_asked_again, reward_again_id, reward_id};
 pub use shared::{Accounts, Movements};
 
 /// The name of a book's mint, as `ledger init` opens it.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use super::reward::may_be_asked_again;
 use crate::ids::Id;
 use crate::record::{HoldState, PaymentBody, PaymentRequest, PaymentStatus};
 
@@ -75,8 +76,13 @@ pub(super) fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
             Code::AlreadyRewarded,
             format!(
                 "this work was judged for this occasion before and got nothing ({}, transaction {first}): another \
-                 evaluation of it pays nothing either; to pay, name another occasion",
-                answer.code.as_str()
+                 evaluation of it pays nothing either; {}",
+                answer.code.as_str(),
+                if may_be_asked_again(answer.code) {
+                    "once the reason has passed, a person asks for it with 'p2engine ledger reward EVALUATION'"
+                } else {
+                    "to pay, name another occasion"
+                }
             ),
         ),
         PaymentBody::Reward(_) => Refusal::new(
@@ -188,6 +194,8 @@ codes! {
     NoTier = "no_tier",
     /// A person said no.
     Denied = "denied",
+    /// Who asked gave up before a person had agreed.
+    Withdrawn = "withdrawn",
     /// What an outside ledger said.
     External = "external",
 }
