@@ -1,6 +1,7 @@
 //! `eval …`: what evaluators said, and asking them.
 
 mod ask;
+mod earned;
 
 use p2_core::definition::{Evaluator, EvaluatorKind, Run as Runs, Trigger};
 use p2_core::eval::aggregate::{self, Judged};

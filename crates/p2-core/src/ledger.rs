@@ -23,7 +23,7 @@ mod shared;
 mod tests;
 
 pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decimal, parse_signed};
-pub use answer::{Answer, Code, Refusal, digest};
+pub use answer::{Answer, Code, Refusal, conflict, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use copying::{Original, OriginalAccount, copied};
 pub use decide::{LEGS_MAX, Ruling, decide, due, expiry_id};

@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 60] = [
+const FEATURES: [&str; 62] = [
     "account frozen",
     "account opened",
     "account thawed",

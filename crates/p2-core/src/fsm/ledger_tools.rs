@@ -76,6 +76,27 @@ pub(crate) fn pays(tool: &str) -> Option<bool> {
     TOOLS.iter().any(|(name, _)| *name == tool).then(|| ["transfer_funds", "reward_agent"].contains(&tool))
 }
 
+/// The first number of a JSON text that a reader may have rounded: one with more than 15 significant digits.
+pub(super) fn inexact(json: &str) -> Option<String> {
+    let (mut in_text, mut escaped) = (false, false);
+    let mut number = String::new();
+    for c in json.chars().chain([' ']) {
+        if in_text {
+            (in_text, escaped) = (escaped || c != '"', !escaped && c == '\\');
+        } else if c.is_ascii_digit() || (!number.is_empty() && matches!(c, '.' | 'e' | 'E' | '+' | '-')) {
+            number.push(c);
+        } else {
+            let mantissa = number.split(['e', 'E']).next().unwrap_or_default().replace('.', "");
+            if mantissa.trim_matches('0').len() > 15 {
+                return Some(number.chars().take(40).collect());
+            }
+            number.clear();
+            in_text = c == '"';
+        }
+    }
+    None
+}
+
 fn pay(from: AccountId, to: AccountId, amount: i64, scale: i32) -> Result<PaymentBody, String> {
     if from == to {
         return Err(format!("'{from}' is your own wallet: an agent cannot pay itself"));

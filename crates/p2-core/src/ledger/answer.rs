@@ -69,7 +69,7 @@ pub(super) fn same(answer: &Answer, request: &PaymentRequest) -> bool {
 }
 
 /// What a second request under an answered id is told, where it asks something else.
-pub(super) fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
+pub fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
     let first = answer.transaction;
     match request.body {
         PaymentBody::Reward(_) if answer.status == PaymentStatus::Rejected => Refusal::new(

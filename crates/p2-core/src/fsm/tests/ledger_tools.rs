@@ -401,3 +401,23 @@ fn a_payment_that_waits_for_a_person_is_withdrawn_when_its_conversation_is_cance
     let read = bank.read();
     assert!(read["message"].as_str().unwrap().contains("is withdrawn unless it was made before"), "{read}");
 }
+
+#[test]
+fn a_number_that_was_not_read_exactly_pays_nothing() {
+    use super::super::ledger_tools::inexact;
+    for (json, found) in [
+        (r#"{"amount": 0.1000000000000000055}"#, Some("0.1000000000000000055")),
+        (r#"{"amount":12345678901234567}"#, Some("12345678901234567")),
+        (r#"[1, -0.30000000000000004e2]"#, Some("0.30000000000000004e2")),
+        (r#"{"amount": 0.10000000000000000000}"#, None),
+        (r#"{"amount": 10.50, "reason": "0.1000000000000000055 \" 0.1000000000000000055"}"#, None),
+        ("9007199254740.99", None),
+    ] {
+        assert_eq!(inexact(json).as_deref(), found, "{json}");
+    }
+    let mut bank = Bank::new();
+    let asked = bank.w.payments.len();
+    bank.call("transfer_funds", json!(r#"{"to_agent": "helper", "amount": 0.1000000000000000055}"#));
+    assert_eq!(bank.w.payments.len(), asked);
+    assert!(bank.read()["message"].as_str().unwrap().contains("write it as text"));
+}
