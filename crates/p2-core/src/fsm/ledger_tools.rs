@@ -76,7 +76,8 @@ pub(crate) fn pays(tool: &str) -> Option<bool> {
     TOOLS.iter().any(|(name, _)| *name == tool).then(|| ["transfer_funds", "reward_agent"].contains(&tool))
 }
 
-/// The first number of a JSON text that a reader may have rounded: one with more than 15 significant digits.
+/// The first number of a JSON text that a reader may have rounded: one with more than 15 significant digits that is not
+/// whole. Whole ones are kept, or too large for any amount.
 pub(super) fn inexact(json: &str) -> Option<String> {
     let (mut in_text, mut escaped) = (false, false);
     let mut number = String::new();
@@ -87,7 +88,7 @@ pub(super) fn inexact(json: &str) -> Option<String> {
             number.push(c);
         } else {
             let mantissa = number.split(['e', 'E']).next().unwrap_or_default().replace('.', "");
-            if mantissa.trim_matches('0').len() > 15 {
+            if number.contains(['.', 'e', 'E']) && mantissa.trim_matches('0').len() > 15 {
                 return Some(number.chars().take(40).collect());
             }
             number.clear();
