@@ -143,6 +143,62 @@ fn a_judged_answer_is_paid_once_whatever_is_judged_again() {
     verified(&home);
 }
 
+#[test]
+fn a_reward_that_was_refused_is_paid_once_when_a_person_asks_for_it_again() {
+    let mut home = Home::new();
+    home.write("scripts/bank.yml", SCRIPT);
+    home.set("P2_SCRIPTS_DIR", &home.path("scripts").display().to_string());
+    home.write("agents.yml", DEFINITIONS);
+    home.write("evaluators.yml", EVALUATORS);
+    let applied = home.p2(&["apply", "agents.yml", "evaluators.yml"]).exits(0);
+    assert!(applied.stderr.contains("evaluator/paid: there is no book 'main'"), "{applied:?}");
+    let up = home.up();
+    told(&up, "x", "hello");
+    let run = |more: &[&str]| {
+        let mut args = vec!["eval", "run", "x", "1", "--evaluator", "paid"];
+        args.extend(more);
+        home.p2(&args).exits(0)
+    };
+    let judged = run(&["--json"]).json();
+    assert_eq!(judged["reward"]["code"], "unknown_book", "{judged}");
+    let evaluation = judged["id"].as_str().unwrap().to_owned();
+    let mend = judged["reward"]["mend"].as_str().unwrap();
+    assert!(
+        mend.contains("ledger init'") && mend.contains(&format!("ledger reward {evaluation}'")),
+        "{mend}"
+    );
+    home.p2(&["ledger", "init", "--treasury", "0", "--agent", "alpha", "--agent", "beta"]).exits(0);
+    let ask = |code: i32| home.p2(&["ledger", "reward", &evaluation[..12]]).exits(code);
+    assert!(ask(3).stderr.contains("'treasury' has 0.00 TOKEN available"));
+    assert!(run(&[]).stdout.contains("no reward (insufficient)"));
+    home.p2(&["ledger", "mint", "treasury", "100"]).exits(0);
+    let again = run(&["--again", "now", "--json"]).json();
+    assert_eq!(again["reward"]["code"], "already_rewarded", "no evaluation asks once more");
+    assert!(ask(0).stdout.contains("treasury -> alpha 25.00 TOKEN"));
+    assert!(run(&[]).stdout.contains("reward 25.00 TOKEN to alpha"));
+    assert!(ask(3).stderr.contains("this work was rewarded for this occasion"));
+    assert_eq!((balance(&home, "alpha"), balance(&home, "treasury")), ("125.00".into(), "75.00".into()));
+    up.interrupt().exits(130);
+    verified(&home);
+}
+
+#[test]
+fn a_cancelled_conversation_pays_nobody_who_is_agreed_to_later() {
+    let home = home();
+    home.p2(&["ledger", "policy", "--approval-above", "10"]).exits(0);
+    let up = home.up();
+    up.api.say("x", "alpha", "pay beta 20");
+    let waiting = || home.p2(&["ledger", "overview", "--json"]).exits(0).json()["waiting"].clone();
+    let id = until("a payment waits", || waiting()[0]["id"].as_str().map(str::to_owned));
+    home.p2(&["conversation", "cancel", "x"]).exits(0);
+    until("it is withdrawn", || (waiting() == json!([])).then_some(()));
+    let late = home.p2(&["ledger", "approve", &id]).exits(3);
+    assert!(late.stderr.contains("'withdrawn'"), "{late:?}");
+    assert_eq!((balance(&home, "alpha"), balance(&home, "beta")), ("100.00".into(), "100.00".into()));
+    up.interrupt().exits(130);
+    verified(&home);
+}
+
 /// A record of an evaluation, as anybody who may write to the topic can write one.
 fn evaluation(partitions: &dyn Fn(Topic) -> i32, evaluator: &str, entry: i64, agent: &str) -> NewRecord {
     let place = Place {

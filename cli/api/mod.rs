@@ -18,6 +18,7 @@
 
 pub(crate) mod endpoint;
 pub(crate) mod server;
+mod strict;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wire;

@@ -5,6 +5,7 @@ use std::path::Path as FsPath;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request, State};
 use axum::http::{StatusCode, header};
@@ -13,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json as AxumJson, Router};
 use p2_core::ids::{BookId, ConversationId, Id};
-use p2_core::record::{Artifact, PaymentRequest, RECORD_BYTES_MAX, RegistryRecord, Topic};
+use p2_core::record::{Artifact, RECORD_BYTES_MAX, RegistryRecord, Topic};
 use p2_stream::metrics::Metrics;
 use p2_stream::shell::now_ms;
 use serde::Deserialize;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::endpoint::{self, Endpoint, Published};
+use super::strict;
 use super::wire::{self, Accepted, ErrorBody, ErrorDetail, PostInbox, WAIT_MS_MAX};
 use crate::engine::{
     ArtifactFilter, Engine, EngineError, OUTCOME_TIMEOUT, RecordsQuery, Resolution, draw_id,
@@ -43,23 +45,61 @@ type Answer = Result<Response, EngineError>;
 
 /// JSON in, with our error shape.
 #[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(EngineError))]
+#[from_request(via(axum::Json), rejection(Unread))]
 struct Json<T>(T);
 
-/// Query in, with our error shape.
-#[derive(FromRequestParts)]
-#[from_request(via(axum::extract::Query), rejection(EngineError))]
-struct Query<T>(T);
+/// JSON in as it was written, with our error shape.
+struct Written(Bytes);
 
-impl From<JsonRejection> for EngineError {
-    fn from(rejection: JsonRejection) -> EngineError {
-        EngineError::Invalid(rejection.body_text())
+impl<S: Send + Sync> FromRequest<S> for Written {
+    type Rejection = Unread;
+
+    async fn from_request(request: Request, state: &S) -> Result<Written, Unread> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json")) {
+            let text = "send JSON, with 'Content-Type: application/json'".to_owned();
+            return Err(Unread { status: StatusCode::BAD_REQUEST, text });
+        }
+        let read = Bytes::from_request(request, state).await;
+        read.map(Written).map_err(|rejection| Unread::of(rejection.status(), rejection.body_text()))
     }
 }
 
-impl From<QueryRejection> for EngineError {
-    fn from(rejection: QueryRejection) -> EngineError {
-        EngineError::Invalid(rejection.body_text())
+/// Query in, with our error shape.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Unread))]
+struct Query<T>(T);
+
+/// A request that cannot be read.
+struct Unread {
+    status: StatusCode,
+    text: String,
+}
+
+impl Unread {
+    fn of(status: StatusCode, text: String) -> Unread {
+        let large = status == StatusCode::PAYLOAD_TOO_LARGE;
+        Unread { status: if large { status } else { StatusCode::BAD_REQUEST }, text }
+    }
+}
+
+impl From<JsonRejection> for Unread {
+    fn from(rejection: JsonRejection) -> Unread {
+        Unread::of(rejection.status(), rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Unread {
+    fn from(rejection: QueryRejection) -> Unread {
+        Unread::of(rejection.status(), rejection.body_text())
+    }
+}
+
+impl IntoResponse for Unread {
+    fn into_response(self) -> Response {
+        let error = EngineError::Invalid(self.text);
+        let detail = ErrorDetail { code: error.code().to_owned(), message: error.to_string() };
+        (self.status, AxumJson(ErrorBody { error: detail })).into_response()
     }
 }
 
@@ -146,7 +186,8 @@ fn router(engine: Shared, token: String) -> Router {
         .route("/v1/ledger/verify", post(verify_ledger))
         .fallback(|| async { EngineError::NotFound("no such path; see 'p2engine up --help'".to_owned()) })
         .method_not_allowed_fallback(|| async {
-            EngineError::Invalid("this path does not take that method".to_owned())
+            let text = "this path does not take that method".to_owned();
+            Unread { status: StatusCode::METHOD_NOT_ALLOWED, text }
         })
         .layer(DefaultBodyLimit::max(4 * RECORD_BYTES_MAX))
         .layer(middleware::from_fn(move |request: Request, next: Next| {
@@ -354,8 +395,8 @@ async fn verify(State(Shared { engine, .. }): State<Shared>) -> Answer {
     ok(engine.verify_replay().await?)
 }
 
-async fn pay(State(Shared { engine, .. }): State<Shared>, Json(request): Json<PaymentRequest>) -> Answer {
-    ok(engine.pay(request).await?)
+async fn pay(State(Shared { engine, .. }): State<Shared>, Written(bytes): Written) -> Answer {
+    ok(engine.pay(strict::payment_request(&bytes)?).await?)
 }
 
 async fn books(State(Shared { engine, .. }): State<Shared>) -> Answer {

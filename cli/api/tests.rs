@@ -230,7 +230,7 @@ async fn every_error_has_one_shape_and_nothing_works_without_the_token() {
         (&endpoint.token, "/v1/topics/inbox/records?from=x", None, 400, "invalid"),
         (&endpoint.token, "/v1/inbox", Some("{\"conversation\":"), 400, "invalid"),
         (&endpoint.token, "/v1/inbox?wait=never", Some(&message), 400, "invalid"),
-        (&endpoint.token, "/v1/inbox", None, 400, "invalid"),
+        (&endpoint.token, "/v1/inbox", None, 405, "invalid"),
     ] {
         let (found, body) = raw(&endpoint, token, path, body).await;
         assert_eq!(found.as_u16(), status, "{path}: {body}");

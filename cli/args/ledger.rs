@@ -233,6 +233,19 @@ pub(crate) enum LedgerCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Ask once more for the reward of an evaluation that was refused, once the reason has passed: the treasury has money
+    /// again, the book or the wallet is there. It is paid once, whoever asks and how often.
+    #[command(after_help = "Example:\n  p2engine ledger reward 3f2a91c0d5b8")]
+    Reward {
+        /// The evaluation: its id, or a unique beginning of it.
+        evaluation: String,
+        /// Why, for people.
+        #[arg(long, short = 'r', default_value = "")]
+        reason: String,
+        /// Who asks.
+        #[arg(long, default_value = "cli")]
+        by: String,
+    },
     /// The movements of an account, newest first.
     #[command(after_help = "Example:\n  p2engine ledger history agent_alpha --limit 5")]
     History {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use p2_core::ids::BookId;
+use p2_core::ledger::MAIN_BOOK;
 use p2_core::record::RegistryRecord;
 use serde_json::{Value, json};
 
@@ -123,7 +125,7 @@ pub(crate) async fn apply(run: &Run, config: &Config, files: &[PathBuf]) -> Engi
     let records = wiring::records_of(&files, &registry)?;
     let applied: Vec<String> =
         records.iter().filter(|record| record.body.is_some()).map(|record| record.key.clone()).collect();
-    for remark in check_models(config, &records)? {
+    for remark in check_models(config, &records)?.into_iter().chain(check_books(run, &records).await) {
         run.out.remark(&remark);
     }
     if !records.is_empty() {
@@ -161,6 +163,25 @@ fn check_models(config: &Config, records: &[RegistryRecord]) -> EngineResult<Vec
         }
     }
     Ok(remarks)
+}
+
+/// What is to be said of the books that rewards are paid in, as far as they can be asked for.
+async fn check_books(run: &Run, records: &[RegistryRecord]) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for record in records.iter().filter(|record| record.kind == "evaluator") {
+        let rewards = record.body.as_ref().and_then(|body| body.0.get("rewards")).filter(|of| of.is_object());
+        let Some(rewards) = rewards else { continue };
+        let name = rewards.get("book").and_then(Value::as_str).unwrap_or(MAIN_BOOK);
+        if let Ok(None) = run.engine.book(&BookId::from(name)).await {
+            let which = if name == MAIN_BOOK { String::new() } else { format!(" --book {name}") };
+            remarks.push(format!(
+                "evaluator/{}: there is no book '{name}', and until there is its rewards are refused: open it with \
+                 'p2engine ledger{which} init'",
+                record.id
+            ));
+        }
+    }
+    remarks
 }
 
 /// Every string under a key `model`.

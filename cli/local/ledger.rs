@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use p2_core::ids::BookId;
 use p2_core::ledger::{self, Answer};
-use p2_core::record::{LedgerTransaction, Payload, PaymentRequest, Topic};
+use p2_core::record::{LedgerOutcome, LedgerTransaction, Payload, PaymentBody, PaymentRequest, Topic};
 use p2_stream::memory::MemoryLedger;
 use p2_stream::ports::StoredRecord;
 use p2_stream::wire;
@@ -23,12 +23,18 @@ impl LocalEngine {
     /// transaction is the answer.
     pub(super) async fn settle(&self, request: PaymentRequest) -> EngineResult<LedgerTransaction> {
         ledger::check_book(&request.book).map_err(|refusal| EngineError::Invalid(refusal.message))?;
+        if let PaymentBody::Query(_) = &request.body {
+            // No transaction answers it.
+            let text = "a query is for conversations, whose result is a message: what accounts have is in \
+                        GET /v1/ledger/books/<book>, and 'p2engine ledger balance'";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
         let partition = self.partition_of(&request.book);
         self.ledger.catch_up(self.log.as_ref(), partition).await.map_err(engine_error)?;
         let from = self.ledger.read_up_to(partition);
         let known = self.ledger.book(&request.book);
         let answer = known.and_then(|book| book.answers.get(&request.id).copied());
-        let (id, digest) = (request.id, ledger::digest(&request));
+        let (id, digest, asked) = (request.id, ledger::digest(&request), request.clone());
         // One that is on its way to an outside ledger has its answer before it.
         let on_its_way = |answer: &Answer| {
             answer.status == p2_core::record::PaymentStatus::InDoubt && answer.digest == digest
@@ -46,9 +52,9 @@ impl LocalEngine {
             loop {
                 for stored in follower.next().await.map_err(engine_error)? {
                     let made = transaction(&stored)?;
-                    let asked = made.request.id == id && ledger::digest(&made.request) == digest;
-                    if asked && !is_on_its_way(&made) {
-                        return Ok(made);
+                    let same = made.request.id == id && ledger::digest(&made.request) == digest;
+                    if same && !is_on_its_way(&made) {
+                        return self.own_answer(partition, &asked, made).await;
                     }
                 }
             }
@@ -62,6 +68,24 @@ impl LocalEngine {
         })
     }
 
+    /// The transaction of a request, unless it was refused because somebody was faster with another one under its id.
+    async fn own_answer(
+        &self,
+        partition: i32,
+        request: &PaymentRequest,
+        made: LedgerTransaction,
+    ) -> EngineResult<LedgerTransaction> {
+        if let LedgerOutcome::Rejected(why) = &made.outcome {
+            self.ledger.catch_up(self.log.as_ref(), partition).await.map_err(engine_error)?;
+            let book = self.ledger.book(&request.book);
+            let first = book.and_then(|book| book.answers.get(&request.id).copied());
+            if first.is_some_and(|first| first.digest != ledger::digest(request)) {
+                return Err(EngineError::Refused { code: why.code.clone(), message: why.message.clone() });
+            }
+        }
+        Ok(made)
+    }
+
     async fn first_answer(
         &self,
         partition: i32,
@@ -69,11 +93,8 @@ impl LocalEngine {
         answer: Answer,
     ) -> EngineResult<LedgerTransaction> {
         if answer.digest != ledger::digest(request) {
-            let message = format!(
-                "request {} asked for something else before (transaction {}): use a new id for a new request",
-                request.id, answer.transaction
-            );
-            return Err(EngineError::Refused { code: "conflict".to_owned(), message });
+            let ledger::Refusal { code, message } = ledger::conflict(&answer, request);
+            return Err(EngineError::Refused { code: code.as_str().to_owned(), message });
         }
         let mut next = 0;
         loop {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::super::{Run, agent_or_root, data_of};
+use super::earned;
 use crate::args::{EvalBackfill, EvalRun};
 use crate::engine::{ArtifactFilter, EngineError, EngineResult, RecordsQuery, draw_id};
 use crate::views::labelled::count;
@@ -98,7 +99,7 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
     let before = super::artifacts(run, Some(&args.stack.name)).await?;
     if let Some(judged) = aggregate::find(&aggregate::evaluations(&before), &id) {
         run.out.remark("it was judged before; --again WHY judges it again");
-        return super::show_one(run, &judged).await;
+        return earned::show(run, &registry, &conversation, &judged).await;
     }
     let mut reader = Reader::new(run, &BTreeSet::from([place.conversation.clone()])).await?;
     let request = wanted.event(&place, Some(parent))?;
@@ -113,12 +114,13 @@ pub(super) async fn run(run: &Run, args: EvalRun) -> EngineResult<()> {
         for artifact in reader.more(run).await? {
             match &artifact.body {
                 ArtifactBody::Evaluation(evaluation) if artifact.id == id => {
-                    return super::show_one(run, &Judged { artifact: &artifact, evaluation }).await;
+                    let judged = Judged { artifact: &artifact, evaluation };
+                    return earned::show(run, &registry, &conversation, &judged).await;
                 }
                 ArtifactBody::Event(event)
                     if event.name == ANSWERED && event.data.0.get("request") == Some(&json!(asked)) =>
                 {
-                    return answered(run, &event.data.0, &args.stack.name, &id).await;
+                    return answered(run, &event.data.0, (&registry, &conversation), &id).await;
                 }
                 _ => {}
             }
@@ -158,13 +160,18 @@ fn target(conversation: &Conversation, args: &EvalRun) -> EngineResult<(Place, I
 }
 
 /// A request that led to no new evaluation: somebody was faster, or it could not be met.
-async fn answered(run: &Run, data: &serde_json::Value, name: &str, id: &Id) -> EngineResult<()> {
+async fn answered(
+    run: &Run,
+    data: &serde_json::Value,
+    (registry, conversation): (&Registry, &Conversation),
+    id: &Id,
+) -> EngineResult<()> {
     let message = data["message"].as_str().unwrap_or_default().to_owned();
     match data["code"].as_str().unwrap_or_default() {
         "judged_before" => {
-            let all = super::artifacts(run, Some(name)).await?;
+            let all = super::artifacts(run, Some(conversation.id.as_str())).await?;
             match aggregate::find(&aggregate::evaluations(&all), id) {
-                Some(judged) => super::show_one(run, &judged).await,
+                Some(judged) => earned::show(run, registry, conversation, &judged).await,
                 None => Err(EngineError::NotFound(message)),
             }
         }

@@ -1,6 +1,7 @@
 //! `eval …`: what evaluators said, and asking them.
 
 mod ask;
+mod earned;
 
 use std::collections::BTreeSet;
 

@@ -5,6 +5,7 @@ mod copy;
 mod export;
 mod flow;
 mod requests;
+mod reward;
 mod said;
 mod show;
 
@@ -49,6 +50,7 @@ pub(crate) async fn run(run: &Run, args: LedgerArgs) -> EngineResult<()> {
         | LedgerCommand::Approve { .. }
         | LedgerCommand::Deny { .. } => desk.request(command).await,
         LedgerCommand::Copy { name } => desk.copy(name).await,
+        LedgerCommand::Reward { evaluation, reason, by } => desk.reward(&evaluation, reason, by).await,
         LedgerCommand::Balance { account } => desk.balance(&account).await,
         LedgerCommand::History { account, limit } => desk.history(&account, limit).await,
         LedgerCommand::Audit { since, operation, account, limit } => {
@@ -67,6 +69,12 @@ pub(crate) async fn run(run: &Run, args: LedgerArgs) -> EngineResult<()> {
 pub(crate) async fn audit_from(run: &Run, seq: i64) -> EngineResult<serde_json::Value> {
     let desk = Desk { run, book: BookId::from(MAIN_BOOK) };
     desk.audit_from(seq).await
+}
+
+/// A transaction of a book.
+pub(crate) async fn transaction(run: &Run, book: &BookId, id: Id) -> EngineResult<Option<LedgerTransaction>> {
+    let desk = Desk { run, book: book.clone() };
+    Ok(desk.transactions().await?.into_iter().rfind(|made| made.id == id))
 }
 
 /// The main book's transactions from one on.
@@ -113,7 +121,7 @@ impl Desk<'_> {
 
     /// Asks, and gives the transaction; a refusal is an error.
     async fn ask(&self, ask: &AskArgs, body: PaymentBody) -> EngineResult<LedgerTransaction> {
-        let id = ask.id.as_deref().map_or_else(draw_id, named_id);
+        let id = ask.id.as_deref().map_or_else(|| Ok(draw_id()), named_id)?;
         let made = self.run.engine.pay(self.payment(id, &ask.by, &ask.reason, body)).await;
         let made = made.map_err(|error| unknown(error, &id))?;
         match made.outcome {
@@ -159,8 +167,11 @@ fn unknown(error: EngineError, id: &Id) -> EngineError {
 }
 
 /// An id as people give one: 32 hex digits, or any text, which is hashed.
-fn named_id(text: &str) -> Id {
-    text.parse().unwrap_or_else(|_| Id::of_text(text))
+fn named_id(text: &str) -> EngineResult<Id> {
+    if text.trim().is_empty() {
+        return Err(EngineError::Invalid("--id is empty: it names the request for ever".to_owned()));
+    }
+    Ok(text.parse().unwrap_or_else(|_| Id::of_text(text)))
 }
 
 fn account(name: &str) -> AccountId {

@@ -23,7 +23,7 @@ mod shared;
 mod tests;
 
 pub use amount::{AMOUNT_MAX, BadAmount, format_amount, parse_amount, parse_decimal, parse_signed};
-pub use answer::{Answer, Code, Refusal, digest};
+pub use answer::{Answer, Code, Refusal, conflict, digest};
 pub use book::{Account, Book, MOVEMENTS_MAX, Reservation, Terms};
 pub use copying::{Original, OriginalAccount, copied};
 pub use decide::{LEGS_MAX, Ruling, decide, decide_and_apply, due, expiry_id};
@@ -32,7 +32,7 @@ pub use outside::{
     Batching, Entry, EntryKind, Made, Outside, Part, PartTerms, Plan, Submission, Submitted, decide_outside,
     due_outside, replied,
 };
-pub use reward::{default_policy, reward_id};
+pub use reward::{default_policy, may_be_asked_again, reward_again_id, reward_id};
 pub use shared::{Accounts, Movements};
 
 /// The name of a book's mint, as `ledger init` opens it.

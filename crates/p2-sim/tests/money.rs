@@ -10,7 +10,7 @@ use common::Subject;
 use p2_sim::Config;
 use real::Real;
 
-const FEATURES: [&str; 60] = [
+const FEATURES: [&str; 62] = [
     "account frozen",
     "account opened",
     "account thawed",
@@ -53,6 +53,7 @@ const FEATURES: [&str; 60] = [
     "reservation posted",
     "reservation posted in part",
     "reservation voided",
+    "refused reward paid later",
     "reward paid",
     "run out of budget",
     "self_transfer",
@@ -67,6 +68,7 @@ const FEATURES: [&str; 60] = [
     "unknown_request",
     "window full",
     "window overrun",
+    "withdrawn",
     "rows written again",
     "work: cost posted",
     "work: estimate given back",

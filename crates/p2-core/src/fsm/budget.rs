@@ -149,7 +149,10 @@ pub(super) fn end(step: &mut Step<'_>, open: &OpenWait, cost: Cost) {
     let (body, reason) = match cost {
         Cost::Nothing => (PaymentBody::Void(Void { reservation }), "nothing was spent"),
         Cost::Estimate => {
-            (PaymentBody::Post(Post { reservation, amount: None, scale: None }), "its cost is not known")
+            // What a model call costs is seen afterwards; a tool has its price.
+            let model = open.waiting.correlation.is_empty();
+            let why = if model { "its cost is not known" } else { "its price" };
+            (PaymentBody::Post(Post { reservation, amount: None, scale: None }), why)
         }
         Cost::Exactly(amount, scale) => {
             let post = Post { reservation, amount: Some(amount), scale: Some(scale) };

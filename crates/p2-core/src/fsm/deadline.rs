@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::builder::Step;
-use super::{applied, budget, control, delegation, payment, recorded, tool_calls, tool_outcome, turn};
+use super::{
+    applied, budget, control, delegation, ledger_tools, payment, recorded, tool_calls, tool_outcome, turn,
+};
 use crate::conversation::OpenWait;
 use crate::ids::Id;
 use crate::record::Outcome;
@@ -105,6 +107,10 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
         // A model call, and what is asked of the ledger for one, is no tool call.
         let call_id = call_id.filter(|call_id| !call_id.is_empty());
         let unpaid = open.waiting.kind == WaitKind::Payment && open.waiting.budget.is_some();
+        let pays = open.waiting.kind == WaitKind::Payment && !unpaid && !repeatable(step, open);
+        if pays {
+            ledger_tools::withdraw(step, open, why);
+        }
         for branch in &holders {
             let Some(call_id) = &call_id else {
                 let text = format!("Cancelled: {why}");
@@ -115,7 +121,11 @@ pub(super) fn give_up(step: &mut Step<'_>, open: &OpenWait, why: &str) {
             let begun = matches!(open.waiting.kind, WaitKind::Tool | WaitKind::Payment)
                 && !unpaid
                 && !tool.is_some_and(|tool| tool_calls::repeatable(step, &tool));
-            let (status, message) = if begun {
+            let (status, message) = if pays {
+                let sentence =
+                    "the payment is withdrawn unless it was made before: the ledger's answer says which";
+                (ToolStatus::InDoubt, format!("cancelled ({why}): {sentence}"))
+            } else if begun {
                 (ToolStatus::InDoubt, format!("cancelled ({why}): nobody knows whether it was done"))
             } else {
                 (ToolStatus::Cancelled, format!("cancelled: {why}"))

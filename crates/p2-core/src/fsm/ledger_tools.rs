@@ -4,13 +4,14 @@ use serde_json::{Map, Value};
 
 use super::builder::{Step, entry_artifact};
 use super::tool_calls::Call;
+use crate::conversation::OpenWait;
 use crate::definition::Tool;
 use crate::ids::{AccountId, BookId, Id};
 use crate::ledger::{AMOUNT_MAX, MAIN_BOOK, check_account, parse_decimal};
 use crate::record::{
-    CauseKind, Leg, PaymentBody, PaymentCause, PaymentReplyTo, PaymentRequest, Query, Transfer,
+    CauseKind, Leg, PaymentBody, PaymentCause, PaymentReplyTo, PaymentRequest, Query, Transfer, Void,
 };
-use crate::state::{State, WaitKind, Waiting};
+use crate::state::{Entry, State, WaitKind, Waiting};
 
 /// The tools of this file, with the arguments that each takes.
 const TOOLS: [(&str, &[&str]); 4] = [
@@ -75,6 +76,28 @@ pub(crate) fn pays(tool: &str) -> Option<bool> {
     TOOLS.iter().any(|(name, _)| *name == tool).then(|| ["transfer_funds", "reward_agent"].contains(&tool))
 }
 
+/// The first number of a JSON text that a reader may have rounded: one with more than 15 significant digits that is not
+/// whole. Whole ones are kept, or too large for any amount.
+pub(super) fn inexact(json: &str) -> Option<String> {
+    let (mut in_text, mut escaped) = (false, false);
+    let mut number = String::new();
+    for c in json.chars().chain([' ']) {
+        if in_text {
+            (in_text, escaped) = (escaped || c != '"', !escaped && c == '\\');
+        } else if c.is_ascii_digit() || (!number.is_empty() && matches!(c, '.' | 'e' | 'E' | '+' | '-')) {
+            number.push(c);
+        } else {
+            let mantissa = number.split(['e', 'E']).next().unwrap_or_default().replace('.', "");
+            if number.contains(['.', 'e', 'E']) && mantissa.trim_matches('0').len() > 15 {
+                return Some(number.chars().take(40).collect());
+            }
+            number.clear();
+            in_text = c == '"';
+        }
+    }
+    None
+}
+
 fn pay(from: AccountId, to: AccountId, amount: i64, scale: i32) -> Result<PaymentBody, String> {
     if from == to {
         return Err(format!("'{from}' is your own wallet: an agent cannot pay itself"));
@@ -83,7 +106,7 @@ fn pay(from: AccountId, to: AccountId, amount: i64, scale: i32) -> Result<Paymen
 }
 
 fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody, reason: String) {
-    let (wait, effect) = (step.id("wait"), step.id("effect"));
+    let wait = step.id("wait");
     let deadline_ms = Some(step.now.saturating_add(tool.timeout_ms));
     let correlation = call.call_id.to_owned();
     let waiting = Waiting { id: wait, kind: WaitKind::Payment, deadline_ms, correlation, budget: None };
@@ -95,8 +118,8 @@ fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody,
     let reference = asked.map(|entry| entry_artifact(&entry.id));
     let conversation = step.conversation().clone();
     step.payment(PaymentRequest {
-        id: Id::derive(&effect, "payment", 0),
-        book: step.conv.book.clone().unwrap_or_else(|| BookId::from(MAIN_BOOK)),
+        id: payment_id(&wait),
+        book: book(step),
         by: call.agent.to_string(),
         cause: PaymentCause {
             kind: CauseKind::ToolCall,
@@ -110,6 +133,42 @@ fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody,
         not_after_ms: deadline_ms,
         body,
     });
+}
+
+/// The id of the request that a wait is on.
+fn payment_id(wait: &Id) -> Id {
+    Id::derive(wait, "payment", 0)
+}
+
+fn book(step: &Step<'_>) -> BookId {
+    step.conv.book.clone().unwrap_or_else(|| BookId::from(MAIN_BOOK))
+}
+
+/// Takes back what a wait is on, where it still waits for a person: nobody wants it any more. The ledger reads both
+/// requests in their order, so what it has paid by then stands; its answer to the first one says which of the two it was.
+pub(super) fn withdraw(step: &mut Step<'_>, open: &OpenWait, why: &str) {
+    let reservation = payment_id(&open.waiting.id);
+    let waits =
+        |entry: &&Entry| matches!(&entry.state, State::Waiting(waiting) if waiting.id == open.waiting.id);
+    let reference = step.conv.newest(&open.agent, &open.branch).find(waits);
+    let reference = reference.map_or(open.waiting.id, |entry| entry_artifact(&entry.id));
+    let request = PaymentRequest {
+        id: Id::derive(&reservation, "withdraw", 0),
+        book: book(step),
+        by: open.agent.to_string(),
+        cause: PaymentCause {
+            kind: CauseKind::ToolCall,
+            reference: Some(reference),
+            conversation: Some(step.conversation().clone()),
+            agent: Some(open.agent.clone()),
+            branch: Some(open.branch.clone()),
+            reason: format!("cancelled: {}", why.chars().take(REASON_BYTES_MAX / 4).collect::<String>()),
+        },
+        reply_to: None,
+        not_after_ms: None,
+        body: PaymentBody::Void(Void { reservation }),
+    };
+    step.payment(request);
 }
 
 /// The arguments of a call, all of them known.

@@ -97,6 +97,14 @@ fn one(
             return call_of.ended(step, ToolStatus::Skipped, "duplicate call skipped by the dedup policy");
         }
     }
+    if tool.executor == Executor::Ledger
+        && let Some(number) = ledger_tools::inexact(raw)
+    {
+        let why = format!(
+            "the number {number} has more than 15 digits, which are not read exactly: write it as text"
+        );
+        return call_of.ended(step, ToolStatus::Error, &why);
+    }
     if tool.approval == Approval::Required {
         let text = format!("May '{agent}' call {} with {}?", tool.id, JsonText(arguments).text());
         return turn::request(step, agent, branch, RequestKind::Approval, call_id.clone(), text, None);

@@ -15,12 +15,12 @@ pub enum BadAmount {
     /// Not digits with at most one point.
     #[error("'{0}' is not an amount: write digits and at most one point, as in 25 or 10.50")]
     NotDecimal(String),
-    /// More decimals than the book has.
-    #[error("'{text}' has more than the {scale} decimals of this book: round it yourself")]
+    /// More decimals than there are: those of the book, or where it is not known, the most that any has.
+    #[error("'{text}' has more than {scale} decimals: round it yourself")]
     TooFine {
         /// The text.
         text: String,
-        /// The book's decimals.
+        /// How many there are.
         scale: i32,
     },
     /// More than any account can hold.

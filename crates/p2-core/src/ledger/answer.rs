@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use super::reward::may_be_asked_again;
 use crate::ids::Id;
 use crate::record::{HoldState, PaymentBody, PaymentRequest, PaymentStatus};
 
@@ -67,15 +68,20 @@ pub(super) fn same(answer: &Answer, request: &PaymentRequest) -> bool {
 }
 
 /// What a second request under an answered id is told, where it asks something else.
-pub(super) fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
+pub fn conflict(answer: &Answer, request: &PaymentRequest) -> Refusal {
     let first = answer.transaction;
     match request.body {
         PaymentBody::Reward(_) if answer.status == PaymentStatus::Rejected => Refusal::new(
             Code::AlreadyRewarded,
             format!(
                 "this work was judged for this occasion before and got nothing ({}, transaction {first}): another \
-                 evaluation of it pays nothing either; to pay, name another occasion",
-                answer.code.as_str()
+                 evaluation of it pays nothing either; {}",
+                answer.code.as_str(),
+                if may_be_asked_again(answer.code) {
+                    "once the reason has passed, a person asks for it with 'p2engine ledger reward EVALUATION'"
+                } else {
+                    "to pay, name another occasion"
+                }
             ),
         ),
         PaymentBody::Reward(_) => Refusal::new(
@@ -187,6 +193,8 @@ codes! {
     NoTier = "no_tier",
     /// A person said no.
     Denied = "denied",
+    /// Who asked gave up before a person had agreed.
+    Withdrawn = "withdrawn",
     /// What an outside ledger said.
     External = "external",
 }

@@ -6,16 +6,15 @@ use super::apply::{in_units, transaction_id};
 use super::book::Book;
 use super::draft::{self, Reason, check_amount, day_of};
 use super::names::{BUDGET, check, check_account, check_book, check_text, is_budget};
-use super::reward::{check_policy, default_policy, reward_id, tier};
+use super::reward::{check_policy, check_reward_id, default_policy, reward_id, tier};
 use crate::ids::{AccountId, Id};
 use crate::record::{
-    AccountKind, AccountLimits, AccountView, CauseKind, Committed, Expire, Hold, HoldState, LedgerOutcome,
-    LedgerPolicy, LedgerTransaction, Leg, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending,
-    Posting, Rejected, Reward, Transfer,
+    AccountKind, AccountLimits, AccountView, CauseKind, Committed, Expire, Hold, LedgerOutcome, LedgerPolicy,
+    LedgerTransaction, Leg, OpenBook, PaymentBody, PaymentCause, PaymentRequest, Pending, Posting, Rejected,
+    Reward, Transfer,
 };
 
 mod reservations;
-use reservations::open_reservation;
 
 /// Most legs of a transfer.
 pub const LEGS_MAX: usize = 100;
@@ -204,13 +203,17 @@ impl Work {
         Ok(())
     }
 
-    /// A person's decision, or the end of a wait, is followed by the answer to the request that waited.
+    /// A person's decision, a withdrawal, or the end of a wait, is followed by the answer to the request that waited.
     fn go_on(&mut self, request: &PaymentRequest) {
         let (id, refusal) = match &request.body {
             PaymentBody::Approve(approve) => (approve.request, None),
             PaymentBody::Deny(deny) => {
                 let why = if deny.reason.is_empty() { "no reason was given" } else { &deny.reason };
                 (deny.request, Some(Refusal::new(Code::Denied, format!("a person refused it: {why}"))))
+            }
+            PaymentBody::Void(void) => {
+                let sentence = "who asked gave up before a person had agreed: it was withdrawn and not done";
+                (void.reservation, Some(Refusal::new(Code::Withdrawn, sentence)))
             }
             PaymentBody::Expire(Expire { reference }) => (
                 *reference,
@@ -232,7 +235,7 @@ impl Work {
 
     /// What is done for a request. Works on a copy of the book: `record` does it for good.
     fn answer(&self, request: &PaymentRequest, approved: bool) -> Result<Done, Refusal> {
-        let mut draft = self.book.clone();
+        let draft = self.book.clone();
         match &request.body {
             PaymentBody::OpenBook(open) => check_terms(&draft, open)?,
             PaymentBody::OpenAccount(open) => {
@@ -257,7 +260,13 @@ impl Work {
             PaymentBody::SetPolicy(set) => {
                 let in_force = draft.policy.clone().unwrap_or_else(|| default_policy(draft.scale()));
                 check_policy(&set.policy, &in_force)?;
-                draft.account(&set.policy.treasury)?;
+                if draft.account(&set.policy.treasury)?.kind == AccountKind::Mint {
+                    let sentence = format!(
+                        "'{}' is a mint: rewards are paid from an account that has the money",
+                        set.policy.treasury
+                    );
+                    return Err(Refusal::new(Code::NotAllowed, sentence));
+                }
             }
             PaymentBody::Mint(mint) => return self.mint(draft, request, mint),
             PaymentBody::Transfer(transfer) => return self.transfer(draft, request, transfer, approved),
@@ -266,11 +275,7 @@ impl Work {
                 return self.post_cost(draft, request, post);
             }
             PaymentBody::Post(post) => return self.post(draft, request, post),
-            PaymentBody::Void(void) => {
-                let open = open_reservation(&draft, request, void.reservation)?;
-                let hold = draft::release(&mut draft, void.reservation, HoldState::Voided, open.amount)?;
-                return Ok(Done { holds: vec![hold], ..Done::default() });
-            }
+            PaymentBody::Void(void) => return self.void(draft, request, void.reservation),
             PaymentBody::Expire(expire) => return self.expire(draft, expire.reference),
             PaymentBody::Reward(reward) => return self.reward(draft, request, reward, approved),
             PaymentBody::Approve(approve) => waits(&draft, approve.request)?,
@@ -344,15 +349,13 @@ impl Work {
         check("metric", &reward.metric)?;
         check("occasion", &reward.occasion)?;
         check_account(&reward.payee)?;
-        if request.id != reward_id(reward) {
-            let sentence = "the id of a reward must be that of its target, criterion, payee and occasion";
-            return Err(Refusal::new(Code::Invalid, sentence));
-        }
+        check_reward_id(&draft, request, reward)?;
         if request.cause.reference != Some(reward.evaluation) {
             let sentence = "a reward must name the evaluation that earned it as its cause";
             return Err(Refusal::new(Code::Invalid, sentence));
         }
-        if request.cause.kind == CauseKind::Evaluation
+        // Also where a person asks for it once more.
+        if (request.cause.kind == CauseKind::Evaluation || request.id != reward_id(reward))
             && draft.account(&reward.payee)?.kind != AccountKind::Agent
         {
             let sentence = format!("'{}' is no agent's wallet: evaluations reward agents", reward.payee);
@@ -514,7 +517,14 @@ fn waits(book: &Book, id: Id) -> Result<(), Refusal> {
     if book.held.contains_key(&id) {
         return Ok(());
     }
-    Err(Refusal::new(Code::UnknownRequest, format!("no request {id} waits for a person")))
+    let why = match book.answers.get(&id) {
+        Some(answer) => {
+            let (code, made) = (answer.code.as_str(), answer.transaction);
+            format!("request {id} does not wait for a person: its answer is '{code}' (transaction {made})")
+        }
+        None => format!("no request {id} waits for a person"),
+    };
+    Err(Refusal::new(Code::UnknownRequest, why))
 }
 
 fn needs_approval(book: &Book, amount: i64, approved: bool) -> Option<String> {

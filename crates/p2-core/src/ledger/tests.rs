@@ -2,6 +2,8 @@
 
 mod budgets;
 mod copying;
+mod rewards;
+mod withdrawing;
 
 use proptest::prelude::*;
 
@@ -778,7 +780,14 @@ fn any_request() -> impl Strategy<Value = PaymentRequest> {
     (ids(), body, 0..7_u8, prop::option::of(NOON..NOON + 300)).prop_map(
         |(request_id, body, who, not_after_ms)| {
             let mut asked = match &body {
-                PaymentBody::Reward(reward) => pay_reward(reward.clone()),
+                // For the first time, or by a person once more, and once more after that.
+                PaymentBody::Reward(reward) => {
+                    (0..who).fold(pay_reward(reward.clone()), |before, _| PaymentRequest {
+                        id: reward_again_id(&before.id),
+                        cause: cause(CauseKind::Human),
+                        ..before
+                    })
+                }
                 _ if who >= 3 => budgets::budget("", "alpha", body),
                 _ if who == 0 => by_agent("", "alpha", body),
                 _ => request("", body),
@@ -802,6 +811,7 @@ proptest! {
         let mut desk = Desk::new();
         let mut first: std::collections::BTreeMap<Id, Id> = std::collections::BTreeMap::new();
         let mut paid: std::collections::BTreeMap<Id, u32> = std::collections::BTreeMap::new();
+        let mut rewarded = std::collections::BTreeSet::new();
         for (request, passed) in requests {
             let now = desk.now + passed;
             desk.wait_until(now);
@@ -818,6 +828,9 @@ proptest! {
                     first.entry(request.id).or_insert(done[0].id);
                     for transaction in &done {
                         if matches!(transaction.outcome, LedgerOutcome::Committed(_)) {
+                            if let PaymentBody::Reward(reward) = &transaction.request.body {
+                                prop_assert!(rewarded.insert(reward_id(reward)), "one work is rewarded twice");
+                            }
                             *paid.entry(transaction.request.id).or_default() += 1;
                         }
                     }

@@ -104,7 +104,7 @@ pub enum PaymentBody {
     Reserve(Reserve),
     /// Pay from a reservation; what is not needed becomes available again.
     Post(Post),
-    /// Give a reservation back.
+    /// Give a reservation back, or withdraw a request that waits for a person.
     Void(Void),
     /// End a reservation, or a request that waits for a person, whose time has come.
     Expire(Expire),
@@ -318,10 +318,10 @@ pub struct Post {
     pub scale: Option<i32>,
 }
 
-/// Give a reservation back.
+/// Give a reservation back, or withdraw a request that waits for a person.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Void {
-    /// The reservation.
+    /// The reservation, or the request that waits.
     pub reservation: Id,
 }
 

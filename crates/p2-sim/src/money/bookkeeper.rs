@@ -49,6 +49,8 @@ pub struct Standing {
     pub status: PaymentStatus,
     /// Its newest transaction.
     pub transaction: Id,
+    /// Why it was refused; empty where it was not.
+    pub code: String,
 }
 
 /// One book.
@@ -317,7 +319,11 @@ impl Pages {
             (LedgerOutcome::Pending(_), Expected::Waits) => PaymentStatus::Pending,
             (outcome, expected) => return Err(format!("{expected:?} was to follow and it is {outcome:?}")),
         };
-        let standing = Standing { body: request.body.clone(), status, transaction: made.id };
+        let code = match &made.outcome {
+            LedgerOutcome::Rejected(why) => why.code.clone(),
+            _ => String::new(),
+        };
+        let standing = Standing { body: request.body.clone(), status, transaction: made.id, code };
         self.answered.insert(request.id, standing);
         let Expected::Done { moves, aside, ended } = expected else {
             if status == PaymentStatus::Pending {
@@ -422,6 +428,9 @@ impl Pages {
         match &request.body {
             PaymentBody::Approve(approve) => self.goes_on = Some((approve.request, Some(Verdict::Applied))),
             PaymentBody::Deny(deny) => self.goes_on = Some((deny.request, Some(Verdict::Refused))),
+            PaymentBody::Void(void) if self.waiting.contains_key(&void.reservation) => {
+                self.goes_on = Some((void.reservation, Some(Verdict::Refused)));
+            }
             PaymentBody::Expire(expire) if self.waiting.contains_key(&expire.reference) => {
                 self.goes_on = Some((expire.reference, None));
             }
@@ -523,6 +532,7 @@ fn feature(request: &PaymentRequest) -> &'static str {
         PaymentBody::Void(_) => "reservation voided",
         PaymentBody::Expire(_) if request.cause.kind == CauseKind::Timer => "ended by time",
         PaymentBody::Expire(_) => "ended by a person, in time's stead",
+        PaymentBody::Reward(_) if request.cause.kind == CauseKind::Human => "refused reward paid later",
         PaymentBody::Reward(_) => "reward paid",
         PaymentBody::Approve(_) => "payment approved",
         PaymentBody::Deny(_) => "payment denied",

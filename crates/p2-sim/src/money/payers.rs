@@ -1,7 +1,7 @@
 //! People, agents and evaluators at random: what they ask of the books as these stand.
 
 use p2_core::ids::{AccountId, AgentId, BookId, BranchId, ConversationId, Id};
-use p2_core::ledger::{default_policy, reward_id};
+use p2_core::ledger::{default_policy, reward_again_id, reward_id};
 use p2_core::record::*;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -170,11 +170,16 @@ impl Payers {
                 let part = rng.random_bool(0.5).then(|| amount(rng));
                 PaymentBody::Post(Post { reservation, amount: part, scale: None })
             }
-            54..60 => {
+            54..60 if waiting.is_empty() || rng.random_bool(0.6) => {
                 let which = if rng.random_range(0..3) == 0 { &ended } else { &open };
                 PaymentBody::Void(Void { reservation: any(which, rng).unwrap_or_else(|| Id::of_text(&name)) })
             }
-            60..76 => return self.reward(book, rng),
+            54..60 => {
+                let reservation = any(&waiting, rng).unwrap_or_else(|| Id::of_text(&name));
+                PaymentBody::Void(Void { reservation })
+            }
+            60..72 => return self.reward(book, rng),
+            72..76 => return self.reward_again(book, books, rng),
             76..84 => match any(&waiting, rng) {
                 Some(request) if rng.random_bool(0.6) => PaymentBody::Approve(Approve { request }),
                 Some(request) => PaymentBody::Deny(Deny { request, reason: String::new() }),
@@ -252,6 +257,29 @@ impl Payers {
     }
 }
 
+impl Payers {
+    /// Two people ask once more for rewards that were asked for before, whatever became of those.
+    fn reward_again(&mut self, book: &BookId, books: &Bookkeeper, rng: &mut SmallRng) -> PaymentRequest {
+        let rewards = self.sent.iter().filter(|sent| sent.book == *book);
+        let rewards: Vec<_> = rewards.filter(|sent| matches!(sent.body, PaymentBody::Reward(_))).collect();
+        let Some(mut asked) = rewards.choose(rng).map(|sent| (*sent).clone()) else {
+            return self.reward(book, rng);
+        };
+        if let PaymentBody::Reward(reward) = &asked.body {
+            let mut id = reward_id(reward);
+            while books.standing(book, &id).is_some() {
+                id = reward_again_id(&id);
+                if rng.random_range(0..12) == 0 {
+                    break;
+                }
+            }
+            asked.id = id;
+        }
+        asked.cause.kind = if rng.random_range(0..6) == 0 { CauseKind::Evaluation } else { CauseKind::Human };
+        asked
+    }
+}
+
 fn payer(rng: &mut SmallRng) -> AccountId {
     let name = match rng.random_range(0..30) {
         0 => any(&STRANGERS, rng),
@@ -289,8 +317,10 @@ fn limits(rng: &mut SmallRng) -> AccountLimits {
 }
 
 fn policy(version: i32, rng: &mut SmallRng) -> PaymentBody {
+    let far = rng.random_range(0..8) == 0;
     let policy = LedgerPolicy {
-        version: version.max(1) + rng.random_range(0..3),
+        version: if far { i32::MAX } else { version.max(1) + rng.random_range(0..3) },
+        treasury: AccountId::from(if rng.random_range(0..8) == 0 { "mint" } else { "treasury" }),
         approval_above: rng.random_bool(0.7).then(|| rng.random_range(500..4_000)),
         ..default_policy(2)
     };

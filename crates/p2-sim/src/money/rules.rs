@@ -116,8 +116,10 @@ impl Pages {
             }
             PaymentBody::Freeze(set) => self.purses.get(&set.account).map(|_| done()),
             PaymentBody::SetPolicy(set) => {
-                let newer = set.policy.version > self.policy.as_ref().map_or(1, |known| known.version);
-                (newer && self.purses.contains_key(&set.policy.treasury)).then(done)
+                let last = i64::from(self.policy.as_ref().map_or(1, |known| known.version));
+                let newer = (1..=1_000_000).contains(&(i64::from(set.policy.version) - last));
+                let treasury = self.purses.get(&set.policy.treasury)?;
+                (newer && treasury.kind != AccountKind::Mint).then(done)
             }
             PaymentBody::Mint(mint) => {
                 let (from, to) = (self.purses.get(&mint.mint)?, self.purses.get(&mint.to)?);
@@ -144,6 +146,12 @@ impl Pages {
                         ended: Some(post.reservation),
                     }
                 })
+            }
+            PaymentBody::Void(void) if self.waiting.contains_key(&void.reservation) => {
+                let (by, of) = (&request.cause, &self.waiting.get(&void.reservation)?.cause);
+                let machine = matches!(by.kind, CauseKind::ToolCall | CauseKind::Budget);
+                let same = by.kind == of.kind && by.agent == of.agent && by.conversation == of.conversation;
+                (!machine || same && by.agent.is_some()).then(done)
             }
             PaymentBody::Void(void) => {
                 let aside = self.asides.get(&void.reservation)?;
@@ -267,12 +275,14 @@ impl Pages {
     ) -> Option<Expected> {
         let Reward { target, evaluator, metric, payee, occasion, .. } = reward;
         let lines = ["reward", &target.to_string(), evaluator, metric, payee.as_str(), occasion].join("\n");
-        let named = request.cause.reference == Some(reward.evaluation) && request.id == Id::of_text(&lines);
-        if !named || !(0.0..=1.0).contains(&reward.score) {
+        let first = Id::of_text(&lines);
+        let due = request.id == first || self.once_more(request, first);
+        if !due || request.cause.reference != Some(reward.evaluation) || !(0.0..=1.0).contains(&reward.score)
+        {
             return None;
         }
-        // A person may reward anybody, an evaluation agents only.
-        if request.cause.kind == CauseKind::Evaluation
+        // A person may reward anybody, an evaluation agents only, and so does who asks once more.
+        if (request.cause.kind == CauseKind::Evaluation || request.id != first)
             && self.purses.get(payee).is_none_or(|purse| purse.kind != AccountKind::Agent)
         {
             return None;
@@ -296,6 +306,24 @@ impl Pages {
         self.can_pay(request, (&treasury, payee, amount), now_ms)?;
         let waits = self.asks_a_person(amount, approved);
         Some(if waits { Expected::Waits } else { paid(vec![(treasury, payee.clone(), amount)]) })
+    }
+
+    /// A person asks again for a reward that was refused, for a reason that may pass, as often as it was asked for.
+    fn once_more(&self, request: &PaymentRequest, first: Id) -> bool {
+        let mut asked = vec![first];
+        while let Some(newest) = asked.last().copied() {
+            let Some(standing) = self.answered.get(&newest) else { return false };
+            let stands = ["no_tier", "denied", "withdrawn"].contains(&standing.code.as_str());
+            if standing.status != PaymentStatus::Rejected || stands {
+                return false;
+            }
+            let next = Id::derive(&newest, "reward_again", 0);
+            if next == request.id {
+                return request.cause.kind == CauseKind::Human;
+            }
+            asked.push(next);
+        }
+        false
     }
 
     fn asks_a_person(&self, amount: i64, approved: bool) -> bool {

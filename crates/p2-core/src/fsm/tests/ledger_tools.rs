@@ -379,3 +379,45 @@ fn an_approved_call_pays_what_the_person_agreed_to() {
     bank.w.inbox(result);
     assert_eq!((bank.read()["transferred"].as_str(), bank.has("helper")), (Some("5.00"), 10_500));
 }
+
+#[test]
+fn a_payment_that_waits_for_a_person_is_withdrawn_when_its_conversation_is_cancelled() {
+    let mut bank = Bank::new();
+    let policy = LedgerPolicy { version: 2, approval_above: Some(1_000), ..ledger::default_policy(2) };
+    let policy = LedgerPolicy { treasury: "helper".into(), ..policy };
+    bank.human(PaymentBody::SetPolicy(SetPolicy { policy }));
+    bank.call("transfer_funds", json!({"to_agent": "helper", "amount": 20}));
+    let asked = bank.w.payments[0].clone();
+    bank.ask(&asked);
+    assert!(bank.book.held.contains_key(&asked.id));
+    bank.w.control(ControlOperation::Cancel);
+    assert!(bank.w.conv.waits.is_empty());
+    let withdrawn = bank.w.payments.last().unwrap().clone();
+    assert!(matches!(&withdrawn.body, PaymentBody::Void(void) if void.reservation == asked.id));
+    let Ruling::Transactions(made) = bank.ask(&withdrawn) else { panic!() };
+    assert!(matches!(&made[1].outcome, LedgerOutcome::Rejected(why) if why.code == "withdrawn"), "{made:?}");
+    bank.human(PaymentBody::Approve(Approve { request: asked.id }));
+    assert_eq!((bank.moved, bank.has("alpha")), (0, 10_000));
+    let read = bank.read();
+    assert!(read["message"].as_str().unwrap().contains("is withdrawn unless it was made before"), "{read}");
+}
+
+#[test]
+fn a_number_that_was_not_read_exactly_pays_nothing() {
+    use super::super::ledger_tools::inexact;
+    for (json, found) in [
+        (r#"{"amount": 0.1000000000000000055}"#, Some("0.1000000000000000055")),
+        (r#"{"amount":12345678901234567}"#, None),
+        (r#"[1, -0.30000000000000004e2]"#, Some("0.30000000000000004e2")),
+        (r#"{"amount": 0.10000000000000000000}"#, None),
+        (r#"{"amount": 10.50, "reason": "0.1000000000000000055 \" 0.1000000000000000055"}"#, None),
+        ("9007199254740.99", None),
+    ] {
+        assert_eq!(inexact(json).as_deref(), found, "{json}");
+    }
+    let mut bank = Bank::new();
+    let asked = bank.w.payments.len();
+    bank.call("transfer_funds", json!(r#"{"to_agent": "helper", "amount": 0.1000000000000000055}"#));
+    assert_eq!(bank.w.payments.len(), asked);
+    assert!(bank.read()["message"].as_str().unwrap().contains("write it as text"));
+}

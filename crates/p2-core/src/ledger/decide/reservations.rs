@@ -89,6 +89,17 @@ impl Work {
         Ok(Done { holds, postings: vec![posting], ..Done::default() })
     }
 
+    /// Gives a reservation back, or withdraws a request that waits for a person: `go_on` ends that.
+    pub(super) fn void(&self, mut draft: Book, request: &PaymentRequest, id: Id) -> Result<Done, Refusal> {
+        if let Some(held) = draft.held.get(&id) {
+            may_withdraw(request, held)?;
+            return Ok(Done::default());
+        }
+        let open = open_reservation(&draft, request, id)?;
+        let hold = draft::release(&mut draft, id, HoldState::Voided, open.amount)?;
+        Ok(Done { holds: vec![hold], ..Done::default() })
+    }
+
     pub(super) fn expire(&self, mut draft: Book, reference: Id) -> Result<Done, Refusal> {
         let now = self.now_ms;
         let not_due = || Refusal::new(Code::NotDue, format!("the time of {reference} has not come"));
@@ -120,14 +131,23 @@ fn reservation_of(book: &Book, id: Id) -> Result<Reservation, Refusal> {
 }
 
 /// A reservation that the request may end.
-pub(super) fn open_reservation(
-    book: &Book,
-    request: &PaymentRequest,
-    id: Id,
-) -> Result<Reservation, Refusal> {
+fn open_reservation(book: &Book, request: &PaymentRequest, id: Id) -> Result<Reservation, Refusal> {
     let open = reservation_of(book, id)?;
     may_end(book, request, &open)?;
     Ok(open)
+}
+
+/// An agent withdraws what it asked for itself, in the same conversation and in the same way.
+fn may_withdraw(request: &PaymentRequest, held: &PaymentRequest) -> Result<(), Refusal> {
+    let (by, of) = (&request.cause, &held.cause);
+    let machine = matches!(by.kind, CauseKind::ToolCall | CauseKind::Budget);
+    let own = by.agent.is_some()
+        && (by.kind, &by.agent, &by.conversation) == (of.kind, &of.agent, &of.conversation);
+    if !machine || own {
+        return Ok(());
+    }
+    let sentence = format!("request {} is another's: who asked for it withdraws it, or a person", held.id);
+    Err(Refusal::new(Code::NotAllowed, sentence))
 }
 
 /// What is set aside for an agent's work is ended in that agent's name, what is not is not.

@@ -350,3 +350,67 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_refused_reward_is_paid_once_outside_whoever_asks_for_it_again() {
+    let mut desk = Desk::opened();
+    let reward = Reward {
+        target: id("answer"),
+        evaluator: "judge".into(),
+        metric: "score".into(),
+        payee: AccountId::from("alpha"),
+        occasion: "first".into(),
+        evaluator_version: 1,
+        evaluation: id("evaluation"),
+        score: 0.9,
+    };
+    let mut first = request("reward", PaymentBody::Reward(reward.clone()));
+    (first.id, first.cause.kind) = (crate::ledger::reward_id(&reward), CauseKind::Evaluation);
+    first.cause.reference = Some(reward.evaluation);
+    desk.ask(&first);
+    desk.settle("");
+    assert_eq!(desk.book.answers[&first.id].code, Code::UnknownAccount);
+    let (account, limits) = (AccountId::from("treasury"), AccountLimits::default());
+    let treasury = OpenAccount { account, kind: AccountKind::Treasury, limits };
+    desk.ask(&request("open treasury", PaymentBody::OpenAccount(treasury)));
+    desk.ask(&request("mint treasury", mint("treasury", 10_000)));
+    // Asked for while that batch is in flight, by two who look at the same refusal, and by one who looks further.
+    let mut again = first.clone();
+    (again.id, again.cause.kind) = (crate::ledger::reward_again_id(&first.id), CauseKind::Human);
+    let further = PaymentRequest { id: crate::ledger::reward_again_id(&again.id), ..again.clone() };
+    desk.ask(&again);
+    assert!(matches!(desk.ask(&again), Ruling::Duplicate(_)));
+    desk.ask(&further);
+    desk.settle("");
+    assert_eq!(desk.book.answers[&again.id].status, PaymentStatus::Committed);
+    assert_eq!(desk.book.answers[&further.id].code, Code::AlreadyRewarded);
+    assert_eq!((desk.has("alpha"), desk.outside("alpha")), (12_500, 12_500));
+}
+
+#[test]
+fn what_is_withdrawn_while_its_approval_is_in_flight_is_paid() {
+    for withdrawn_first in [false, true] {
+        let mut desk = Desk::opened();
+        let policy = LedgerPolicy {
+            version: 2,
+            treasury: AccountId::from("gamma"),
+            approval_above: Some(1_000),
+            ..crate::ledger::default_policy(2)
+        };
+        desk.ask(&request("policy", PaymentBody::SetPolicy(SetPolicy { policy })));
+        desk.ask(&request("large", transfer("alpha", "beta", 2_000)));
+        let yes = request("yes", PaymentBody::Approve(Approve { request: id("large") }));
+        let no = request("no", PaymentBody::Void(Void { reservation: id("large") }));
+        // Both lie behind a batch that is in flight.
+        desk.ask(&request("other", transfer("beta", "gamma", 1)));
+        for asked in if withdrawn_first { [&no, &yes] } else { [&yes, &no] } {
+            desk.ask(asked);
+        }
+        desk.settle("");
+        let (status, code) = desk.status("large");
+        assert_eq!(code, if withdrawn_first { Code::Withdrawn } else { Code::Ok });
+        assert_eq!(status == PaymentStatus::Committed, !withdrawn_first);
+        assert_eq!(desk.status(if withdrawn_first { "yes" } else { "no" }).1, Code::UnknownRequest);
+        assert_eq!(desk.outside("alpha"), if withdrawn_first { 10_000 } else { 8_000 });
+    }
+}
