@@ -162,10 +162,10 @@ pub(crate) enum LedgerCommand {
         #[command(flatten)]
         ask: AskArgs,
     },
-    /// Give a reservation back.
+    /// Give a reservation back, or withdraw a request that waits for a person.
     #[command(after_help = "Example:\n  p2engine ledger void 3f2a91c0d5b8")]
     Void {
-        /// The reservation: its id, or a unique beginning of it.
+        /// The reservation, or the request that waits: its id, or a unique beginning of it.
         reservation: String,
         #[command(flatten)]
         ask: AskArgs,

@@ -259,7 +259,7 @@ fn an_open_wait_survives_the_json_of_the_api() {
     let id = Id::of_text("w");
     let waiting =
         Waiting { id, kind: WaitKind::Tool, deadline_ms: Some(7), correlation: "c".into(), budget: None };
-    let open = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 4, waiting };
+    let open = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 4, waiting, book: None };
     conversation.waits.insert(id, open);
     let text = serde_json::to_string(&conversation).unwrap();
     assert_eq!(serde_json::from_str::<Conversation>(&text).unwrap(), conversation);

@@ -11,7 +11,7 @@ use p2_core::record::{
 use p2_stream::shell::now_ms;
 use serde_json::{Value, json};
 
-use super::{Desk, account, amount, limit, money, moved, told};
+use super::{Desk, account, amount, limit, money, moved, said, told};
 use crate::args::{AskArgs, Kind, LedgerCommand};
 use crate::commands::{by_beginning, data_of};
 use crate::engine::{BookView, EngineError, EngineResult};
@@ -91,7 +91,10 @@ impl Desk<'_> {
                 (ask, PaymentBody::Post(Post { reservation: reservation(&id)?, amount, scale: None }))
             }
             LedgerCommand::Void { reservation: id, ask } => {
-                (ask, PaymentBody::Void(Void { reservation: reservation(&id)? }))
+                let known = view.reservations.iter().map(|r| r.id).chain(view.held.iter().map(|r| r.id));
+                let found =
+                    id.parse().or_else(|_| by_beginning("reservation or waiting request", &id, known))?;
+                (ask, PaymentBody::Void(Void { reservation: found }))
             }
             LedgerCommand::Freeze { account: name, thaw, ask } => {
                 (ask, PaymentBody::Freeze(Freeze { account: account(&name), frozen: !thaw }))
@@ -307,7 +310,9 @@ fn once(what: &str, name: &str) -> AskArgs {
 fn tier(text: &str, scale: i32) -> EngineResult<RewardTier> {
     let bad = || EngineError::Invalid(format!("'{text}' is no tier: write SCORE=AMOUNT, as in 0.8=25"));
     let (score, paid) = text.split_once('=').ok_or_else(bad)?;
-    let at_least = score.parse::<f64>().ok().filter(|score| (0.0..=1.0).contains(score)).ok_or_else(bad)?;
+    let is_plain = score.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let at_least = score.parse::<f64>().ok().filter(|score| is_plain && (0.0..=1.0).contains(score));
+    let at_least = at_least.ok_or_else(bad)?;
     Ok(RewardTier { at_least, amount: amount(paid, scale)? })
 }
 
@@ -320,7 +325,9 @@ fn text(view: &BookView, made: &LedgerTransaction, settled: Option<&LedgerTransa
         return format!("Agreed to, but not done: {}", why.message);
     }
     let mut lines = vec![match moved(view, shown) {
-        moved if moved.is_empty() => format!("Done: {}", made.request.body.kind()),
+        moved if moved.is_empty() => {
+            format!("Done: {}, {}", made.request.body.kind(), said::asked(view, &made.request.body))
+        }
         moved => moved,
     }];
     for posting in &shown.postings {

@@ -41,7 +41,7 @@ fn written(view: &BookView, amount: i64, scale: Option<i32>) -> String {
 }
 
 /// What is asked.
-fn asked(view: &BookView, body: &PaymentBody) -> String {
+pub(super) fn asked(view: &BookView, body: &PaymentBody) -> String {
     let money = |amount, scale| written(view, amount, scale);
     match body {
         PaymentBody::OpenBook(open) => format!("{}, {}", open.unit, count(open.scale, "decimal")),

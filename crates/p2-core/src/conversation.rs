@@ -87,6 +87,9 @@ pub struct OpenWait {
     pub seq: i64,
     /// The Waiting state.
     pub waiting: Waiting,
+    /// The conversation's own book when it began to wait: where what it asked of the ledger is.
+    #[serde(default)]
+    pub book: Option<BookId>,
 }
 
 /// A transition that does not follow the one before it.

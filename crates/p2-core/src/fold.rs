@@ -110,6 +110,7 @@ pub(crate) fn change(conversation: &mut Conversation, place: &Place<'_>, change:
 }
 
 fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
+    let book = conversation.book.clone();
     if let State::Waiting(waiting) = &entry.state {
         note_model(conversation, place, waiting);
         conversation
@@ -121,6 +122,7 @@ fn append(conversation: &mut Conversation, place: &Place<'_>, entry: &Entry) {
                 branch: place.branch.clone(),
                 seq: entry.seq,
                 waiting: waiting.clone(),
+                book,
             });
     }
     if let Some(branch) = branch_mut(conversation, place.agent, place.branch) {

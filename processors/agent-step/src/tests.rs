@@ -249,7 +249,7 @@ fn waits_with_a_deadline_are_timers_and_waits_without_are_not() {
             correlation: String::new(),
             budget: None,
         };
-        let wait = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 1, waiting };
+        let wait = OpenWait { agent: "alpha".into(), branch: "main".into(), seq: 1, waiting, book: None };
         lane.waits.insert(id(name), wait);
     }
     assert_eq!(processor().timers(&lane), vec![(id("timed"), 99)]);

@@ -119,7 +119,7 @@ fn request(step: &mut Step<'_>, call: &Call<'_>, tool: &Tool, body: PaymentBody,
     let conversation = step.conversation().clone();
     step.payment(PaymentRequest {
         id: payment_id(&wait),
-        book: book(step),
+        book: book(step.conv.book.as_ref()),
         by: call.agent.to_string(),
         cause: PaymentCause {
             kind: CauseKind::ToolCall,
@@ -140,8 +140,8 @@ fn payment_id(wait: &Id) -> Id {
     Id::derive(wait, "payment", 0)
 }
 
-fn book(step: &Step<'_>) -> BookId {
-    step.conv.book.clone().unwrap_or_else(|| BookId::from(MAIN_BOOK))
+fn book(own: Option<&BookId>) -> BookId {
+    own.cloned().unwrap_or_else(|| BookId::from(MAIN_BOOK))
 }
 
 /// Takes back what a wait is on, where it still waits for a person: nobody wants it any more. The ledger reads both
@@ -154,7 +154,7 @@ pub(super) fn withdraw(step: &mut Step<'_>, open: &OpenWait, why: &str) {
     let reference = reference.map_or(open.waiting.id, |entry| entry_artifact(&entry.id));
     let request = PaymentRequest {
         id: Id::derive(&reservation, "withdraw", 0),
-        book: book(step),
+        book: book(open.book.as_ref()),
         by: open.agent.to_string(),
         cause: PaymentCause {
             kind: CauseKind::ToolCall,

@@ -84,6 +84,21 @@ fn the_tools_of_all_agents_ask_the_book_that_the_conversation_was_moved_to() {
 }
 
 #[test]
+fn a_cancel_withdraws_a_payment_from_the_book_where_it_was_asked_for() {
+    let mut w = world();
+    let transfer = builtin::definitions().into_iter().find(|one| one.id() == "transfer_funds").unwrap();
+    w.apply(transfer, 1);
+    w.alpha(|llm| llm.tools.push("transfer_funds".to_owned()));
+    w.say("one");
+    set_book(&mut w, "trial");
+    w.reply("alpha", "", &[("transfer_funds", json!({"to_agent": "helper", "amount": 5}))]);
+    set_book(&mut w, "main");
+    w.control(ControlOperation::Cancel);
+    assert_eq!(books(&w), ["trial", "trial"]);
+    assert!(matches!(w.payments[1].body, PaymentBody::Void(_)), "{:?}", w.payments[1]);
+}
+
+#[test]
 fn what_was_set_aside_ends_where_it_was_and_what_comes_next_is_in_the_new_book() {
     let mut w = with_budget();
     w.say("one");
