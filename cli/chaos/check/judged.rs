@@ -123,15 +123,6 @@ fn paid<'e>(index: &Index<'e>) -> BTreeMap<Id, Vec<&'e LedgerTransaction>> {
     paid
 }
 
-fn place(artifact: &Artifact) -> Option<Place> {
-    Some(Place {
-        conversation: artifact.conversation.clone(),
-        agent: artifact.agent.clone()?,
-        branch: artifact.branch.clone()?,
-        entry: artifact.entry?,
-    })
-}
-
 /// It is of what it says, under its own id, by somebody who judges, and says what the rule says.
 fn right(
     index: &Index<'_>,
@@ -145,7 +136,7 @@ fn right(
         .registry
         .evaluator(evaluator, Some(*version))
         .ok_or_else(|| format!("there is no version {version} of it"))?;
-    let place = place(artifact).ok_or("it is of no place")?;
+    let place = Place::of_artifact(artifact).ok_or("it is of no place")?;
     if place.target() != *target || artifact.id != evaluation_id(target, evaluator, *version, occasion) {
         return Err("its id or target is not that of its place".to_owned());
     }
@@ -163,7 +154,7 @@ fn right(
 fn earns(index: &Index<'_>, artifact: &Artifact, evaluation: &Evaluation) -> Option<PaymentRequest> {
     let Evaluation { evaluator, version, .. } = evaluation;
     let rewards = reward::rewards(&index.evidence.registry, evaluator, *version)?;
-    reward::request(rewards, None, &place(artifact)?, artifact.id, evaluation).ok().flatten()
+    reward::request(rewards, None, &Place::of_artifact(artifact)?, artifact.id, evaluation).ok().flatten()
 }
 
 /// Its reward was asked for, and paid where the policy pays for that score. Policies are set before anybody works.

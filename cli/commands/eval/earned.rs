@@ -62,7 +62,7 @@ async fn told(
     let Some(rewards) = reward::rewards(registry, &evaluation.evaluator, evaluation.version) else {
         return Ok(None);
     };
-    let Some(place) = place(artifact) else { return Ok(None) };
+    let Some(place) = Place::of_artifact(artifact) else { return Ok(None) };
     let request = match reward::request(rewards, conversation.book.as_ref(), &place, artifact.id, evaluation)
     {
         Ok(Some(request)) => request,
@@ -95,15 +95,6 @@ async fn told(
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-fn place(artifact: &Artifact) -> Option<Place> {
-    Some(Place {
-        conversation: artifact.conversation.clone(),
-        agent: artifact.agent.clone()?,
-        branch: artifact.branch.clone()?,
-        entry: artifact.entry?,
-    })
 }
 
 fn of_reward<'a>(payment: &'a Artifact, evaluation: &Id) -> Option<&'a Payment> {

@@ -8,12 +8,12 @@ use p2_core::record::Topic;
 use p2_stream::ports::LogError;
 use p2_stream::runtime::Progress;
 use rdkafka::TopicPartitionList;
-use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 
-use crate::config::{self, KafkaConfig};
+use crate::behind;
+use crate::config::KafkaConfig;
 use crate::context::Context;
 use crate::fence;
 use crate::log::{blocking, partition_counts};
@@ -65,9 +65,7 @@ fn begin_blocking(config: &KafkaConfig, group: &str, topic: Topic, begin: &Begin
     let names = Names::new(&config.prefix);
     let name = names.of(topic);
     let longest = Duration::from_millis(u64::from(config.request_timeout_ms));
-    let client: BaseConsumer<Context> =
-        BaseConsumer::from_config_and_context(&config.of_group(group), Context::default())
-            .map_err(|error| config::property(&error))?;
+    let client = behind::client(config, group)?;
     let failed = |error: KafkaError| match client.context().refusal() {
         Some(refusal) => LogError::Refused(refusal),
         None => LogError::Unavailable(format!("the progress of group {group} cannot be written: {error}")),

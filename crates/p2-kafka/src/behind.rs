@@ -35,6 +35,12 @@ impl KafkaLog {
     }
 }
 
+/// A client that asks for a group's progress, and sets it, and is no member of it.
+pub(crate) fn client(config: &KafkaConfig, group: &str) -> Result<BaseConsumer<Context>, LogError> {
+    BaseConsumer::from_config_and_context(&config.of_group(group), Context::default())
+        .map_err(|error| config::property(&error))
+}
+
 fn progress(
     config: &KafkaConfig,
     group: &str,
@@ -43,9 +49,7 @@ fn progress(
 ) -> Result<BTreeMap<i32, Progress>, LogError> {
     let names = Names::new(&config.prefix);
     let longest = Duration::from_millis(u64::from(config.request_timeout_ms));
-    let client: BaseConsumer<Context> =
-        BaseConsumer::from_config_and_context(&config.of_group(group), Context::default())
-            .map_err(|error| config::property(&error))?;
+    let client = client(config, group)?;
     let failed = |error: KafkaError| match client.context().refusal() {
         Some(refusal) => LogError::Refused(refusal),
         None => LogError::Unavailable(format!("the progress of group {group} cannot be read: {error}")),

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::conversation::Conversation;
 use crate::ids::{AgentId, BranchId, ConversationId, Id};
+use crate::record::Artifact;
 
 /// The occasion of an evaluation that nobody asked to be made again.
 pub const FIRST: &str = "first";
@@ -64,6 +65,16 @@ impl Place {
             branch: conversation.owner(agent, branch, entry),
             entry,
         }
+    }
+
+    /// The place that an artifact names, such as that of an evaluation; none where it names none.
+    pub fn of_artifact(artifact: &Artifact) -> Option<Place> {
+        Some(Place {
+            conversation: artifact.conversation.clone(),
+            agent: artifact.agent.clone()?,
+            branch: artifact.branch.clone()?,
+            entry: artifact.entry?,
+        })
     }
 
     /// Its name: the id of the text `["target",conversation,agent,branch,entry]` (compact JSON).

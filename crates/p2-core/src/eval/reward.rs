@@ -112,15 +112,8 @@ pub fn claim(
     else {
         return Ok(None);
     };
-    let (Some(agent), Some(branch), Some(entry)) = (&artifact.agent, &artifact.branch, artifact.entry) else {
-        return Err("it names no agent, branch and entry".to_owned());
-    };
-    let place = Place {
-        conversation: artifact.conversation.clone(),
-        agent: agent.clone(),
-        branch: branch.clone(),
-        entry,
-    };
+    let place = Place::of_artifact(artifact).ok_or("it names no agent, branch and entry")?;
+    let agent = &place.agent;
     if !named.agents.is_empty() && !named.agents.iter().any(|id| id == agent.as_str()) {
         return Err(format!("evaluator '{evaluator}' does not judge agent '{agent}'"));
     }

@@ -206,16 +206,7 @@ impl Judged {
         let Evaluation { target, evaluator, version, occasion, .. } = evaluation;
         let (_, definition) =
             registry.evaluator(evaluator, Some(*version)).ok_or_else(|| format!("by nobody: {evaluator}"))?;
-        let (Some(agent), Some(branch), Some(entry)) = (&artifact.agent, &artifact.branch, artifact.entry)
-        else {
-            return Err("of no place".to_owned());
-        };
-        let place = Place {
-            conversation: artifact.conversation.clone(),
-            agent: agent.clone(),
-            branch: branch.clone(),
-            entry,
-        };
+        let place = Place::of_artifact(artifact).ok_or("of no place")?;
         if place.target() != *target || artifact.id != evaluation_id(target, evaluator, *version, occasion) {
             return Err("its id or target is not that of its place".to_owned());
         }
