@@ -229,6 +229,8 @@ async fn open(config: Config, command: &Command) -> EngineResult<Opened> {
         Command::Replay(args::ReplayCommand::Stacks(what)) if !what.verify => {
             commands::replay::open_emptied(&config).await
         }
+        Command::Conversation(args::ConversationCommand::Watch { .. })
+        | Command::Topics(TopicsCommand::Tail { follow: true, .. }) => wiring::open_to_watch(&config).await,
         // Whoever talks to agents wants answers, on a laptop too.
         Command::Chat(_) | Command::Demo => wiring::open(&config, 0, Work::WhereNobodyDoes.into()).await,
         _ => wiring::open(&config, 0, Work::None.into()).await,

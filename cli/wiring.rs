@@ -114,6 +114,17 @@ pub(crate) async fn open(config: &Config, port: u16, role: Role) -> EngineResult
     })
 }
 
+/// As [`open`], for who only looks on: when a process that was joined ends, so does the engine. Who looks on must not be
+/// what keeps that process from being started again.
+pub(crate) async fn open_to_watch(config: &Config) -> EngineResult<Opened> {
+    Ok(match find_or_open(config, 0, &Work::None.into()).await? {
+        Place::Here(opened) => opened,
+        Place::Elsewhere(found) => {
+            Opened { engine: Arc::new(found), served: None, local: None, joined: None }
+        }
+    })
+}
+
 /// Where the engine is.
 pub(crate) enum Place {
     /// In this process.

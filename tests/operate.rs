@@ -173,7 +173,12 @@ fn a_followed_topic_shows_what_comes() {
     until("the record", || follow.stdout().contains("\"text\":\"one\"").then_some(()));
     follow.signal("INT");
     follow.end().exits(130);
+    // Who looks on does not take over: what was stopped can be started again.
+    let follow = home.start(&["topics", "tail", "inbox", "--follow", "--json"]);
+    until("the record again", || follow.stdout().contains("\"text\":\"one\"").then_some(()));
     up.interrupt().exits(130);
+    follow.end().exits(5);
+    home.up().interrupt().exits(130);
 }
 
 #[test]

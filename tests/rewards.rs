@@ -118,6 +118,9 @@ fn a_judged_answer_is_paid_once_whatever_is_judged_again() {
     assert!(judged.stdout.contains("judged      x 1 alpha/main\n"), "{judged:?}");
     assert_eq!(reward["money"]["from"][0]["way"], json!(["mint", "treasury"]));
     assert_eq!(reward["money"]["now"], json!({"alpha": "25.00"}));
+    let request = reward["transaction"]["request"]["id"].as_str().unwrap();
+    let traced = home.p2(&["trace", &request[..12]]).exits(0).stdout;
+    assert!(traced.contains("payment-requests") && traced.contains("ledger-transactions"), "{traced}");
     // The past once more, another evaluation of the same answer, another policy: nothing is paid.
     let fill = home.p2(&["eval", "backfill", "--evaluator", "paid", "--json"]).exits(0).json();
     assert_eq!((&fill["targets"], &fill["judged_before"]), (&json!(1), &json!(1)));

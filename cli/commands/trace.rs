@@ -15,10 +15,11 @@ const PAGE: usize = 1_000;
 /// Prints the whole causal tree around a record; `▶` marks the record asked for.
 pub(crate) async fn run(run: &Run, reference: &str) -> EngineResult<()> {
     let mut records = all(run).await?;
-    let reference = resolve(&records, reference)?;
     let rank = |record: &RecordView| Topic::ALL.iter().position(|topic| topic.short() == record.topic);
     records.sort_by_key(|record| (record.time_ms, rank(record), record.partition, record.offset));
-    let reference = aliases(&records).get(&reference).copied().unwrap_or(reference);
+    let aliases = aliases(&records);
+    let reference = resolve(&records, &aliases, reference)?;
+    let reference = aliases.get(&reference).copied().unwrap_or(reference);
     let tree = tree(&records, reference)
         .ok_or_else(|| EngineError::NotFound(format!("no record, cause or wait has the id {reference}")))?;
     let data: Vec<&RecordView> = tree.iter().map(|(_, record)| *record).collect();
@@ -36,7 +37,7 @@ pub(crate) async fn run(run: &Run, reference: &str) -> EngineResult<()> {
 }
 
 /// The id that is meant: in full, by its beginning, or by the record's place.
-fn resolve(records: &[RecordView], reference: &str) -> EngineResult<Id> {
+fn resolve(records: &[RecordView], aliases: &BTreeMap<Id, Id>, reference: &str) -> EngineResult<Id> {
     if reference.contains('/') {
         let short = |record: &&RecordView| place(record) == reference;
         let full = |record: &&RecordView| {
@@ -54,6 +55,7 @@ fn resolve(records: &[RecordView], reference: &str) -> EngineResult<Id> {
     }
     let wanted = reference.to_ascii_lowercase();
     let ids = records.iter().flat_map(|record| [record.id, record.cause]);
+    let ids = ids.chain(aliases.keys().copied());
     let found: BTreeSet<Id> = ids.filter(|id| id.to_string().starts_with(&wanted)).collect();
     match (found.first(), found.len()) {
         (Some(id), 1) => Ok(*id),
@@ -86,8 +88,9 @@ async fn all(run: &Run) -> EngineResult<Vec<RecordView>> {
     Ok(records)
 }
 
-/// What is no record but a cause: a wait, its reply and its timer stand for the transition that opened it, a tool
-/// call for its effect.
+/// What is no record and has an id: a wait, its reply and its timer stand for the transition that opened it, a tool
+/// call for its effect, a payment or reservation for the record that asked for it, or for its transaction where that is
+/// kept no longer. In the order of `records`: the first one counts.
 fn aliases(records: &[RecordView]) -> BTreeMap<Id, Id> {
     let mut aliases = BTreeMap::new();
     for record in records {
@@ -102,9 +105,24 @@ fn aliases(records: &[RecordView]) -> BTreeMap<Id, Id> {
             for call in ["call", "reconcile"] {
                 aliases.entry(Id::derive(&record.id, call, 0)).or_insert(record.id);
             }
+        } else if let Some(payment) = payment(record) {
+            aliases.entry(payment).or_insert(record.id);
         }
     }
     aliases
+}
+
+/// The id of the payment request that a record is, or answers.
+fn payment(record: &RecordView) -> Option<Id> {
+    let request = if record.topic == Topic::PaymentRequests.short() {
+        &record.value
+    } else if record.topic == Topic::LedgerTransactions.short() {
+        record.value.get("request")?
+    } else {
+        return None;
+    };
+    let id = request.get("id")?.as_str()?.parse().ok()?;
+    (id != record.id).then_some(id)
 }
 
 /// The ids of all waits in a value.
