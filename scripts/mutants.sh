@@ -15,7 +15,8 @@ cleanup() { git -C "$root" worktree remove --force "$scratch/tree" 2>/dev/null |
 trap cleanup EXIT
 git -C "$root" worktree add --quiet --detach "$scratch/tree" HEAD
 cd "$scratch/tree"
-export CARGO_TARGET_DIR="${P2_MUTANTS_TARGET:-$root/target}"
+# Never the project's own: what was built from a mutant would pass there for what is built from the sources, which are older.
+export CARGO_TARGET_DIR="${P2_MUTANTS_TARGET:-$root/target/mutants}"
 names=("$@")
 if [ ${#names[@]} -eq 0 ]; then
     for patch in "$root"/tests/mutants/*.patch; do
