@@ -271,7 +271,7 @@ async fn dispatch(run: &Run, command: Command, config: &Config, served: Option<S
         }
         Command::Apply { files } => commands::operate::apply(run, config, &files).await,
         Command::Trace { reference } => commands::trace::run(run, &reference).await,
-        Command::Up { .. } => commands::operate::up(run, served).await,
+        Command::Up { .. } => commands::operate::up(run, config, served).await,
         Command::Run(args) => commands::run::run(run, &args, served).await,
         Command::Config(command) => commands::configure::run(run, command).await,
         Command::Completions { .. }

@@ -140,7 +140,8 @@ fn a_second_up_says_that_one_is_running() {
     let home = Home::new();
     let up = home.up();
     let ran = home.p2(&["up"]).exits(3);
-    assert!(ran.stderr.contains("another process serves this data directory"), "{}", ran.stderr);
+    let told = format!("another process ({}) serves this data directory", up.running.pid());
+    assert!(ran.stderr.contains(&told), "{}", ran.stderr);
     up.interrupt().exits(130);
 }
 

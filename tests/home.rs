@@ -403,6 +403,10 @@ impl Running {
         let _ = self.stdin.as_mut().unwrap().write_all(text.as_bytes());
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     pub(crate) fn close_input(&mut self) {
         self.stdin = None;
     }

@@ -9,6 +9,7 @@ use p2_core::record::RegistryRecord;
 use serde_json::{Value, json};
 
 use super::{Run, by_beginning, data_of, listed, object};
+use crate::api::endpoint;
 use crate::args::{DeadLettersCommand, InDoubtCommand};
 use crate::config::Config;
 use crate::engine::{EngineError, EngineResult, Resolution};
@@ -203,9 +204,14 @@ fn models_in(value: &Value, found: &mut BTreeSet<String>) {
 }
 
 /// `up`: runs until Ctrl-C, which the caller watches.
-pub(crate) async fn up(run: &Run, served: Option<String>) -> EngineResult<()> {
+pub(crate) async fn up(run: &Run, config: &Config, served: Option<String>) -> EngineResult<()> {
     let Some(url) = served else {
-        let text = "another process serves this data directory already".to_owned();
+        let other = endpoint::read(&config.api_file())?;
+        let pid = other.map_or_else(String::new, |other| format!(" ({})", other.pid));
+        let text = format!(
+            "another process{pid} serves this data directory already: end it first; it may be a chat that went on when \
+             'up' ended"
+        );
         return Err(EngineError::Refused { code: "running".to_owned(), message: text });
     };
     run.show(&json!({"url": url, "pid": std::process::id()}), || {
